@@ -1,0 +1,203 @@
+"""Trees by directory descriptors: of any depth, and never through a symbolic link."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+from cas.errors import CasError
+from cas.quoting import quoted
+
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class TooDeep(CasError):
+    """A tree is nested deeper than this process may have files open."""
+
+    def __init__(self, path: bytes) -> None:
+        depth = path.count(b"/") + 1
+        super().__init__(
+            f"a tree is nested {depth} directories deep, more than files may be open here",
+            hint="raise the limit (`ulimit -n`)",
+        )
+
+
+@contextlib.contextmanager
+def opened(path: bytes, dir_fd: int | None = None) -> Iterator[int]:
+    """Open a directory, below `dir_fd` if that is given, for a `with` block. Raises OSError."""
+    fd = os.open(path, OPEN_DIRECTORY, dir_fd=dir_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A path met by `walk`: `name` in the directory open at `dir_fd`, until the next step."""
+
+    path: bytes
+    name: bytes
+    dir_fd: int
+    stat: os.stat_result
+
+
+def walk(root_fd: int) -> Iterator[Node]:
+    """Yield every path below the directory `root_fd` (borrowed), a directory before its content.
+
+    Raises OSError and TooDeep. One descriptor is open for each level of depth.
+    """
+    stack: list[tuple[int, bytes, Iterator[os.DirEntry[str]]]] = []
+    try:
+        stack.append(_opened(os.dup(root_fd), b""))
+        while stack:
+            fd, prefix, entries = stack[-1]
+            entry = next(entries, None)
+            if entry is None:
+                os.close(fd)
+                stack.pop()
+                continue
+            name = os.fsencode(entry.name)
+            node = Node(prefix + name, name, fd, entry.stat(follow_symlinks=False))
+            yield node
+            if stat.S_ISDIR(node.stat.st_mode):
+                child = _open_child(fd, name, node.path)
+                stack.append(_opened(child, node.path + b"/"))
+    finally:
+        for fd, _, _ in stack:
+            os.close(fd)
+
+
+def _opened(fd: int, prefix: bytes) -> tuple[int, bytes, Iterator[os.DirEntry[str]]]:
+    try:
+        with os.scandir(fd) as entries:
+            return fd, prefix, iter(list(entries))
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _open_child(fd: int, name: bytes, path: bytes) -> int:
+    try:
+        return os.open(name, OPEN_DIRECTORY, dir_fd=fd)
+    except OSError as error:
+        if error.errno == errno.EMFILE:
+            raise TooDeep(path) from error
+        raise
+
+
+class DirCursor:
+    """Gives descriptors of the directories below a root; cheap when asked in sorted order.
+
+    The root descriptor is borrowed. The descriptors given stay open only until the next call.
+    """
+
+    def __init__(self, root_fd: int) -> None:
+        self._fds = [root_fd]
+        self._names: list[bytes] = []
+        self._path = b""
+
+    def at(self, path: bytes) -> int:
+        """Return a descriptor of the directory at `path` (b"" is the root).
+
+        Raises OSError (ELOOP or ENOTDIR if a part of it is a symbolic link) and TooDeep.
+        """
+        if path == self._path:
+            return self._fds[-1]
+        names = path.split(b"/") if path else []
+        common = 0
+        for mine, wanted in zip(self._names, names, strict=False):
+            if mine != wanted:
+                break
+            common += 1
+        self._up_to(common)
+        for name in names[common:]:
+            self._fds.append(_open_child(self._fds[-1], name, path))
+            self._names.append(name)
+        self._path = path
+        return self._fds[-1]
+
+    def _up_to(self, depth: int) -> None:
+        while len(self._names) > depth:
+            self._names.pop()
+            os.close(self._fds.pop())
+        self._path = b"/".join(self._names)
+
+    def __enter__(self) -> DirCursor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._up_to(0)
+
+
+@contextlib.contextmanager
+def reachable(path: bytes, dir_fd: int) -> Iterator[tuple[bytes, int]]:
+    """Yield a path and a directory that one system call can take for `path` below `dir_fd`.
+
+    They are what was given, unless the path is longer than the kernel takes (PATH_MAX, 4096
+    with the final NUL). Raises OSError and TooDeep.
+    """
+    if len(path) < 4096:
+        yield path, dir_fd
+        return
+    with DirCursor(dir_fd) as cursor:
+        parent, _, name = path.rpartition(b"/")
+        yield name, cursor.at(parent)
+
+
+def make_directory(name: bytes, mode: int, dir_fd: int) -> None:
+    """Create a directory with exactly `mode`, whatever the umask is. Raises OSError."""
+    os.mkdir(name, mode, dir_fd=dir_fd)
+    os.chmod(name, mode, dir_fd=dir_fd)
+
+
+def remove_tree(name: bytes, dir_fd: int) -> None:
+    """Delete the directory `name` in `dir_fd` with all that is in it; none there is no error.
+
+    Directories that may not be written to are made writable first. Raises OSError and TooDeep.
+    """
+    try:
+        stack = [_removing(name, dir_fd, name)]
+    except FileNotFoundError:
+        return
+    try:
+        while stack:
+            fd, own_name, entries = stack[-1]
+            entry = next(entries, None)
+            if entry is None:
+                parent = stack[-2][0] if len(stack) > 1 else dir_fd
+                os.close(fd)
+                stack.pop()
+                os.rmdir(own_name, dir_fd=parent)
+            elif entry.is_dir(follow_symlinks=False):
+                stack.append(_removing(os.fsencode(entry.name), fd, b"/" * len(stack)))
+            else:
+                os.unlink(entry.name, dir_fd=fd)
+    finally:
+        for fd, _, _ in stack:
+            os.close(fd)
+
+
+def _removing(
+    name: bytes, dir_fd: int, path: bytes
+) -> tuple[int, bytes, Iterator[os.DirEntry[str]]]:
+    fd = _open_child(dir_fd, name, path)
+    if os.fstat(fd).st_mode & 0o300 != 0o300:
+        os.fchmod(fd, 0o700)
+    _, _, entries = _opened(fd, b"")
+    return fd, name, entries
+
+
+def path_text(path: bytes, root: bytes) -> str:
+    """Return a path below `root` as text for a message."""
+    return quoted(root.rstrip(b"/") + b"/" + path)

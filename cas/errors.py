@@ -1,0 +1,66 @@
+"""What can go wrong, as classes; and the one table of exit codes."""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes of every `cas` command but `run`, a contract for scripts."""
+
+    DONE = 0
+    FAILURE = 1
+    USAGE = 2
+    NO_SIGNATURE = 3
+    CONFLICT = 4
+    NO_STRATEGY = 5
+    DAMAGED = 6
+    IN_USE = 7
+    REFUSED = 8
+
+
+MEANINGS = {
+    ExitCode.DONE: "done",
+    ExitCode.FAILURE: "other failure",
+    ExitCode.USAGE: "usage",
+    ExitCode.NO_SIGNATURE: "no such signature, or an ambiguous abbreviation",
+    ExitCode.CONFLICT: "conflict with what is stored",
+    ExitCode.NO_STRATEGY: "no strategy worked",
+    ExitCode.DAMAGED: "store damaged or of a newer format",
+    ExitCode.IN_USE: "in use or locked",
+    ExitCode.REFUSED: "input refused",
+}
+
+
+class CasError(Exception):
+    """An error that a user can cause or meet: a sentence, a way out, and an exit code.
+
+    `message` says what is wrong and with which path or signature; `hint`, where there is one,
+    says what to do.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILURE
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InputRefused(CasError):
+    """The input is something that this program does not take."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class InUse(CasError):
+    """Something living holds what was to be taken away."""
+
+    exit_code = ExitCode.IN_USE
+
+
+class StoreDamaged(CasError):
+    """What is on disk is not what this program wrote."""
+
+    exit_code = ExitCode.DAMAGED

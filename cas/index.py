@@ -1,0 +1,177 @@
+"""The index: LMDB, mapping task signatures to artifact records.
+
+LMDB's own locks are switched off, and the store's lock file is used in their place. LMDB tells
+its readers apart by process id, and two processes in two PID namespaces (two sandboxes, say) can
+have the same: the second then fails with EAGAIN (measured, LMDB 0.9.36). With one file lock,
+shared for reading and exclusive for writing, that cannot happen, no reader can be stale, and a
+store that may only be read works. Transactions are short: nobody hashes or copies within one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+
+import lmdb
+
+from cas.artifact import Artifact
+from cas.errors import CasError, StoreDamaged
+from cas.manifest import Digest
+from cas.quoting import quoted
+from cas.signature import Signature
+
+# Address space, not disk: room for some ten million records, and never changed afterwards,
+# since two processes that resize a map at once can corrupt it (py-lmdb issue 269).
+_MAP_SIZE = 16 << 30
+_DATABASES = (b"artifacts", b"hashes", b"trees")
+
+
+class IndexUnavailable(CasError):
+    """The index cannot be written or read for a reason outside of it, such as a full disk."""
+
+
+class Reader:
+    """What can be asked of the index in one transaction."""
+
+    def __init__(self, txn: lmdb.Transaction, databases: dict[bytes, lmdb._Database]) -> None:
+        self._txn = txn
+        self._artifacts, self._hashes, self._trees = (databases[name] for name in _DATABASES)
+
+    def get(self, signature: Signature) -> Artifact | None:
+        """Return the artifact of a whole signature, if there is one. Raises StoreDamaged."""
+        data = self._txn.get(str(signature).encode(), db=self._artifacts)
+        return None if data is None else Artifact.decode(signature, bytes(data))
+
+    def all(self) -> Iterator[Artifact]:
+        """Yield every artifact in the order of its signature. Raises StoreDamaged."""
+        for key, data in self._txn.cursor(self._artifacts):
+            yield Artifact.decode(Signature.parse(bytes(key).decode()), bytes(data))
+
+    def like(self, abbreviation: str) -> list[Signature]:
+        """Return the signatures that begin with the first or end near the last field given."""
+        first, last = abbreviation.split(":")[0], abbreviation.split(":")[-1]
+        found = {Signature.parse(key.decode()) for key in self._range(self._artifacts, first + ":")}
+        for key in self._range(self._hashes, last):
+            found.add(Signature.parse(key.split(b"\0")[1].decode()))
+        return sorted(found, key=str)
+
+    def of_tree(self, tree: Digest) -> list[Artifact]:
+        """Return the artifacts that are this tree. Raises StoreDamaged."""
+        keys = [key.split(b"\0")[1].decode() for key in self._range(self._trees, tree + "\0")]
+        found = (self.get(Signature.parse(key)) for key in keys)
+        return [artifact for artifact in found if artifact is not None]
+
+    def _range(self, database: lmdb._Database, prefix: str) -> Iterator[bytes]:
+        cursor = self._txn.cursor(database)
+        wanted = prefix.encode(errors="replace")
+        if not wanted or not cursor.set_range(wanted):
+            return
+        for key in map(bytes, cursor.iternext(keys=True, values=False)):
+            if not key.startswith(wanted):
+                return
+            yield key
+
+
+class Writer(Reader):
+    """What can be done to the index in one transaction."""
+
+    def put(self, artifact: Artifact) -> None:
+        """Record an artifact in the place of one of the same signature."""
+        self.delete(artifact.signature)
+        key = str(artifact.signature).encode()
+        self._txn.put(key, artifact.encode(), db=self._artifacts)
+        for database, secondary in self._secondary(artifact):
+            self._txn.put(secondary, b"", db=database)
+
+    def delete(self, signature: Signature) -> Artifact | None:
+        """Forget an artifact; return what was forgotten."""
+        artifact = self.get(signature)
+        if artifact is not None:
+            self._txn.delete(str(signature).encode(), db=self._artifacts)
+            for database, secondary in self._secondary(artifact):
+                self._txn.delete(secondary, db=database)
+        return artifact
+
+    def _secondary(self, artifact: Artifact) -> Iterator[tuple[lmdb._Database, bytes]]:
+        key = str(artifact.signature).encode()
+        yield self._hashes, artifact.signature.hash.encode() + b"\0" + key
+        yield self._trees, artifact.tree.encode() + b"\0" + key
+
+
+class Index:
+    """The index in the directory `path`, under the lock file `lock` (both absolute).
+
+    Must not be used in a child that was forked while it was open.
+    """
+
+    def __init__(self, path: bytes, lock: bytes, *, create: bool = False) -> None:
+        self._path = path
+        self._lock = lock
+        with self.locked(exclusive=create), self._faults():
+            self._env = lmdb.open(
+                os.fsdecode(path),
+                map_size=_MAP_SIZE,
+                max_dbs=len(_DATABASES),
+                readonly=not os.access(path, os.W_OK),
+                create=create,
+                lock=False,
+                metasync=False,
+                readahead=False,
+            )
+            self._databases = {name: self._env.open_db(name, create=create) for name in _DATABASES}
+
+    def close(self) -> None:
+        """Close it; nothing can be asked of it any more."""
+        self._env.close()
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Reader]:
+        """A transaction that sees one state of the index, under the shared lock."""
+        with self.locked(exclusive=False), self._faults(), self._env.begin() as txn:
+            yield Reader(txn, self._databases)
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Writer]:
+        """Like `transaction`, under the exclusive lock, which it takes."""
+        with self.locked(exclusive=True), self.transaction() as writer:
+            yield writer
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Writer]:
+        """A transaction for a caller that holds the exclusive lock.
+
+        It becomes visible, and durable in itself, at the end of the block; it is undone if the
+        block raises. Raises IndexUnavailable.
+        """
+        with self._faults(), self._env.begin(write=True) as txn:
+            yield Writer(txn, self._databases)
+
+    @contextlib.contextmanager
+    def locked(self, *, exclusive: bool) -> Iterator[None]:
+        """Hold the store's lock (flock(2)); it is let go when its holder dies.
+
+        Not to be taken by one thread twice.
+        """
+        fd = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        where = quoted(self._path)
+        try:
+            yield
+        except lmdb.MapFullError as error:
+            raise IndexUnavailable(f"the index {where} is full: {error}") from error
+        except (lmdb.DiskError, lmdb.ReadonlyError, lmdb.MemoryError) as error:
+            raise IndexUnavailable(f"cannot use the index {where}: {error}") from error
+        except lmdb.Error as error:
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise IndexUnavailable(f"cannot write the index {where}: {error}") from error
+            raise StoreDamaged(f"the index {where} is damaged: {error}") from error

@@ -1,0 +1,160 @@
+"""Layers: trees materialised in the store by hard links to objects."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+from cas import digest as hashing
+from cas.dirs import OPEN_DIRECTORY, DirCursor, make_directory, remove_tree, walk
+from cas.layout import layer_path, manifest_path
+from cas.manifest import (
+    DIRECTORY,
+    Digest,
+    Entry,
+    Kind,
+    Manifest,
+    file_node,
+    symlink_node,
+)
+from cas.objects import ObjectKey, Objects
+from cas.quoting import quoted
+from cas.scratch import Scratch
+
+
+class Layers:
+    """The `layers/` and `manifests/` of the store that is open at `store_fd` (borrowed)."""
+
+    def __init__(self, store_fd: int, objects: Objects) -> None:
+        self._store = store_fd
+        self._objects = objects
+
+    def exists(self, tree: Digest) -> bool:
+        """Tell whether the layer and its manifest are there."""
+        return all(
+            os.access(path, os.F_OK, dir_fd=self._store)
+            for path in (layer_path(tree), manifest_path(tree))
+        )
+
+    def manifest(self, tree: Digest) -> Manifest:
+        """Read a tree's manifest. Raises OSError, and BadManifest if it is not that tree's."""
+        return read_manifest(tree, self._store)
+
+    def build(self, manifest: Manifest, scratch: Scratch) -> None:
+        """Make the layer and the canonical manifest as `layer` and `manifest` in `scratch`.
+
+        Raises ObjectVanished, OSError.
+        """
+        remove_tree(b"layer", scratch.fd)
+        make_directory(b"layer", 0o755, scratch.fd)
+        fd = os.open(b"layer", OPEN_DIRECTORY, dir_fd=scratch.fd)
+        try:
+            with DirCursor(fd) as cursor:
+                for entry in manifest:
+                    parent, _, name = entry.path.rpartition(b"/")
+                    self._build_entry(entry, name, cursor.at(parent))
+        finally:
+            os.close(fd)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        fd = os.open(b"manifest", flags, 0o644, dir_fd=scratch.fd)
+        try:
+            hashing.write_all(fd, manifest.encode())
+            os.fchmod(fd, 0o444)
+        finally:
+            os.close(fd)
+
+    def _build_entry(self, entry: Entry, name: bytes, dir_fd: int) -> None:
+        if entry.kind is Kind.DIRECTORY:
+            make_directory(name, 0o755, dir_fd)
+        elif entry.target is not None:
+            os.symlink(entry.target, name, dir_fd=dir_fd)
+        elif entry.digest is not None:
+            self._objects.link(ObjectKey(entry.digest, entry.executable), name, dir_fd)
+
+    def publish(self, tree: Digest, scratch: Scratch) -> None:
+        """Give what `build` made its final names. Raises OSError.
+
+        Called under the store's exclusive lock. A name that is taken is that of the same tree.
+        """
+        for source, path in ((b"layer", layer_path(tree)), (b"manifest", manifest_path(tree))):
+            try:
+                os.rename(source, path, src_dir_fd=scratch.fd, dst_dir_fd=self._store)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+
+    def withdraw(self, tree: Digest, scratch: Scratch) -> None:
+        """Move layer and manifest into `scratch`, out of sight. Raises OSError.
+
+        Called under the store's exclusive lock.
+        """
+        for path in (layer_path(tree), manifest_path(tree)):
+            with contextlib.suppress(FileNotFoundError):
+                name = os.path.dirname(path)[:-1] + b"-" + tree.encode()
+                os.rename(path, name, src_dir_fd=self._store, dst_dir_fd=scratch.fd)
+
+    def reclaim(self, tree: Digest, scratch: Scratch) -> int:
+        """Delete what `withdraw` moved, and the objects that nothing else links to.
+
+        Returns the bytes of disk given back by objects. Raises OSError, BadManifest.
+        """
+        name = b"manifest-" + tree.encode()
+        try:
+            manifest = read_manifest(tree, scratch.fd, name)
+        except FileNotFoundError:
+            manifest = Manifest({})
+        remove_tree(b"layer-" + tree.encode(), scratch.fd)
+        keys = {
+            ObjectKey(entry.digest, entry.executable)
+            for entry in manifest
+            if entry.digest is not None
+        }
+        return sum(self._objects.remove_unused(key) for key in keys)
+
+    def problems(self, tree: Digest) -> Iterator[str]:
+        """Compare a layer with its manifest, contents included; yield what is wrong, as text.
+
+        Raises OSError, BadManifest.
+        """
+        fd = os.open(layer_path(tree), OPEN_DIRECTORY, dir_fd=self._store)
+        try:
+            expected = dict(self.manifest(tree).nodes)
+            for node in walk(fd):
+                wanted = expected.pop(node.path, None)
+                if wanted is None:
+                    yield f"{quoted(node.path)} does not belong there"
+                elif wanted != _node_of(node.name, node.dir_fd, node.stat):
+                    yield f"{quoted(node.path)} is not what was stored"
+            for path in expected:
+                yield f"{quoted(path)} is missing"
+        finally:
+            os.close(fd)
+
+
+def read_manifest(tree: Digest, dir_fd: int, path: bytes | None = None) -> Manifest:
+    """Read the manifest of `tree` from the store open at `dir_fd`, or from `path` in it.
+
+    Raises OSError, and BadManifest if it is not that tree's.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path or manifest_path(tree), flags, dir_fd=dir_fd), "rb") as file:
+        data = file.read()
+    return hashing.verified_manifest(data, tree)
+
+
+def _node_of(name: bytes, dir_fd: int, found: os.stat_result) -> bytes | None:
+    if stat.S_ISDIR(found.st_mode):
+        return DIRECTORY
+    if stat.S_ISLNK(found.st_mode):
+        return symlink_node(os.readlink(name, dir_fd=dir_fd))
+    if not stat.S_ISREG(found.st_mode) or stat.S_IMODE(found.st_mode) not in (0o444, 0o555):
+        return None
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        digest, size = hashing.of_file(fd)
+    finally:
+        os.close(fd)
+    return file_node(digest, size, executable=found.st_mode & 0o111 != 0)

@@ -1,0 +1,47 @@
+"""Names and paths of the store on disk. `docs/format.md` specifies what they hold."""
+
+from __future__ import annotations
+
+import os
+
+from cas.manifest import Digest
+from cas.signature import Signature
+
+FORMAT = "sysroot-cas store 1"
+DIRECTORIES = (
+    "artifacts",
+    "empty",
+    "empty/1",
+    "empty/2",
+    "index",
+    "layers",
+    "leases",
+    "manifests",
+    "mounts",
+    "objects",
+    "tmp",
+)
+FILES = ("format", "lock")
+EMPTY = (b"empty/1", b"empty/2")
+"""Two empty directories, for compositions of less than the two layers that overlayfs needs."""
+
+
+def layer_path(tree: Digest) -> bytes:
+    """Where the layer of a tree is, relative to the store."""
+    return b"layers/" + tree.encode()
+
+
+def manifest_path(tree: Digest) -> bytes:
+    """Where the manifest of a tree is, relative to the store."""
+    return b"manifests/" + tree.encode()
+
+
+def artifact_path(signature: Signature) -> bytes:
+    """Where the symbolic link from a signature to its layer is, relative to the store."""
+    recipe, *rest = signature.fields
+    return os.fsencode(f"artifacts/{recipe}/{':'.join(rest)}")
+
+
+def object_path(digest: Digest, *, executable: bool) -> bytes:
+    """Where the object is, relative to the store."""
+    return f"objects/{digest[:2]}/{digest[2:]}{'.x' if executable else ''}".encode()

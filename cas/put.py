@@ -1,0 +1,210 @@
+"""Putting a tree into the store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cas import digest as hashing
+from cas.artifact import Artifact
+from cas.boot import boot_id
+from cas.dirs import OPEN_DIRECTORY
+from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
+from cas.index import Index
+from cas.layers import Layers
+from cas.layout import artifact_path, layer_path
+from cas.manifest import Digest, Kind, Manifest
+from cas.objects import Objects, ObjectVanished
+from cas.quoting import quoted
+from cas.scratch import Scratch, scratch
+from cas.signature import Signature
+from cas.tree import Reading, consume, read_tree, undo
+
+
+class SignatureConflict(CasError):
+    """A signature is known already, with another tree; `differences` are the paths, as text."""
+
+    exit_code = ExitCode.CONFLICT
+
+    def __init__(self, signature: Signature, differences: list[str]) -> None:
+        self.differences = differences
+        shown = "".join(f"\n  {line}" for line in differences[:10])
+        more = f"\n  … and {len(differences) - 10} more" if len(differences) > 10 else ""
+        super().__init__(
+            f"{signature} is stored with another tree; these paths differ:{shown}{more}",
+            hint="the task does not give the same result each time; --replace takes the new one",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The open parts of the store at `path` that a put writes to (all borrowed)."""
+
+    path: bytes
+    fd: int
+    index: Index
+    objects: Objects
+    layers: Layers
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """What a put did: the artifact, and how many bytes of content were new to the store.
+
+    `unchanged` if the same tree was there under this signature; `replaced` is the other tree
+    that was.
+    """
+
+    artifact: Artifact
+    new_bytes: int
+    unchanged: bool = False
+    replaced: Digest | None = None
+
+
+def put_tree(
+    storage: Storage,
+    signature: Signature,
+    tree: str | bytes | os.PathLike[str],
+    known: Artifact | None,
+    *,
+    move: bool,
+    replace: bool,
+) -> PutResult:
+    """Store the directory `tree`, whose signature has the artifact `known` so far.
+
+    With `move` the directory is consumed: its files become the store's where that is safe, and
+    it is gone at the end. When this raises, nothing was stored, and the directory is as it was.
+
+    Raises InputRefused (what cannot be stored, by path), SignatureConflict unless `replace`,
+    TreeLeftOver (stored, but not all of a moved tree removed), OSError.
+    """
+    root = os.path.realpath(os.fsencode(tree))
+    _refuse_root(root, storage.path)
+    fd = os.open(root, OPEN_DIRECTORY)
+    try:
+        while True:
+            with contextlib.suppress(ObjectVanished):
+                return _put(storage, signature, root, fd, known, move=move, replace=replace)
+    finally:
+        os.close(fd)
+
+
+def unlink_artifact(store_fd: int, signature: Signature) -> None:
+    """Remove a signature's symbolic link, and its recipe's directory with the last one."""
+    path = artifact_path(signature)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path, dir_fd=store_fd)
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(path), dir_fd=store_fd)
+
+
+def _put(
+    storage: Storage,
+    signature: Signature,
+    root: bytes,
+    fd: int,
+    known: Artifact | None,
+    *,
+    move: bool,
+    replace: bool,
+) -> PutResult:
+    reading = Reading()
+    try:
+        read_tree(root, fd, storage.objects, reading, move=move)
+        manifest = reading.manifest
+        digest = hashing.of_bytes(manifest.encode())
+        unchanged = known is not None and known.tree == digest
+        if known is not None and not unchanged and not replace:
+            old = storage.layers.manifest(known.tree)
+            raise SignatureConflict(signature, list(_differences(old, manifest)))
+        artifact = _artifact(signature, digest, reading)
+        if not unchanged or not storage.layers.exists(digest):
+            with scratch(storage.fd, "put") as work:
+                _record(storage, artifact, manifest, work)
+    except BaseException:
+        undo(fd, storage.objects, reading)
+        raise
+    if move:
+        consume(root, fd, reading)
+    if known is not None and unchanged:
+        return PutResult(known, reading.new_bytes, unchanged=True)
+    return PutResult(artifact, reading.new_bytes, replaced=known.tree if known else None)
+
+
+def _record(storage: Storage, artifact: Artifact, manifest: Manifest, work: Scratch) -> None:
+    """Build the layer if there is none to trust, and record the artifact."""
+    tree = artifact.tree
+    built = not _trustworthy(storage, tree)
+    if built:
+        storage.layers.build(manifest, work)
+    with storage.index.locked(exclusive=True):
+        if built:
+            storage.layers.publish(tree, work)
+        elif not storage.layers.exists(tree):
+            raise ObjectVanished  # removed since it was looked at: begin again
+        _link_artifact(storage.fd, artifact, work)
+        with storage.index.transaction() as writer:
+            writer.put(artifact)
+
+
+def _trustworthy(storage: Storage, tree: Digest) -> bool:
+    """Tell whether the tree's layer is there and whole. A damaged one is taken out of the way."""
+    with storage.index.read() as reader:
+        marks = {artifact.boot_id for artifact in reader.of_tree(tree)}
+    if not storage.layers.exists(tree):
+        return False
+    if marks & {None, boot_id()}:
+        return True
+    with contextlib.suppress(FileNotFoundError, StoreDamaged):
+        if next(storage.layers.problems(tree), None) is None:
+            return True
+    with scratch(storage.fd, "damaged") as aside, storage.index.locked(exclusive=True):
+        storage.layers.withdraw(tree, aside)
+    return False
+
+
+def _link_artifact(store_fd: int, artifact: Artifact, work: Scratch) -> None:
+    """Make the link for people, from which the index can also be made again."""
+    path = artifact_path(artifact.signature)
+    os.symlink(b"../../" + layer_path(artifact.tree), b"link", dir_fd=work.fd)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(os.path.dirname(path), 0o755, dir_fd=store_fd)
+    os.rename(b"link", path, src_dir_fd=work.fd, dst_dir_fd=store_fd)
+
+
+def _artifact(signature: Signature, tree: Digest, reading: Reading) -> Artifact:
+    return Artifact(
+        signature=signature,
+        tree=tree,
+        files=reading.kinds[Kind.FILE],
+        directories=reading.kinds[Kind.DIRECTORY],
+        symlinks=reading.kinds[Kind.SYMLINK],
+        size=reading.size,
+        created_ns=time.time_ns(),
+        boot_id=boot_id(),
+        dropped=reading.dropped,
+    )
+
+
+def _differences(old: Manifest, new: Manifest) -> Iterator[str]:
+    for path in sorted(old.nodes.keys() | new.nodes.keys()):
+        before, after = old.nodes.get(path), new.nodes.get(path)
+        if before != after:
+            how = "added" if before is None else "gone" if after is None else "changed"
+            yield f"{quoted(path)} ({how})"
+
+
+def _refuse_root(root: bytes, store: bytes) -> None:
+    where = quoted(root)
+    if not os.path.isdir(root):
+        what = "is not a directory" if os.path.lexists(root) else "does not exist"
+        raise InputRefused(f"{where} {what}", hint="give the directory that the task made")
+    inside = os.path.commonpath([root, store])
+    if inside in (root, store):
+        raise InputRefused(
+            f"{where} and the store {quoted(store)} are one in the other",
+            hint="give a directory that is outside of the store and does not hold it",
+        )
