@@ -1,0 +1,111 @@
+"""What this machine can do, found out by doing it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from cas.dirs import opened
+from cas.layout import EMPTY
+from cas.scratch import scratch
+from mounter import syscalls
+from mounter.overlay import make_overlay
+from mounter.plan import Plan, StrategyRefused
+
+_FICLONE = 0x40049409  # linux/fs.h
+_MOST_LINKS = 70_000  # ext4 ends at 65,000, btrfs and xfs far above
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something was tried: `works` tells the outcome, `detail` why, or how far."""
+
+    name: str
+    works: bool
+    detail: str
+
+
+def probe(directory: bytes) -> Iterator[Finding]:
+    """Try on the file system of `directory`, a writable one, what the mounter relies on.
+
+    Nothing is left behind. Takes about a second, for the links. Raises OSError.
+    """
+    namespaces = syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS
+    yield _tried("user namespaces", lambda: syscalls.unshare(namespaces))
+    yield _tried("new mount API", _fsopen)
+    with opened(directory) as fd:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(b"tmp", dir_fd=fd)
+        with scratch(fd, "probe") as work:
+            os.mkdir(b"empty", dir_fd=work.fd)
+            for name in EMPTY:
+                os.mkdir(name, dir_fd=work.fd)
+            plan = Plan(os.path.join(directory, work.path), (), b"")
+            yield _tried("overlay with privileges", lambda: _overlay(plan, syscalls.CLONE_NEWNS))
+            yield _tried("overlay in a user namespace", lambda: _overlay(plan, namespaces))
+            yield _reflink(work.fd)
+            yield _links(work.fd)
+
+
+def _tried(name: str, attempt: Callable[[], None]) -> Finding:
+    """Make the attempt in a child, since it changes the process; the child sends what failed."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            attempt()
+            os.write(writing, b"works")
+        except (OSError, StrategyRefused) as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading) as file:
+        said = file.read()
+    os.waitpid(child, 0)
+    return Finding(name, said == "works", "" if said == "works" else said)
+
+
+def _fsopen() -> None:
+    try:
+        os.close(syscalls.fsopen(b"overlay"))
+    except PermissionError:
+        # It is there, and asks for privileges; a user namespace gives them.
+        syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+        os.close(syscalls.fsopen(b"overlay"))
+
+
+def _overlay(plan: Plan, namespaces: int) -> None:
+    syscalls.unshare(namespaces)
+    os.close(make_overlay(plan))
+
+
+def _reflink(directory: int) -> Finding:
+    flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
+    files = [os.open(name, flags, 0o600, dir_fd=directory) for name in ("from", "to")]
+    try:
+        os.write(files[0], b"x" * 65536)
+        fcntl.ioctl(files[1], _FICLONE, files[0])
+    except OSError as error:
+        return Finding("reflink", False, f"{error.strerror}; copies are full copies")
+    finally:
+        for fd in files:
+            os.close(fd)
+    return Finding("reflink", True, "")
+
+
+def _links(directory: int) -> Finding:
+    os.close(os.open("one", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=directory))
+    os.mkdir("links", dir_fd=directory)
+    for count in range(2, _MOST_LINKS):
+        try:
+            os.link("one", f"links/{count}", src_dir_fd=directory, dst_dir_fd=directory)
+        except OSError as error:
+            if error.errno == errno.EMLINK:
+                return Finding("hard links", True, f"{count - 1} to a file")
+            return Finding("hard links", False, str(error.strerror))
+    return Finding("hard links", True, f"more than {_MOST_LINKS - 1} to a file")
