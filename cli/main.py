@@ -1,0 +1,84 @@
+"""The `cas` command line: its commands, and how errors end it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from cas.errors import MEANINGS, CasError, ExitCode
+from cli.failure import report
+from cli.options import store_option
+
+_COMMANDS = {
+    "put": "put",
+    "has": "show",
+    "ls": "show",
+    "show": "show",
+    "files": "show",
+    "mount": "mount",
+    "umount": "mount",
+    "run": "run",
+    "rm": "put",
+    "doctor": "doctor",
+}
+"""In the order of `cas --help`: each command, and the module of `cli` that has it."""
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module when the command is used, which keeps the others' start short."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"cli.{_COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+
+def _exit_codes() -> str:
+    lines = [f"  {code.value}  {MEANINGS[code]}" for code in ExitCode]
+    return "\b\nExit codes (`cas run` has those of its command, and 125 if it fails itself):\n" + (
+        "\n".join(lines)
+    )
+
+
+@click.group(
+    cls=_LazyGroup,
+    epilog=_exit_codes(),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@store_option
+@click.version_option(package_name="sysroot-cas", prog_name="cas")
+def cas() -> None:
+    """Store the output of build tasks once, and compose it into sysroots by one mount.
+
+    An ID is RECIPE:TASK:HASH or RECIPE:ARCH:TASK:HASH. Where something stored is named, any
+    unambiguous abbreviation does: zlib, zlib:do_populate_sysroot, zlib:9f2c, 9f2c.
+
+    The store is the directory of --store, else of $CAS_STORE, else $XDG_CACHE_HOME/sysroot-cas,
+    else ~/.cache/sysroot-cas.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        code = cas.main(prog_name="cas", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Abort:
+        code = 130
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # Nobody reads what is printed; the interpreter would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.FAILURE
+    except (CasError, OSError, click.ClickException) as error:
+        code = report(error)
+    sys.exit(code if isinstance(code, int) else 0)

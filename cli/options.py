@@ -1,0 +1,100 @@
+"""What commands share: the store, IDs from files, and printing data."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from cas.quoting import quoted
+from cas.store import Store
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def store_path(ctx: click.Context) -> str:
+    """Return the path of the store that the options or the environment name."""
+    chosen = ctx.find_root().obj or os.environ.get("CAS_STORE")
+    if chosen:
+        return str(chosen)
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(cache, "sysroot-cas")
+
+
+def open_store(ctx: click.Context, *, create: bool = False) -> Store:
+    """Open the store; it is closed when the command ends. Raises what Store raises."""
+    return ctx.with_resource(Store(store_path(ctx), create=create))
+
+
+def remember_store(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    """Keep the value of --store, before or after the command, for `store_path`."""
+    if value is not None:
+        ctx.find_root().obj = value
+
+
+def store_option(function: _Function) -> _Function:
+    """Add --store to a command."""
+    return click.option(
+        "--store",
+        metavar="DIR",
+        help="The directory of the store.",
+        expose_value=False,
+        callback=remember_store,
+    )(function)
+
+
+def json_option(function: _Function) -> _Function:
+    """Add --json to a command."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(
+        function
+    )
+
+
+def emit(as_json: bool, document: object, lines: Iterable[str]) -> None:
+    """Print data: the document with --json, else the lines."""
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        for line in lines:
+            print(line)
+
+
+def note(text: str) -> None:
+    """Say something to a person, beside the data."""
+    print(f"cas: note: {text}", file=sys.stderr)
+
+
+def read_ids(path: str) -> list[str]:
+    """Read IDs, one a line, from a file or with `-` from the standard input.
+
+    Blank lines, and lines that begin with `#`, are passed over. Raises OSError.
+    """
+    if path == "-":
+        text = sys.stdin.read()
+    else:
+        with open(path, errors="surrogateescape") as file:
+            text = file.read()
+    stripped = [line.strip() for line in text.splitlines()]
+    return [line for line in stripped if line and not line.startswith("#")]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay out rows in columns, numbers (all digits in a column's cells) to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    numeric = [bool(rows) and all(row[i].isdigit() for row in rows) for i in range(len(header))]
+    return [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in (header, *rows)
+    ]
+
+
+def text_of(path: bytes | str) -> str:
+    """Return a path as text on one line; see `cas.quoting.quoted`."""
+    return quoted(path)

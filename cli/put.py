@@ -1,0 +1,68 @@
+"""`cas put` and `cas rm`."""
+
+from __future__ import annotations
+
+import click
+
+from cli.options import emit, json_option, open_store, store_option
+
+
+@click.command("put")
+@click.argument("signature", metavar="ID")
+@click.argument("tree", type=click.Path())
+@click.option("--move", is_flag=True, help="Consume TREE: its files become the store's.")
+@click.option("--replace", is_flag=True, help="Take the new tree if ID has another one.")
+@json_option
+@store_option
+@click.pass_context
+def put_command(
+    ctx: click.Context, signature: str, tree: str, move: bool, replace: bool, as_json: bool
+) -> None:
+    """Store the directory TREE under the task signature ID.
+
+    \b
+    cas put zlib:core2-64:do_populate_sysroot:9f2c41d0 build/zlib/sysroot
+    """
+    from cas.signature import Signature
+
+    whole = Signature.parse(signature)
+    store = open_store(ctx, create=True)
+    result = store.put(whole, tree, move=move, replace=replace)
+    artifact = result.artifact
+    status = "unchanged" if result.unchanged else "replaced" if result.replaced else "stored"
+    emit(
+        as_json,
+        {
+            "id": str(artifact.signature),
+            "status": status,
+            "tree": artifact.tree,
+            "files": artifact.files,
+            "bytes": artifact.size,
+            "new_bytes": result.new_bytes,
+        },
+        [
+            f"{artifact.signature}: {status}",
+            f"tree {artifact.tree}",
+            f"{artifact.files} files, {artifact.size} bytes, {result.new_bytes} bytes new",
+        ],
+    )
+
+
+@click.command("rm")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@json_option
+@store_option
+@click.pass_context
+def rm_command(ctx: click.Context, ids: tuple[str, ...], as_json: bool) -> None:
+    """Forget artifacts; space that nothing else uses returns at once.
+
+    \b
+    cas rm zlib:9f2c
+    """
+    removed = open_store(ctx).remove(ids)
+    names = [str(artifact.signature) for artifact in removed.artifacts]
+    emit(
+        as_json,
+        {"removed": names, "freed_bytes": removed.freed},
+        [*(f"removed {name}" for name in names), f"{removed.freed} bytes freed"],
+    )

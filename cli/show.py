@@ -1,0 +1,167 @@
+"""`cas has`, `cas ls`, `cas show` and `cas files`: what is in the store."""
+
+from __future__ import annotations
+
+import datetime
+import fnmatch
+import os
+
+import click
+
+from cas.artifact import Artifact
+from cas.manifest import Entry, Kind
+from cas.signature import Signature
+from cas.store import NoStore, Store
+from cli.options import emit, json_option, open_store, store_option, table, text_of
+
+
+@click.command("has")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@json_option
+@store_option
+@click.pass_context
+def has_command(ctx: click.Context, ids: tuple[str, ...], as_json: bool) -> None:
+    """Exit with 0 if all IDs are there, else with 3, and print the missing ones.
+
+    \b
+    cas has zlib:core2-64:do_populate_sysroot:9f2c41d0
+    """
+    signatures = [Signature.parse(text) for text in ids]
+    try:
+        store: Store | None = open_store(ctx)
+    except NoStore:
+        store = None
+    missing = [str(s) for s in signatures if store is None or store.find(s) is None]
+    emit(as_json, {"missing": missing}, missing)
+    if missing:
+        ctx.exit(3)
+
+
+@click.command("ls")
+@click.argument("pattern", default="*")
+@json_option
+@store_option
+@click.pass_context
+def ls_command(ctx: click.Context, pattern: str, as_json: bool) -> None:
+    """List artifacts, or those whose recipe or ID matches PATTERN (as in a shell).
+
+    \b
+    cas ls 'lib*'
+    """
+    try:
+        everything = open_store(ctx).artifacts()
+    except NoStore:
+        everything = []
+    found = [
+        artifact
+        for artifact in everything
+        if fnmatch.fnmatchcase(artifact.signature.recipe, pattern)
+        or fnmatch.fnmatchcase(str(artifact.signature), pattern)
+    ]
+    rows = [
+        (
+            str(artifact.signature),
+            artifact.tree[:12],
+            str(artifact.files),
+            str(artifact.size),
+            _time(artifact.created_ns),
+        )
+        for artifact in found
+    ]
+    emit(
+        as_json,
+        [_document(artifact) for artifact in found],
+        table(("ID", "TREE", "FILES", "BYTES", "STORED"), rows),
+    )
+
+
+@click.command("show")
+@click.argument("id_", metavar="ID")
+@json_option
+@store_option
+@click.pass_context
+def show_command(ctx: click.Context, id_: str, as_json: bool) -> None:
+    """Print the record of one artifact, and where its tree can be looked at.
+
+    \b
+    cas show zlib
+    """
+    store = open_store(ctx)
+    artifact = store.resolve(id_)
+    document = _document(artifact)
+    document["layer"] = os.fsdecode(store.layer_path(artifact))
+    lines = []
+    for key, value in document.items():
+        if key == "stored_ns":
+            lines.append(f"stored: {_time(artifact.created_ns)}")
+        elif isinstance(value, dict):
+            lines += [f"{key} {name}: {count}" for name, count in value.items() if count]
+        elif value is not None:
+            lines.append(f"{key}: {text_of(value) if isinstance(value, str) else value}")
+    emit(as_json, document, lines)
+
+
+@click.command("files")
+@click.argument("id_", metavar="ID")
+@json_option
+@store_option
+@click.pass_context
+def files_command(ctx: click.Context, id_: str, as_json: bool) -> None:
+    """List what an artifact consists of: kind, executable bit, size, digest, path.
+
+    \b
+    cas files zlib
+    """
+    store = open_store(ctx)
+    entries = list(store.manifest(store.resolve(id_)))
+    emit(as_json, [_entry_document(entry) for entry in entries], map(_entry_line, entries))
+
+
+def _document(artifact: Artifact) -> dict[str, object]:
+    signature = artifact.signature
+    dropped = artifact.dropped
+    return {
+        "id": str(signature),
+        "recipe": signature.recipe,
+        "arch": signature.arch,
+        "task": signature.task,
+        "hash": signature.hash,
+        "tree": artifact.tree,
+        "files": artifact.files,
+        "directories": artifact.directories,
+        "symlinks": artifact.symlinks,
+        "bytes": artifact.size,
+        "stored_ns": artifact.created_ns,
+        "dropped": {
+            "set_id_bits": dropped.set_id_bits,
+            "xattrs": dropped.xattrs,
+            "owners": dropped.owners,
+        },
+    }
+
+
+def _entry_document(entry: Entry) -> dict[str, object]:
+    document: dict[str, object] = {"path": os.fsdecode(entry.path), "kind": entry.kind.value}
+    if entry.kind is Kind.FILE:
+        document |= {
+            "executable": entry.executable,
+            "size": entry.size,
+            "digest": entry.digest,
+        }
+    elif entry.target is not None:
+        document["target"] = os.fsdecode(entry.target)
+    return document
+
+
+def _entry_line(entry: Entry) -> str:
+    path = text_of(entry.path)
+    if entry.kind is Kind.DIRECTORY:
+        return f"d - {'-':>12} {'-':64} {path}"
+    if entry.target is not None:
+        return f"l - {'-':>12} {'-':64} {path} -> {text_of(entry.target)}"
+    return f"f {'x' if entry.executable else '-'} {entry.size:>12} {entry.digest} {path}"
+
+
+def _time(nanoseconds: int) -> str:
+    moment = datetime.datetime.fromtimestamp(nanoseconds // 10**9, tz=datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
