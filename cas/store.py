@@ -209,11 +209,17 @@ class Store:
         """Return what living processes and mounts use. Raises OSError, StoreDamaged."""
         return [*live_leases(self.path), *mounted_uses(self.path)]
 
-    def problems(self) -> Iterator[str]:
-        """Yield what a quick look at every record finds wrong, as text. Raises StoreDamaged."""
+    def problems(self, *, contents: bool = False) -> Iterator[str]:
+        """Yield what is wrong with any artifact, as text. Raises OSError, StoreDamaged.
+
+        Looks whether layers and manifests are there; with `contents`, reads all of them.
+        """
         for artifact in self.artifacts():
             if not self._layers.exists(artifact.tree):
                 yield f"{artifact.signature}: its layer or manifest is missing"
+            elif contents:
+                for problem in self._layers.problems(artifact.tree):
+                    yield f"{artifact.signature}: {problem}"
 
     @property
     def _lock_path(self) -> bytes:

@@ -31,9 +31,11 @@ class _LazyGroup(click.Group):
     """Imports a command's module when the command is used, which keeps the others' start short."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands, in the order of the help."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command."""
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"cli.{_COMMANDS[cmd_name]}")

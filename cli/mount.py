@@ -15,7 +15,7 @@ from cli.options import (
     store_path,
     text_of,
 )
-from mounter.mount import mount, umount
+from mounter.mounting import mount, umount
 from mounter.plan import Strategy
 
 _STRATEGIES = [s.value for s in Strategy if s is not Strategy.LINKED]

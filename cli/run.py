@@ -10,7 +10,7 @@ from cas.errors import CasError
 from cas.store import Store
 from cli.failure import RUN_FAILED, report
 from cli.options import note, read_ids, store_option, store_path
-from mounter.run import run
+from mounter.running import run
 
 
 @click.command("run")

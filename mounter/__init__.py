@@ -14,19 +14,19 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mounter.mount import Mount, mount, mounted, umount
+    from mounter.mounting import Mount, mount, mounted, umount
     from mounter.plan import NoStrategy, Plan, Strategy
-    from mounter.run import run
+    from mounter.running import run
 
 _HOME = {
-    "Mount": "mount",
+    "Mount": "mounting",
     "NoStrategy": "plan",
     "Plan": "plan",
     "Strategy": "plan",
-    "mount": "mount",
-    "mounted": "mount",
-    "run": "run",
-    "umount": "mount",
+    "mount": "mounting",
+    "mounted": "mounting",
+    "run": "running",
+    "umount": "mounting",
 }
 
 __all__ = ["Mount", "NoStrategy", "Plan", "Strategy", "mount", "mounted", "run", "umount"]

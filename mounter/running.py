@@ -12,7 +12,7 @@ from cas.errors import InputRefused
 from cas.quoting import quoted
 from cas.scratch import scratch
 from mounter import linktree
-from mounter.mount import (
+from mounter.mounting import (
     check_target,
     make_directories,
     mounted,

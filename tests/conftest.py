@@ -1,0 +1,68 @@
+"""What all tests share: a store of their own, the command, trees, and who they run as."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cas.store import Store
+from tests.support import CAS, Cas, leftover_mounts
+
+
+def pytest_report_header() -> list[str]:
+    """Say which kernel features the tests meet; those missing would make tests fail, not skip."""
+    who = "root" if os.geteuid() == 0 else f"uid {os.geteuid()}"
+    doctor = subprocess.run(
+        [CAS, "--store", f"/tmp/cas-tests-no-store-{os.getpid()}", "doctor"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return [
+        f"running as {who}, Python {sys.version.split()[0]}, Linux {os.uname().release}",
+        *(f"  {line}" for line in doctor.stdout.splitlines() if not line.startswith("store")),
+    ]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the user's own store and settings out of the tests."""
+    monkeypatch.delenv("CAS_STORE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    scripts = sysconfig.get_path("scripts")
+    monkeypatch.setenv("PATH", f"{scripts}:{os.environ['PATH']}")
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Path]:
+    """A directory to work in; whatever a failed test left mounted there is unmounted."""
+    directory = tmp_path / "work"
+    directory.mkdir()
+    yield directory
+    for target in leftover_mounts(directory):
+        subprocess.run(["umount", "--lazy", target], check=True)
+    for path, names, _ in os.walk(directory):
+        for name in names:
+            if not os.path.islink(os.path.join(path, name)):
+                os.chmod(os.path.join(path, name), 0o755)
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def store(work: Path) -> Iterator[Store]:
+    """An empty open store at `work/store`."""
+    with Store(work / "store", create=True) as made:
+        yield made
+
+
+@pytest.fixture
+def cas(work: Path) -> Cas:
+    """The `cas` command on the store at `work/store`, in the directory `work`."""
+    return Cas(work / "store", work)

@@ -1,0 +1,103 @@
+"""Helpers for tests: the command as a process, trees as data, and an ordinary user."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cas.digest import of_bytes
+
+CAS = os.path.join(os.path.dirname(sys.executable), "cas")
+ROOT = os.geteuid() == 0
+
+Tree = dict[bytes, tuple[Any, ...]]
+"""A whole tree as data: path -> kind and content, as `snapshot` gives it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cas:
+    """Runs the `cas` command with a store, in a directory, as a separate process."""
+
+    store: Path
+    directory: Path
+
+    def __call__(
+        self, *arguments: str | bytes | Path, code: int = 0, input: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run it; its exit code has to be `code`, and no traceback may show."""
+        done = subprocess.run(
+            [CAS, "--store", self.store, *arguments],
+            cwd=self.directory,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            input=input,
+            timeout=300,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+        return done
+
+    def json(self, *arguments: str | bytes | Path, code: int = 0) -> Any:
+        """Run it with --json; return what it printed, which has to be one document."""
+        command, *rest = arguments
+        return json.loads(self(command, "--json", *rest, code=code).stdout)
+
+
+def make(root: Path, files: dict[str, str | None]) -> Path:
+    """Make a tree: a path that ends in "/" is a directory, in "*" an executable file, in "@" a
+    symbolic link to the value; others are files with the value as content."""
+    root.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        path = root / name.rstrip("/*@")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"):
+            path.mkdir(exist_ok=True)
+        elif name.endswith("@"):
+            path.symlink_to(content or "")
+        else:
+            path.write_text(content or "")
+            path.chmod(0o755 if name.endswith("*") else 0o644)
+    return root
+
+
+def snapshot(root: Path | bytes | str) -> Tree:
+    """Read a whole tree: kinds, contents (as digests), executable bits and link targets."""
+    found: Tree = {}
+    base = os.fsencode(root)
+    for directory, names, files in os.walk(base):
+        for name in [*names, *files]:
+            path = os.path.join(directory, name)
+            key = os.path.relpath(path, base)
+            mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode):
+                found[key] = ("symlink", os.readlink(path))
+            elif stat.S_ISDIR(mode):
+                found[key] = ("directory",)
+            else:
+                with open(path, "rb") as file:
+                    found[key] = ("file", bool(mode & 0o111), of_bytes(file.read()))
+    return found
+
+
+def sound(store: Path) -> None:
+    """Assert that every artifact of a store is whole, and that nothing partial lies about."""
+    from cas.store import Store
+
+    with Store(store) as opened:
+        assert list(opened.problems(contents=True)) == []
+    assert os.listdir(store / "tmp") == []
+
+
+def leftover_mounts(directory: Path) -> list[str]:
+    """Return the mount points below a directory, innermost first."""
+    with open("/proc/self/mountinfo") as file:
+        points = [line.split()[4].encode().decode("unicode_escape") for line in file]
+    return sorted((p for p in points if p.startswith(f"{directory}/")), reverse=True)

@@ -1,0 +1,50 @@
+# Sourced by tools/demo and tools/test, from the project's directory: makes the virtual
+# environment .venv with this project in it, and puts its commands first in PATH.
+# $1 is the extra to install ("" or "[test]").
+
+say() { printf '%s\n' "$*" >&2; }
+
+# Debian's packages; only root can install what is missing.
+need_packages() {
+    missing=
+    for package in "$@"; do
+        state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+        [ "$state" = installed ] || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    if [ "$(id -u)" != 0 ]; then
+        say "These Debian packages are needed; have them installed: apt-get install$missing"
+        return 1
+    fi
+    say "Installing$missing"
+    # shellcheck disable=SC2086
+    { apt-get -q update && DEBIAN_FRONTEND=noninteractive \
+        apt-get -q install -y --no-install-recommends $missing; } >&2
+}
+
+find_python() {
+    for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
+        "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
+        command -v "$candidate"
+        return 0
+    done
+    say "Python 3.11 or newer is needed, and none is in PATH."
+    return 1
+}
+
+make_environment() {
+    python=$(find_python) || return 1
+    made_for="$PWD $(cksum <pyproject.toml) $("$python" -V)"
+    made=$(cat .venv/made-for 2>/dev/null || true)
+    if [ "$made" != "$made_for $1" ] && [ "$made" != "$made_for [test]" ]; then
+        say "Setting up .venv with $("$python" -V)"
+        if ! "$python" -c 'import ensurepip' 2>/dev/null; then
+            need_packages python3-venv || return 1
+        fi
+        "$python" -m venv --clear .venv
+        .venv/bin/python -m pip --disable-pip-version-check install -q -e ".$1" >&2 || return 1
+        printf '%s' "$made_for $1" >.venv/made-for
+    fi
+    PATH=$PWD/.venv/bin:$PATH
+    export PATH
+}
