@@ -46,7 +46,7 @@ class Layers:
     def build(self, manifest: Manifest, scratch: Scratch) -> None:
         """Make the layer and the canonical manifest as `layer` and `manifest` in `scratch`.
 
-        Raises ObjectVanished, OSError.
+        Raises Overtaken, OSError.
         """
         remove_tree(b"layer", scratch.fd)
         make_directory(b"layer", 0o755, scratch.fd)

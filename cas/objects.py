@@ -15,6 +15,7 @@ from cas import digest as hashing
 from cas.errors import InputRefused
 from cas.layout import object_path
 from cas.manifest import Digest
+from cas.quoting import quoted
 
 _WHOLE = 1 << 20  # bytes; files up to this size are read into memory, and only once
 
@@ -22,15 +23,15 @@ _WHOLE = 1 << 20  # bytes; files up to this size are read into memory, and only 
 class FileChanged(InputRefused):
     """A file was written to while it was read."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: bytes) -> None:
         super().__init__(
-            f"{path} changed while it was read; nothing was stored",
+            f"{quoted(path)} changed while it was read; nothing was stored",
             hint="put a tree when the task that makes it has ended",
         )
 
 
-class ObjectVanished(Exception):
-    """An object was removed between being found and being linked; look again."""
+class Overtaken(Exception):
+    """Another process changed what was relied on, such as an object just found; begin again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +56,14 @@ class ObjectKey:
 class Ingested:
     """A file's content is in the store: as `key`, `size` bytes, and by this call if `new`.
 
-    `adopted` is what the file was before, if the file itself became the object.
+    `stat` is of the file when it was read. `adopted` is what it was before that, if the file
+    itself became the object.
     """
 
     key: ObjectKey
     size: int
     new: bool
+    stat: os.stat_result
     adopted: os.stat_result | None = None
 
 
@@ -71,7 +74,7 @@ class Objects:
         self._store = store_fd
         self._booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
-    def ingest(self, name: bytes, dir_fd: int, path: str, *, move: bool = False) -> Ingested:
+    def ingest(self, name: bytes, dir_fd: int, path: bytes, *, move: bool = False) -> Ingested:
         """Make sure that the content of a regular file is an object.
 
         With `move` the file itself becomes the object if that is safe: it keeps its name, but is
@@ -93,10 +96,10 @@ class Objects:
             _unchanged(fd, before, path)
             key = ObjectKey(digest, bool(before.st_mode & 0o111))
             if self.usable(key):
-                return Ingested(key, size, new=False)
+                return Ingested(key, size, False, before)
             if move and self._adopt(fd, before, key, path):
-                return Ingested(key, size, new=True, adopted=before)
-            return Ingested(key, size, new=self._copy(fd, data, key, path))
+                return Ingested(key, size, True, os.fstat(fd), adopted=before)
+            return Ingested(key, size, self._copy(fd, data, key, path), before)
         finally:
             os.close(fd)
 
@@ -121,12 +124,12 @@ class Objects:
     def link(self, key: ObjectKey, name: bytes, dir_fd: int) -> None:
         """Make `name` in `dir_fd`, on the store's file system, a hard link to an object.
 
-        Raises ObjectVanished, OSError.
+        Raises Overtaken, OSError.
         """
         try:
             os.link(key.path, name, src_dir_fd=self._store, dst_dir_fd=dir_fd)
         except FileNotFoundError as error:
-            raise ObjectVanished from error
+            raise Overtaken from error
         except OSError as error:
             if error.errno != errno.EMLINK:
                 raise
@@ -172,7 +175,7 @@ class Objects:
         finally:
             os.close(fd)
 
-    def _copy(self, fd: int, data: bytes | None, key: ObjectKey, path: str) -> bool:
+    def _copy(self, fd: int, data: bytes | None, key: ObjectKey, path: bytes) -> bool:
         with _new_file(self._store) as new:
             if data is not None:
                 hashing.write_all(new, data)
@@ -181,7 +184,7 @@ class Objects:
             os.fchmod(new, key.mode)
             return self._publish(new, key)
 
-    def _adopt(self, fd: int, before: os.stat_result, key: ObjectKey, path: str) -> bool:
+    def _adopt(self, fd: int, before: os.stat_result, key: ObjectKey, path: bytes) -> bool:
         """Make the file open at `fd` the object itself, if nobody else can write into it."""
         if before.st_nlink != 1 or before.st_uid != os.geteuid() or os.listxattr(fd):
             return False
@@ -269,7 +272,7 @@ def _read(fd: int, size: int) -> bytes:
     return data
 
 
-def _unchanged(fd: int, before: os.stat_result, path: str) -> None:
+def _unchanged(fd: int, before: os.stat_result, path: bytes) -> None:
     now = os.fstat(fd)
     if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         raise FileChanged(path)

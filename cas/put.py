@@ -17,7 +17,7 @@ from cas.index import Index
 from cas.layers import Layers
 from cas.layout import artifact_path, layer_path
 from cas.manifest import Digest, Kind, Manifest
-from cas.objects import Objects, ObjectVanished
+from cas.objects import Objects, Overtaken
 from cas.quoting import quoted
 from cas.scratch import Scratch, scratch
 from cas.signature import Signature
@@ -79,15 +79,14 @@ def put_tree(
     it is gone at the end. When this raises, nothing was stored, and the directory is as it was.
 
     Raises InputRefused (what cannot be stored, by path), SignatureConflict unless `replace`,
-    TreeLeftOver (stored, but not all of a moved tree removed), OSError.
+    TreeLeftOver (stored, but not all of a moved tree removed), CasError, OSError; Overtaken, when
+    it has to be called again with what is known then.
     """
     root = os.path.realpath(os.fsencode(tree))
     _refuse_root(root, storage.path)
     fd = os.open(root, OPEN_DIRECTORY)
     try:
-        while True:
-            with contextlib.suppress(ObjectVanished):
-                return _put(storage, signature, root, fd, known, move=move, replace=replace)
+        return _put(storage, signature, root, fd, known, move=move, replace=replace)
     finally:
         os.close(fd)
 
@@ -123,7 +122,7 @@ def _put(
         artifact = _artifact(signature, digest, reading)
         if not unchanged or not storage.layers.exists(digest):
             with scratch(storage.fd, "put") as work:
-                _record(storage, artifact, manifest, work)
+                _record(storage, artifact, known, manifest, work)
     except BaseException:
         undo(fd, storage.objects, reading)
         raise
@@ -134,8 +133,10 @@ def _put(
     return PutResult(artifact, reading.new_bytes, replaced=known.tree if known else None)
 
 
-def _record(storage: Storage, artifact: Artifact, manifest: Manifest, work: Scratch) -> None:
-    """Build the layer if there is none to trust, and record the artifact."""
+def _record(
+    storage: Storage, artifact: Artifact, known: Artifact | None, manifest: Manifest, work: Scratch
+) -> None:
+    """Build the layer if there is none to trust, and record the artifact in place of `known`."""
     tree = artifact.tree
     built = not _trustworthy(storage, tree)
     if built:
@@ -144,9 +145,11 @@ def _record(storage: Storage, artifact: Artifact, manifest: Manifest, work: Scra
         if built:
             storage.layers.publish(tree, work)
         elif not storage.layers.exists(tree):
-            raise ObjectVanished  # removed since it was looked at: begin again
-        _link_artifact(storage.fd, artifact, work)
+            raise Overtaken
         with storage.index.transaction() as writer:
+            if writer.get(artifact.signature) != known:
+                raise Overtaken
+            _link_artifact(storage.fd, artifact, work)
             writer.put(artifact)
 
 

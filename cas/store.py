@@ -20,9 +20,9 @@ from cas.layout import DIRECTORIES, FILES, FORMAT, layer_path
 from cas.leases import Lease, Use, live_leases
 from cas.manifest import Digest, Manifest
 from cas.mounts import mounted_uses
-from cas.objects import Objects
+from cas.objects import Objects, Overtaken
 from cas.quoting import quoted
-from cas.scratch import Scratch, scratch
+from cas.scratch import scratch
 from cas.signature import AmbiguousSignature, BadSignature, NoSuchSignature, Signature
 
 StrPath = str | bytes | os.PathLike[str]
@@ -132,8 +132,14 @@ class Store:
         if isinstance(signature, str):
             signature = Signature.parse(signature)
         storage = put.Storage(self.path, self.fd, self._index, self._objects, self._layers)
-        known = self.find(signature)
-        return put.put_tree(storage, signature, tree, known, move=move, replace=replace)
+        while True:
+            known = self.find(signature)
+            with contextlib.suppress(Overtaken):
+                done = put.put_tree(storage, signature, tree, known, move=move, replace=replace)
+                break
+        if done.replaced is not None:
+            self._discard({done.replaced})
+        return done
 
     def find(self, signature: str | Signature) -> Artifact | None:
         """Return the artifact of a whole signature, or None. Raises BadSignature, StoreDamaged."""
@@ -193,17 +199,15 @@ class Store:
 
         Raises NoSuchSignature, AmbiguousSignature, InUse (then nothing was removed), OSError.
         """
-        with scratch(self.fd, "rm") as aside:
-            with self._index.locked(exclusive=True):
-                with self._index.transaction() as writer:
-                    artifacts = tuple(dict.fromkeys(self._resolve(writer, list(names))))
-                    self._refuse_used(artifacts)
-                    for artifact in artifacts:
-                        writer.delete(artifact.signature)
-                    trees = {a.tree for a in artifacts if not writer.of_tree(a.tree)}
-                self._withdraw(artifacts, trees, aside)
-            freed = sum(self._layers.reclaim(tree, aside) for tree in trees)
-        return Removed(artifacts, freed)
+        with self._index.locked(exclusive=True):
+            with self._index.transaction() as writer:
+                artifacts = tuple(dict.fromkeys(self._resolve(writer, list(names))))
+                self._refuse_used(artifacts)
+                for artifact in artifacts:
+                    writer.delete(artifact.signature)
+            for artifact in artifacts:
+                put.unlink_artifact(self.fd, artifact.signature)
+        return Removed(artifacts, self._discard({artifact.tree for artifact in artifacts}))
 
     def uses(self) -> list[Use]:
         """Return what living processes and mounts use. Raises OSError, StoreDamaged."""
@@ -225,11 +229,16 @@ class Store:
     def _lock_path(self) -> bytes:
         return os.path.join(self.path, b"lock")
 
-    def _withdraw(self, artifacts: Iterable[Artifact], trees: set[Digest], aside: Scratch) -> None:
-        for artifact in artifacts:
-            put.unlink_artifact(self.fd, artifact.signature)
-        for tree in trees:
-            self._layers.withdraw(tree, aside)
+    def _discard(self, trees: set[Digest]) -> int:
+        """Delete those trees that no record names and nobody uses; return the bytes freed."""
+        with scratch(self.fd, "rm") as aside:
+            with self._index.locked(exclusive=True):
+                used = {tree for use in self.uses() for tree in use.trees}
+                with self._index.transaction() as reader:
+                    idle = [t for t in trees if t not in used and not reader.of_tree(t)]
+                for tree in idle:
+                    self._layers.withdraw(tree, aside)
+            return sum(self._layers.reclaim(tree, aside) for tree in idle)
 
     def _refuse_used(self, artifacts: tuple[Artifact, ...]) -> None:
         uses = self.uses()
@@ -266,6 +275,7 @@ class Store:
                     writer.put(checked)
                 else:
                     writer.delete(artifact.signature)
+                    put.unlink_artifact(self.fd, artifact.signature)
         return checked if damage is None else None
 
 

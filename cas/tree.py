@@ -69,28 +69,35 @@ class Reading:
 def read_tree(root: bytes, root_fd: int, objects: Objects, reading: Reading, *, move: bool) -> None:
     """Read the tree open at `root_fd` into `reading`, making objects of its files.
 
-    The caller undoes (`undo`) what was done when this raises: OSError, InputRefused, TooDeep.
+    The caller undoes (`undo`) what was done when this raises: CasError (what cannot be read or
+    written, by path), InputRefused, TooDeep, OSError.
     """
     _check_xattrs(os.listxattr(root_fd), root, b"")
     for node in walk(root_fd):
-        kind = _kind(node, root)
-        _note_losses(node, root, reading)
-        reading.kinds[kind] += 1
-        if kind is Kind.DIRECTORY:
-            reading.nodes[node.path] = DIRECTORY
-        elif kind is Kind.SYMLINK:
-            reading.nodes[node.path] = symlink_node(os.readlink(node.name, dir_fd=node.dir_fd))
-        else:
+        try:
+            _read_node(node, root, objects, reading, move=move)
+        except OSError as error:
             path = path_text(node.path, root)
-            done = objects.ingest(node.name, node.dir_fd, path, move=move)
-            if done.new:
-                reading.made[node.path] = done
-            reading.size += done.size
-            reading.nodes[node.path] = file_node(
-                done.key.digest, done.size, executable=done.key.executable
-            )
-        if move:
-            reading.stats[node.path] = os.stat(node.name, dir_fd=node.dir_fd, follow_symlinks=False)
+            raise CasError(f"cannot store {path}: {error.strerror}") from error
+
+
+def _read_node(node: Node, root: bytes, objects: Objects, reading: Reading, *, move: bool) -> None:
+    reading.stats[node.path] = node.stat
+    kind = _kind(node, root)
+    _note_losses(node, root, reading)
+    reading.kinds[kind] += 1
+    if kind is Kind.DIRECTORY:
+        reading.nodes[node.path] = DIRECTORY
+    elif kind is Kind.SYMLINK:
+        reading.nodes[node.path] = symlink_node(os.readlink(node.name, dir_fd=node.dir_fd))
+    else:
+        done = objects.ingest(node.name, node.dir_fd, os.path.join(root, node.path), move=move)
+        if done.new:
+            reading.made[node.path] = done
+        reading.stats[node.path] = done.stat
+        reading.size += done.size
+        executable = done.key.executable
+        reading.nodes[node.path] = file_node(done.key.digest, done.size, executable=executable)
 
 
 def undo(root_fd: int, objects: Objects, reading: Reading) -> None:

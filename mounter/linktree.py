@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 
 from cas.dirs import OPEN_DIRECTORY, DirCursor, Node, make_directory, reachable, walk
-from cas.errors import InUse
+from cas.errors import CasError, InUse
 from cas.layout import layer_path
 from cas.manifest import DIRECTORY
 from cas.quoting import quoted
@@ -28,7 +28,7 @@ def make_tree(plan: Plan, strategy: Strategy, content: Content, root_fd: int) ->
     """Make a plan's tree in the empty directory open at `root_fd`, by HARDLINK or COPY.
 
     Directories become read-only (0555), files are so already. Raises StrategyRefused if the
-    first file shows that links are impossible; what fails later raises OSError.
+    first file shows that links are impossible; what fails later raises CasError.
     """
     place = _copied if strategy is Strategy.COPY else _linked
     store = os.open(plan.store, OPEN_DIRECTORY)
@@ -48,6 +48,9 @@ def make_tree(plan: Plan, strategy: Strategy, content: Content, root_fd: int) ->
                         _place(place, source, source_fd, name, directory, first=first)
                     first = False
             _seal(content, cursor)
+    except OSError as error:
+        where, what = quoted(plan.target), error.strerror
+        raise CasError(f"cannot make {where}: {what}: {quoted(error.filename or b'')}") from error
     finally:
         os.close(store)
 

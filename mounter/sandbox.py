@@ -219,7 +219,8 @@ def _keep(
     for placed in sysroots:
         _attach(placed)
     if here is not None:
-        os.chdir(here)  # which may be below a mount point now
+        with contextlib.suppress(FileNotFoundError):
+            os.chdir(here)  # which may be below a mount point now, or hidden by it
     init = os.fork()
     if init == 0:
         _child(lambda: _init(command, mask, go, status_end), status_end)
