@@ -21,7 +21,7 @@ class MountRecord:
     `trees` are the digests of its layers, lowest first. `created` are the directories that were
     made for it, outermost first, and `mode`, `uid`, `gid` those of the target before. `staging`
     is where a linked tree was made before it was renamed to the target, else None. `boot_id`,
-    `namespace` (inode number) and `mount_id` identify a kernel mount.
+    `namespace` (inode number) and `source`, which no other mount has, identify a kernel mount.
     """
 
     target: str
@@ -34,7 +34,7 @@ class MountRecord:
     staging: str | None
     boot_id: str
     namespace: int
-    mount_id: int
+    source: str
     since_ns: int
 
 
@@ -82,15 +82,6 @@ def mount_namespace() -> int:
     return os.stat("/proc/self/ns/mnt").st_ino
 
 
-def mount_id(fd: int) -> int:
-    """Return the id of the mount that an open file is on (proc(5), fdinfo)."""
-    with open(f"/proc/self/fdinfo/{fd}") as file:
-        for line in file:
-            if line.startswith("mnt_id:"):
-                return int(line.split()[1])
-    raise OSError(f"/proc/self/fdinfo/{fd} names no mnt_id")
-
-
 def is_mounted(record: MountRecord) -> bool:
     """Tell whether the kernel mount of a record is what is at its target in this namespace."""
     try:
@@ -98,9 +89,23 @@ def is_mounted(record: MountRecord) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
-        return record.boot_id == boot_id() and mount_id(fd) == record.mount_id
+        return record.boot_id == boot_id() and _source(fd) == record.source
     finally:
         os.close(fd)
+
+
+def _source(fd: int) -> str | None:
+    """Return the source of the mount that an open file is on (proc(5), fdinfo and mountinfo).
+
+    The mount's id would not do: the kernel gives it to another mount as soon as it is free.
+    """
+    with open(f"/proc/self/fdinfo/{fd}") as file:
+        (number,) = [line.split()[1] for line in file if line.startswith("mnt_id:")]
+    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
+        for line in file:
+            if line.startswith(number + " "):
+                return line.partition(" - ")[2].split()[1]
+    return None
 
 
 def _may_live(record: MountRecord) -> bool:

@@ -228,7 +228,7 @@ def _record(
     strategy: Strategy,
     created: Sequence[bytes],
     *,
-    mount_id: int = 0,
+    source: str = "",
     staging: bytes | None = None,
 ) -> mounts.MountRecord:
     before = os.stat(plan.target)
@@ -243,18 +243,18 @@ def _record(
         staging=None if staging is None else os.fsdecode(staging),
         boot_id=boot_id(),
         namespace=mounts.mount_namespace(),
-        mount_id=mount_id,
+        source=source,
         since_ns=time.time_ns(),
     )
 
 
 def _mount_overlay(plan: Plan, created: Sequence[bytes]) -> None:
-    made = make_overlay(plan)
+    source = f"cas-{os.urandom(8).hex()}"
+    made = make_overlay(plan, source)
     try:
         target = os.open(plan.target, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            # A detached mount has its id already; so the record can come before the mount.
-            record = _record(plan, Strategy.OVERLAY, created, mount_id=mounts.mount_id(made))
+            record = _record(plan, Strategy.OVERLAY, created, source=source)
             mounts.write_record(plan.store, record)
             syscalls.move_mount(made, target, plan.target)
         except PermissionError as error:

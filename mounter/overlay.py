@@ -16,8 +16,10 @@ _LONGEST_STRING = 255  # that fsconfig(2) takes, see vfs_parse_fs_string in fs/f
 _ATTRIBUTES = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 
 
-def make_overlay(plan: Plan) -> int:
+def make_overlay(plan: Plan, source: str = "cas") -> int:
     """Make a plan's overlay mount, attached nowhere yet; return its descriptor.
+
+    `source` is what mount(8) shows as the mount's source.
 
     Layers go to the kernel one by one (`lowerdir+`, Linux 6.5), so their paths need no escapes
     and no room in the one page of options that mount(2) takes.
@@ -33,7 +35,7 @@ def make_overlay(plan: Plan) -> int:
     except OSError as error:
         raise StrategyRefused(_reason(error)) from error
     try:
-        _set(fd, b"source", b"cas")
+        _set(fd, b"source", source.encode())
         for layer in plan.overlay_layers():
             _add_layer(fd, layer)
         syscalls.fsconfig(fd, syscalls.FSCONFIG_SET_FLAG, b"ro")
