@@ -101,3 +101,9 @@ def leftover_mounts(directory: Path) -> list[str]:
     with open("/proc/self/mountinfo") as file:
         points = [line.split()[4].encode().decode("unicode_escape") for line in file]
     return sorted((p for p in points if p.startswith(f"{directory}/")), reverse=True)
+
+
+def objects_of(store: Path | bytes) -> list[bytes]:
+    """Return the paths of all objects in a store."""
+    base = os.path.join(os.fsencode(store), b"objects")
+    return [os.path.join(path, name) for path, _, files in os.walk(base) for name in files]
