@@ -112,7 +112,7 @@ class Index:
         self._lock = lock
         with self.locked(exclusive=create), self._faults():
             self._env = lmdb.open(
-                os.fsdecode(path),
+                path,
                 map_size=_MAP_SIZE,
                 max_dbs=len(_DATABASES),
                 readonly=not os.access(path, os.W_OK),

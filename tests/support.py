@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import stat
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mounter
 from cas.digest import of_bytes
+from cas.store import Composition, Store
 
 CAS = os.path.join(os.path.dirname(sys.executable), "cas")
 ROOT = os.geteuid() == 0
@@ -89,8 +92,6 @@ def snapshot(root: Path | bytes | str) -> Tree:
 
 def sound(store: Path) -> None:
     """Assert that every artifact of a store is whole, and that nothing partial lies about."""
-    from cas.store import Store
-
     with Store(store) as opened:
         assert list(opened.problems(contents=True)) == []
     assert os.listdir(store / "tmp") == []
@@ -107,3 +108,21 @@ def objects_of(store: Path | bytes) -> list[bytes]:
     """Return the paths of all objects in a store."""
     base = os.path.join(os.fsencode(store), b"objects")
     return [os.path.join(path, name) for path, _, files in os.walk(base) for name in files]
+
+
+def seen_in_run(composition: Composition, place: Path) -> Tree:
+    """Read a composition as a command in `mounter.run` sees it: by overlay, for any user."""
+    code = (
+        "import pickle, sys; from tests.support import snapshot\n"
+        "pickle.dump(snapshot(sys.argv[1]), open(sys.argv[2], 'wb'))"
+    )
+    notes: list[str] = []
+    place.mkdir(exist_ok=True)
+    project = Path(__file__).parent.parent
+    command: list[str | Path] = [sys.executable, "-c", code, place / "target", place / "result"]
+    command[:0] = ["env", f"PYTHONPATH={project}"]
+    assert mounter.run(command, {place / "target": composition}, notes.append) == 0
+    assert notes == []
+    with (place / "result").open("rb") as file:
+        found: Tree = pickle.load(file)
+    return found

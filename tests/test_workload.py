@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pytest
 
 import mounter
 from cas.store import Composition, Store
-from tests.support import ROOT, Tree, snapshot
+from tests.support import ROOT, Tree, seen_in_run, snapshot
 
 PROJECT = Path(__file__).parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -93,27 +92,10 @@ def unpacked(place: Path, packages: list[Path]) -> Tree:
     return found
 
 
-def _seen_in_run(composition: Composition, place: Path) -> Tree:
-    """Read the composition as a command in `cas run` sees it, by overlay for any user."""
-    code = (
-        "import pickle, sys; from tests.support import snapshot\n"
-        "pickle.dump(snapshot(sys.argv[1]), open(sys.argv[2], 'wb'))"
-    )
-    notes: list[str] = []
-    target, result = place / "seen", place / "seen.pickle"
-    command: list[str | Path] = [sys.executable, "-c", code, target, result]
-    command[:0] = ["env", f"PYTHONPATH={PROJECT}"]
-    assert mounter.run(command, {target: composition}, notes.append) == 0
-    assert notes == []
-    with result.open("rb") as file:
-        found: Tree = pickle.load(file)
-    return found
-
-
 def test_overlay_of_all_packages_is_what_unpacking_them_gives(
     composition: Composition, unpacked: Tree, place: Path
 ) -> None:
-    assert _seen_in_run(composition, place) == unpacked
+    assert seen_in_run(composition, place) == unpacked
 
 
 @pytest.mark.skipif(not ROOT, reason="only root may mount outside of a sandbox")
