@@ -40,7 +40,9 @@ def doctor_command(ctx: click.Context, as_json: bool) -> None:
 
 
 def _writable(store: bytes) -> bytes:
-    """Return the store, or where there is none the directory above that it would be made in."""
+    """Return the store's `tmp`, or where there is none the directory that it would be made in."""
+    if os.path.isdir(os.path.join(store, b"tmp")):
+        return os.path.join(store, b"tmp")
     while not os.path.isdir(store):
         store = os.path.dirname(store)
     return store

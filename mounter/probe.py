@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from cas.dirs import opened
+from cas.dirs import opened, remove_tree
 from cas.layout import EMPTY
-from cas.scratch import scratch
 from mounter import syscalls
 from mounter.overlay import make_overlay
 from mounter.plan import Plan, StrategyRefused
@@ -34,21 +32,25 @@ def probe(directory: bytes) -> Iterator[Finding]:
 
     Nothing is left behind. Takes about a second, for the links. Raises OSError.
     """
+    own_mounts = syscalls.CLONE_NEWNS
     namespaces = syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS
     yield _tried("user namespaces", lambda: syscalls.unshare(namespaces))
     yield _tried("new mount API", _fsopen)
-    with opened(directory) as fd:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(b"tmp", dir_fd=fd)
-        with scratch(fd, "probe") as work:
-            os.mkdir(b"empty", dir_fd=work.fd)
-            for name in EMPTY:
-                os.mkdir(name, dir_fd=work.fd)
-            plan = Plan(os.path.join(directory, work.path), (), b"")
-            yield _tried("overlay with privileges", lambda: _overlay(plan, syscalls.CLONE_NEWNS))
-            yield _tried("overlay in a user namespace", lambda: _overlay(plan, namespaces))
-            yield _reflink(work.fd)
-            yield _links(work.fd)
+    name = f"probe-{os.getpid()}-{os.urandom(8).hex()}".encode()
+    with opened(directory) as parent:
+        os.mkdir(name, dir_fd=parent)
+        try:
+            with opened(name, parent) as fd:
+                os.mkdir(b"empty", dir_fd=fd)
+                for empty in EMPTY:
+                    os.mkdir(empty, dir_fd=fd)
+                plan = Plan(os.path.join(directory, name), (), b"")
+                yield _tried("overlay with privileges", lambda: _overlay(plan, own_mounts))
+                yield _tried("overlay in a user namespace", lambda: _overlay(plan, namespaces))
+                yield _reflink(fd)
+                yield _links(fd)
+        finally:
+            remove_tree(name, parent)
 
 
 def _tried(name: str, attempt: Callable[[], None]) -> Finding:

@@ -248,7 +248,7 @@ def _killed(cas: Cas, *arguments: str, call: str, number: int) -> bool:
     return done.returncode != 0
 
 
-_CALLS = [
+_CALLS = (
     "rename,renameat,renameat2",
     "move_mount",
     "umount2",
@@ -257,7 +257,7 @@ _CALLS = [
     "mkdir,mkdirat",
     "symlink,symlinkat",
     "fchmod,fchmodat",
-]
+)
 
 
 def _gone(cas: Cas, work: Path) -> None:
