@@ -8,6 +8,7 @@ import pickle
 import stat
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class Cas:
         return json.loads(self(command, "--json", *rest, code=code).stdout)
 
 
-def make(root: Path, files: dict[str, str | None]) -> Path:
+def make(root: Path, files: Mapping[str, str | None]) -> Path:
     """Make a tree: a path that ends in "/" is a directory, in "*" an executable file, in "@" a
     symbolic link to the value; others are files with the value as content."""
     root.mkdir(parents=True, exist_ok=True)
