@@ -8,8 +8,8 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
 
+from cas.closing import Closing
 from cas.errors import CasError
 from cas.quoting import quoted
 
@@ -91,7 +91,7 @@ def _open_child(fd: int, name: bytes, path: bytes) -> int:
         raise
 
 
-class DirCursor:
+class DirCursor(Closing):
     """Gives descriptors of the directories below a root; cheap when asked in sorted order.
 
     The root descriptor is borrowed. The descriptors given stay open only until the next call.
@@ -122,22 +122,15 @@ class DirCursor:
         self._path = path
         return self._fds[-1]
 
+    def close(self) -> None:
+        """Close all descriptors but that of the root."""
+        self._up_to(0)
+
     def _up_to(self, depth: int) -> None:
         while len(self._names) > depth:
             self._names.pop()
             os.close(self._fds.pop())
         self._path = b"/".join(self._names)
-
-    def __enter__(self) -> DirCursor:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self._up_to(0)
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 
+from cas.closing import Closing
 from cas.manifest import Digest
 
 
@@ -26,7 +26,7 @@ class Use:
     what: str
 
 
-class Lease:
+class Lease(Closing):
     """A held lease. Owns its descriptor `fd`, which a forked child keeps, an exec'ed one not."""
 
     def __init__(self, store: bytes, trees: Iterable[Digest]) -> None:
@@ -48,17 +48,6 @@ class Lease:
                 os.unlink(self._path)
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> Lease:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def live_leases(store: bytes) -> Iterator[Use]:

@@ -6,11 +6,11 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from types import TracebackType
 
 from cas import put
 from cas.artifact import Artifact
 from cas.boot import boot_id
+from cas.closing import Closing
 from cas.compose import distinct
 from cas.dirs import OPEN_DIRECTORY
 from cas.errors import CasError, InputRefused, InUse, StoreDamaged
@@ -42,7 +42,7 @@ class StoreTooNew(StoreDamaged):
 
 
 @dataclass(frozen=True, slots=True)
-class Composition:
+class Composition(Closing):
     """Artifacts to be seen as one tree, a later one over the earlier ones.
 
     Owns a lease: nothing of it is collected until it is closed. `store` is the store's path.
@@ -61,17 +61,6 @@ class Composition:
         """End the lease."""
         self.lease.close()
 
-    def __enter__(self) -> Composition:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 @dataclass(frozen=True, slots=True)
 class Removed:
@@ -81,7 +70,7 @@ class Removed:
     freed: int
 
 
-class Store:
+class Store(Closing):
     """An open store. Use it as a context manager, or close it; not across fork(2)."""
 
     def __init__(self, path: StrPath, *, create: bool = False) -> None:
@@ -108,17 +97,6 @@ class Store:
         """Close the store."""
         self._index.close()
         os.close(self.fd)
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def put(
         self,
