@@ -63,7 +63,7 @@ def run_sandboxed(command: Sequence[bytes], sysroots: Sequence[Placed]) -> int:
         status, status_end = os.pipe()
         go, go_end = os.pipe()
         caller = os.getpid()
-        keeper = os.fork()
+        keeper = _fork()
         if keeper == 0:
             os.close(status)
             os.close(go_end)
@@ -84,7 +84,7 @@ def run_plainly(command: Sequence[bytes]) -> int:
     """Run a command without namespaces; otherwise like `run_sandboxed`."""
     with _BlockedSignals() as mask:
         caller = os.getpid()
-        child = os.fork()
+        child = _fork()
         if child == 0:
             _child(lambda: _execute(command, mask, caller), -1)
         return supervise(child, forward_to=child)
@@ -132,6 +132,14 @@ class _BlockedSignals:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
 
+def _fork() -> int:
+    """fork(2), with nothing buffered that both processes would write."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    return os.fork()
+
+
 def _child(work: Callable[[], int], status_end: int) -> NoReturn:
     """Do the work of a forked child, which must never return into its parent's code."""
     code = 1
@@ -144,7 +152,6 @@ def _child(work: Callable[[], int], status_end: int) -> NoReturn:
     except (CasError, OSError) as error:
         _report(status_end, "error", str(error))
     finally:
-        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 

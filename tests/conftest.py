@@ -34,7 +34,8 @@ def pytest_report_header() -> list[str]:
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the user's own store and settings out of the tests."""
-    monkeypatch.delenv("CAS_STORE", raising=False)
+    for name in ("CAS_STORE", "PYTHONUNBUFFERED"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     scripts = sysconfig.get_path("scripts")
     monkeypatch.setenv("PATH", f"{scripts}:{os.environ['PATH']}")
