@@ -18,7 +18,7 @@ from mounter.probe import Finding, probe
 @store_option
 @click.pass_context
 def doctor_command(ctx: click.Context, as_json: bool) -> None:
-    """Try what this machine can do, and say why not; look at the store.
+    """Try what this machine can do, and look at the store.
 
     \b
     cas doctor

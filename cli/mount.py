@@ -39,7 +39,7 @@ def mount_command(
     strategy: str,
     as_json: bool,
 ) -> None:
-    """Make the composition of IDs appear at TARGET, read-only.
+    """Make a composition appear at TARGET, read-only.
 
     A later ID wins over an earlier one; those of --from come before those given here. TARGET is
     made if it is missing, and must be empty otherwise. Prints the strategy that was used, and
@@ -72,7 +72,9 @@ def mount_command(
 @store_option
 @click.pass_context
 def umount_command(ctx: click.Context, target: str) -> None:
-    """Take away what `cas mount` made at TARGET, and the directory if it made that too.
+    """Take away what `cas mount` made at TARGET.
+
+    The directory goes too, if `cas mount` made it. What it did not make is never deleted.
 
     \b
     cas umount build/recipe-sysroot

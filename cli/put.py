@@ -18,7 +18,7 @@ from cli.options import emit, json_option, open_store, store_option
 def put_command(
     ctx: click.Context, signature: str, tree: str, move: bool, replace: bool, as_json: bool
 ) -> None:
-    """Store the directory TREE under the task signature ID.
+    """Store the directory TREE under the ID of its task.
 
     \b
     cas put zlib:core2-64:do_populate_sysroot:9f2c41d0 build/zlib/sysroot
@@ -54,7 +54,9 @@ def put_command(
 @store_option
 @click.pass_context
 def rm_command(ctx: click.Context, ids: tuple[str, ...], as_json: bool) -> None:
-    """Forget artifacts; space that nothing else uses returns at once.
+    """Forget artifacts.
+
+    The space that nothing else uses returns at once. What is in use is not removed.
 
     \b
     cas rm zlib:9f2c

@@ -37,7 +37,9 @@ def run_command(
     sysroot_files: tuple[str, ...],
     command: tuple[str, ...],
 ) -> None:
-    """Run CMD with sysroots that only it sees, and that are gone when it ends.
+    """Run CMD with sysroots that only it sees.
+
+    They are gone when it ends.
 
     CMD gets a user, mount and PID namespace of its own; this needs no privileges. The exit code
     is that of CMD; 125 if cas itself failed, 126 if CMD cannot be executed, 127 if it is not

@@ -21,7 +21,9 @@ from cli.options import emit, json_option, open_store, store_option, table, text
 @store_option
 @click.pass_context
 def has_command(ctx: click.Context, ids: tuple[str, ...], as_json: bool) -> None:
-    """Exit with 0 if all IDs are there, else with 3, and print the missing ones.
+    """Tell whether all IDs are there.
+
+    Exits with 0 if they are, else with 3, and prints the missing ones.
 
     \b
     cas has zlib:core2-64:do_populate_sysroot:9f2c41d0
@@ -43,7 +45,9 @@ def has_command(ctx: click.Context, ids: tuple[str, ...], as_json: bool) -> None
 @store_option
 @click.pass_context
 def ls_command(ctx: click.Context, pattern: str, as_json: bool) -> None:
-    """List artifacts, or those whose recipe or ID matches PATTERN (as in a shell).
+    """List artifacts.
+
+    With PATTERN those whose recipe or whole ID it matches, as in a shell.
 
     \b
     cas ls 'lib*'
@@ -81,7 +85,9 @@ def ls_command(ctx: click.Context, pattern: str, as_json: bool) -> None:
 @store_option
 @click.pass_context
 def show_command(ctx: click.Context, id_: str, as_json: bool) -> None:
-    """Print the record of one artifact, and where its tree can be looked at.
+    """Print the record of one artifact.
+
+    It says also where its tree can be looked at.
 
     \b
     cas show zlib
@@ -107,7 +113,9 @@ def show_command(ctx: click.Context, id_: str, as_json: bool) -> None:
 @store_option
 @click.pass_context
 def files_command(ctx: click.Context, id_: str, as_json: bool) -> None:
-    """List what an artifact consists of: kind, executable bit, size, digest, path.
+    """List what an artifact consists of.
+
+    An entry a line: kind, executable bit, size, digest, path, target.
 
     \b
     cas files zlib
