@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from cas.errors import CasError, ExitCode
+from cas.quoting import quoted
 
 _FIELD = re.compile(r"[A-Za-z0-9._+-]+")
 _HASH = re.compile(r"[0-9A-Za-z]{8,128}")
@@ -33,7 +34,7 @@ class NoSuchSignature(CasError):
 
     def __init__(self, missing: list[str], store: str) -> None:
         self.missing = missing
-        names = ", ".join(missing[:10]) + (", …" if len(missing) > 10 else "")
+        names = ", ".join(map(quoted, missing[:10])) + (", …" if len(missing) > 10 else "")
         super().__init__(
             f"no such signature in {store}: {names}", hint="`cas ls` shows what is there"
         )

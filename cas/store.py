@@ -79,9 +79,15 @@ class Store(Closing):
         Raises NoStore, StoreTooNew, StoreDamaged, InputRefused, OSError.
         """
         self.path = os.path.realpath(os.fsencode(path))
-        if not os.path.exists(os.path.join(self.path, b"format")):
+        try:
+            os.stat(os.path.join(self.path, b"format"))
+        except NotADirectoryError as error:
+            where = quoted(self.path)
+            hint = "give the store's directory"
+            raise InputRefused(f"{where} is not a directory", hint=hint) from error
+        except FileNotFoundError:
             if not create:
-                raise NoStore(self.path)
+                raise NoStore(self.path) from None
             _create(self.path)
         _check_format(self.path)
         self.fd = os.open(self.path, OPEN_DIRECTORY)

@@ -141,7 +141,8 @@ def consume(root: bytes, root_fd: int, reading: Reading) -> None:
         os.rmdir(root)
         return
     if not left:
-        left = [path_text(os.fsencode(name), root) for name in os.listdir(root_fd)]
+        new = [path_text(os.fsencode(name), root) for name in os.listdir(root_fd)]
+        left = new or [f"the directory itself, {quoted(root)}"]
     raise TreeLeftOver(
         f"{quoted(root)} was stored, but not all of it could be removed: {', '.join(left[:5])}",
         hint="look at what is left, and delete it by hand",

@@ -72,10 +72,9 @@ def main() -> None:
     """Run the command line and exit with its code."""
     try:
         code = cas.main(prog_name="cas", standalone_mode=False)
-        sys.stdout.flush()
-    except click.exceptions.Abort:
-        code = 130
-    except KeyboardInterrupt:
+        if sys.stdout is not None:  # as it is when a caller has closed it
+            sys.stdout.flush()
+    except (click.exceptions.Abort, KeyboardInterrupt):
         code = 130
     except BrokenPipeError:
         # Nobody reads what is printed; the interpreter would complain when it flushes at exit.

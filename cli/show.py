@@ -12,7 +12,7 @@ from cas.artifact import Artifact
 from cas.manifest import Entry, Kind
 from cas.signature import Signature
 from cas.store import NoStore, Store
-from cli.options import emit, json_option, open_store, store_option, table, text_of
+from cli.options import emit, json_option, note, open_store, store_option, table, text_of
 
 
 @click.command("has")
@@ -54,7 +54,8 @@ def ls_command(ctx: click.Context, pattern: str, as_json: bool) -> None:
     """
     try:
         everything = open_store(ctx).artifacts()
-    except NoStore:
+    except NoStore as error:
+        note(error.message)
         everything = []
     found = [
         artifact

@@ -132,6 +132,26 @@ def test_directory_of_somebody_else_does_not_become_a_store(cas: Cas, tree: Path
     assert os.listdir(cas.store) == ["thesis.tex"]
 
 
+def test_file_is_no_store_and_a_missing_one_is_said_to_be(cas: Cas, work: Path) -> None:
+    (work / "file").touch()
+
+    assert "not a directory" in cas("--store", work / "file", "ls", code=8).stderr
+    assert f"there is no store at {cas.store}" in cas("ls").stderr
+
+
+def test_closed_standard_output_is_no_crash(cas: Cas, tree: Path) -> None:
+    cas("put", ZLIB, tree)
+
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" --store "$1" ls >&-', CAS, cas.store],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stderr == ""
+
+
 def test_errors_are_sentences_on_standard_error_alone(cas: Cas, tree: Path) -> None:
     cas("put", ZLIB, tree)
     for arguments, code in (
