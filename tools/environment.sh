@@ -39,7 +39,8 @@ make_environment() {
     if [ "$made" != "$made_for $1" ] && [ "$made" != "$made_for [test]" ]; then
         say "Setting up .venv with $("$python" -V)"
         if ! "$python" -c 'import ensurepip' 2>/dev/null; then
-            need_packages python3-venv || return 1
+            version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+            need_packages "python$version-venv" || return 1
         fi
         "$python" -m venv --clear .venv
         .venv/bin/python -m pip --disable-pip-version-check install -q -e ".$1" >&2 || return 1
