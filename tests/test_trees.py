@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cas.dirs import OPEN_DIRECTORY, DirCursor, walk
+from cas.dirs import OPEN_DIRECTORY, DirCursor, opened, walk
 from cas.errors import CasError, InputRefused
 from cas.store import Store
 from tests.support import CAS, ROOT, Cas, make, objects_of, snapshot
@@ -127,9 +127,8 @@ def test_what_a_sysroot_cannot_hold_is_refused_by_path(cas: Cas, work: Path, wha
     if what == "fifo":
         os.mkfifo(odd)
     elif what == "socket":
-        with socket.socket(socket.AF_UNIX) as server:
-            os.chdir(odd.parent)
-            server.bind("thing")
+        with socket.socket(socket.AF_UNIX) as server, opened(os.fsencode(odd.parent)) as fd:
+            server.bind(f"/proc/self/fd/{fd}/thing")  # the path itself is too long for bind(2)
     elif what == "device":
         if not ROOT:
             pytest.skip("only root makes devices")
