@@ -15,32 +15,38 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cas.artifact import Artifact, Dropped
+    from cas.composition import Composition
+    from cas.conflicts import Conflict, ConflictPolicy, ConflictRefused
     from cas.errors import CasError, ExitCode
+    from cas.format import NoStore, StoreTooNew
     from cas.manifest import Digest, Entry, Kind, Manifest
     from cas.put import PutResult, SignatureConflict
     from cas.signature import AmbiguousSignature, BadSignature, NoSuchSignature, Signature
-    from cas.store import Composition, NoStore, Removed, Store, StoreTooNew
+    from cas.store import Removed, Store
 
 _HOME = {
     "AmbiguousSignature": "signature",
     "Artifact": "artifact",
     "BadSignature": "signature",
     "CasError": "errors",
-    "Composition": "store",
+    "Composition": "composition",
+    "Conflict": "conflicts",
+    "ConflictPolicy": "conflicts",
+    "ConflictRefused": "conflicts",
     "Digest": "manifest",
     "Dropped": "artifact",
     "Entry": "manifest",
     "ExitCode": "errors",
     "Kind": "manifest",
     "Manifest": "manifest",
-    "NoStore": "store",
+    "NoStore": "format",
     "NoSuchSignature": "signature",
     "PutResult": "put",
     "Removed": "store",
     "Signature": "signature",
     "SignatureConflict": "put",
     "Store": "store",
-    "StoreTooNew": "store",
+    "StoreTooNew": "format",
 }
 
 __all__ = [
@@ -49,6 +55,9 @@ __all__ = [
     "BadSignature",
     "CasError",
     "Composition",
+    "Conflict",
+    "ConflictPolicy",
+    "ConflictRefused",
     "Digest",
     "Dropped",
     "Entry",

@@ -2,31 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from cas.manifest import DIRECTORY, Digest, Manifest
+from cas.signature import BadSignature
+
+_PRIORITY = re.compile(r"-?[0-9]{1,9}")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for: a signature or abbreviation, and its priority."""
+
+    name: str
+    priority: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Wanted:
+        """Read `ID` or `ID@PRIORITY`. Raises BadSignature."""
+        name, at, priority = text.partition("@")
+        if not at:
+            return cls(name)
+        if not _PRIORITY.fullmatch(priority):
+            raise BadSignature(text, f"the priority {priority!r} is no whole number")
+        return cls(name, int(priority))
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.priority}" if self.priority else self.name
+
+
+def in_order(names: Iterable[str]) -> list[Wanted]:
+    """Return what is asked for, lowest first: by priority, those of equal priority as given.
+
+    Raises BadSignature.
+    """
+    return sorted(map(Wanted.parse, names), key=lambda wanted: wanted.priority)
 
 
 def union(manifests: Iterable[Manifest]) -> dict[bytes, tuple[bytes, int]]:
     """Lay manifests over each other, a later one over the earlier ones.
 
-    Returns for each path of the result, sorted, its node and the number of the manifest that
-    brought it. Directories merge; anything else hides what is below it at that path, a
+    Returns for each path of the result, sorted, its node and the number of the last manifest
+    that brought it. Directories merge; anything else hides what is below it at that path, a
     directory with all its content included. That is what overlayfs does, and what copying one
     tree over the other would do.
     """
-    merged: dict[bytes, tuple[bytes, int]] = {}
+    nodes: dict[bytes, bytes] = {}
+    numbers: dict[bytes, int] = {}
     for number, manifest in enumerate(manifests):
-        for path, node in manifest.nodes.items():
-            below = merged.get(path)
-            if below is not None and below[0] == DIRECTORY:
-                if node == DIRECTORY:
-                    continue
-                inside = path + b"/"
-                for hidden in [other for other in merged if other.startswith(inside)]:
-                    del merged[hidden]
-            merged[path] = (node, number)
-    return dict(sorted(merged.items()))
+        for path in nodes.keys() & manifest.nodes.keys():
+            if nodes[path] == DIRECTORY != manifest.nodes[path]:
+                remove_below(path, nodes)
+        nodes.update(manifest.nodes)
+        numbers.update(dict.fromkeys(manifest.nodes, number))
+    return {path: (nodes[path], numbers[path]) for path in sorted(nodes)}
+
+
+def remove_below(directory: bytes, nodes: dict[bytes, bytes]) -> None:
+    """Forget all that is in a directory."""
+    inside = directory + b"/"
+    for path in [path for path in nodes if path.startswith(inside)]:
+        del nodes[path]
+
+
+def holders(path: bytes, manifests: Sequence[Manifest]) -> list[tuple[int, bytes]]:
+    """Return who brings a path, lowest first: the number of each manifest, and its node."""
+    return [
+        (number, manifest.nodes[path])
+        for number, manifest in enumerate(manifests)
+        if path in manifest.nodes
+    ]
 
 
 def distinct(trees: Iterable[Digest]) -> tuple[Digest, ...]:

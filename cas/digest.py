@@ -41,7 +41,7 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
 
 
 def verified_manifest(data: bytes, tree: Digest) -> Manifest:
-    """Decode the canonical bytes of the manifest of `tree`. Raises BadManifest."""
+    """Decode the canonical bytes of the manifest of a stored `tree`. Raises BadManifest."""
     if of_bytes(data) != tree:
         raise BadManifest(f"its bytes are not those of tree {tree}")
-    return Manifest.decode(data)
+    return Manifest.of_own(data)

@@ -104,18 +104,20 @@ class Writer(Reader):
 class Index:
     """The index in the directory `path`, under the lock file `lock` (both absolute).
 
-    Must not be used in a child that was forked while it was open.
+    `writable` tells whether this process may write to it. Must not be used in a child that was
+    forked while it was open.
     """
 
     def __init__(self, path: bytes, lock: bytes, *, create: bool = False) -> None:
         self._path = path
         self._lock = lock
+        self.writable = os.access(path, os.W_OK)
         with self.locked(exclusive=create), self._faults():
             self._env = lmdb.open(
                 path,
                 map_size=_MAP_SIZE,
                 max_dbs=len(_DATABASES),
-                readonly=not os.access(path, os.W_OK),
+                readonly=not self.writable,
                 create=create,
                 lock=False,
                 metasync=False,

@@ -14,6 +14,7 @@ DIRECTORIES = (
     "empty/1",
     "empty/2",
     "index",
+    "known",
     "layers",
     "leases",
     "manifests",
@@ -24,6 +25,8 @@ DIRECTORIES = (
 FILES = ("format", "lock")
 EMPTY = (b"empty/1", b"empty/2")
 """Two empty directories, for compositions of less than the two layers that overlayfs needs."""
+MOST_LAYERS = 500
+"""What overlayfs takes at most (OVL_MAX_STACK of the kernel)."""
 
 
 def layer_path(tree: Digest) -> bytes:

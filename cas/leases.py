@@ -7,15 +7,17 @@ with the last process that has the descriptor, however that process ends.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from cas.closing import Closing
-from cas.manifest import Digest
+from cas.errors import CasError, StoreDamaged
+from cas.quoting import quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +28,83 @@ class Use:
     what: str
 
 
-class Lease(Closing):
-    """A held lease. Owns its descriptor `fd`, which a forked child keeps, an exec'ed one not."""
+@dataclass(frozen=True, slots=True)
+class LeaseRecord:
+    """What a lease says: `trees` are used since `since_ns` by process `pid` of user `uid`.
 
-    def __init__(self, store: bytes, trees: Iterable[Digest]) -> None:
-        """Take a lease on `trees` in the store at the absolute path `store`. Raises OSError."""
-        name = f"{os.getpid()}-{os.urandom(8).hex()}".encode()
-        self._path = os.path.join(store, b"leases", name)
-        unfinished = os.path.join(store, b"tmp", b"lease-" + name)
+    `artifacts` are the pairs of signature and tree of its composition, lowest first; `purpose`
+    is text for a person. The process id is that in the process's own PID namespace.
+    """
+
+    trees: list[str]
+    artifacts: list[list[str]]
+    purpose: str
+    pid: int
+    uid: int
+    since_ns: int
+
+
+class NoLease(CasError):
+    """A store may not be written by this user, so that nothing of it can be held in use."""
+
+    def __init__(self, store: bytes) -> None:
+        super().__init__(
+            f"this user may not write to the store {quoted(store)}, where it has to say that it "
+            "uses something, lest it be removed",
+            hint="let the user write to it, or use another store",
+        )
+
+
+class Lease(Closing):
+    """A held lease. Owns its descriptor `fd`, which a forked child keeps, an exec'ed one not.
+
+    `name` is unique. `fd` is -1 when it was closed, and from the beginning if the store is on a
+    read-only file system, where nobody can remove anything.
+    """
+
+    def __init__(
+        self,
+        store: bytes,
+        trees: Iterable[str],
+        artifacts: Iterable[tuple[str, str]] = (),
+        purpose: str = "",
+    ) -> None:
+        """Take a lease on `trees` in the store at the absolute path `store`.
+
+        Raises NoLease, OSError.
+
+        What it says besides is for those who ask; see LeaseRecord.
+        """
+        self.name = f"{os.getpid()}-{os.urandom(8).hex()}"
+        self.fd = -1
+        self._path = os.path.join(store, b"leases", self.name.encode())
+        unfinished = os.path.join(store, b"tmp", b"lease-" + self.name.encode())
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self.fd = os.open(unfinished, flags, 0o644)
-        fcntl.flock(self.fd, fcntl.LOCK_EX)
-        lease = {"trees": list(trees), "pid": os.getpid(), "since": time.time_ns()}
-        os.write(self.fd, json.dumps(lease).encode())
-        os.rename(unfinished, self._path)
+        record = LeaseRecord(
+            trees=sorted(trees),
+            artifacts=list(map(list, artifacts)),
+            purpose=purpose,
+            pid=os.getpid(),
+            uid=os.geteuid(),
+            since_ns=time.time_ns(),
+        )
+        try:
+            self.fd = os.open(unfinished, flags, 0o644)
+        except OSError as error:
+            if error.errno == errno.EROFS:
+                return
+            if error.errno == errno.EACCES:
+                raise NoLease(store) from error
+            raise
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX)
+            with open(self.fd, "w", closefd=False) as file:
+                json.dump(asdict(record), file)
+            os.rename(unfinished, self._path)
+        except BaseException:
+            os.unlink(unfinished)
+            os.close(self.fd)
+            raise
 
     def close(self) -> None:
         """End the lease. Does nothing the second time."""
@@ -50,20 +115,36 @@ class Lease(Closing):
             self.fd = -1
 
 
-def live_leases(store: bytes) -> Iterator[Use]:
+def read_lease(store: bytes, name: str) -> LeaseRecord | None:
+    """Return what a lease says, if it is held. Raises OSError, StoreDamaged."""
+    path = os.path.join(store, b"leases", os.fsencode(name))
+    try:
+        with open(path, "rb") as file:
+            if not _held(file.fileno()):
+                return None
+            return LeaseRecord(**json.load(file))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise StoreDamaged(f"the lease {quoted(path)} makes no sense: {error}") from error
+
+
+def held_leases(store: bytes) -> Iterator[LeaseRecord]:
     """Yield the leases that somebody holds; delete those whose holders are dead."""
     directory = os.path.join(store, b"leases")
     for name in os.listdir(directory):
-        path = os.path.join(directory, name)
-        try:
-            with open(path, "rb") as file:
-                if _held(file.fileno()):
-                    lease = json.load(file)
-                    yield Use(frozenset(lease["trees"]), f"process {lease['pid']}")
-                else:
-                    os.unlink(path)
-        except FileNotFoundError:
+        record = read_lease(store, os.fsdecode(name))
+        if record is not None:
+            yield record
             continue
+        with contextlib.suppress(OSError):  # left to somebody who may write there
+            os.unlink(os.path.join(directory, name))
+
+
+def live_leases(store: bytes) -> Iterator[Use]:
+    """Yield what those use who hold a lease. Raises OSError, StoreDamaged."""
+    for lease in held_leases(store):
+        yield Use(frozenset(lease.trees), f"process {lease.pid}")
 
 
 def _held(fd: int) -> bool:

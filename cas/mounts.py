@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from cas.boot import boot_id
-from cas.errors import StoreDamaged
+from cas.errors import InUse, StoreDamaged
 from cas.leases import Use
 from cas.quoting import quoted
 
@@ -18,14 +22,18 @@ from cas.quoting import quoted
 class MountRecord:
     """A composition was mounted, or was about to be, at the absolute path `target`.
 
-    `trees` are the digests of its layers, lowest first. `created` are the directories that were
-    made for it, outermost first, and `mode`, `uid`, `gid` those of the target before. `staging`
-    is where a linked tree was made before it was renamed to the target, else None. `boot_id`,
-    `namespace` (inode number) and `source`, which no other mount has, identify a kernel mount.
+    `plan` is what was carried out, as `mounter.Plan.encode` gives it, and `trees` are all that it
+    uses. `created` are the directories that were made for it, outermost first, and `mode`, `uid`,
+    `gid` those of the target before. `staging` is where a linked tree was made before it was
+    renamed to the target, else None. `boot_id`, `namespace` (inode number) and `sources`, which
+    no other mount has, identify a kernel mount: while it is being exchanged there are two.
+    `next_plan` is what a linked tree is being exchanged for, else None. `by_uid` and `by_pid` say
+    who made it.
     """
 
     target: str
     strategy: str
+    plan: dict[str, Any]
     trees: list[str]
     created: list[str]
     mode: int
@@ -34,8 +42,11 @@ class MountRecord:
     staging: str | None
     boot_id: str
     namespace: int
-    source: str
+    sources: list[str]
     since_ns: int
+    by_uid: int
+    by_pid: int
+    next_plan: dict[str, Any] | None = None
 
 
 def record_path(store: bytes, target: bytes) -> bytes:
@@ -61,19 +72,70 @@ def read_record(store: bytes, target: bytes) -> MountRecord | None:
 
 def remove_record(store: bytes, target: bytes) -> None:
     """Forget the record for `target`, if there is one. Raises OSError."""
-    with contextlib.suppress(FileNotFoundError):
+    try:
         os.unlink(record_path(store, target))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno != errno.EROFS:  # where there are none
+            raise
+
+
+@contextlib.contextmanager
+def sole_changer(store: bytes, target: bytes) -> Iterator[None]:
+    """Keep others from changing the record for `target`, or what it stands for, meanwhile.
+
+    Raises InUse, OSError.
+    """
+    if not os.path.isdir(os.path.join(store, b"tmp")):
+        yield  # where there is no store, there is nothing to change
+        return
+    name = b"target-" + os.path.basename(record_path(store, target))
+    path = os.path.join(store, b"tmp", name)
+    try:
+        fd = _locked_file(path)
+    except (BlockingIOError, FileNotFoundError) as error:
+        raise InUse(
+            f"another process is changing what is mounted at {quoted(target)}", hint="try again"
+        ) from error
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        yield  # nor where it cannot be written
+        return
+    try:
+        yield
+    finally:
+        os.unlink(path)
+        os.close(fd)
+
+
+def _locked_file(path: bytes) -> int:
+    """Make a file and lock it. Raises BlockingIOError, FileNotFoundError if somebody has it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(fd), os.stat(path)):
+            raise FileNotFoundError
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def all_records(store: bytes) -> Iterator[MountRecord]:
+    """Yield the records of a store. Raises OSError, StoreDamaged."""
+    directory = os.path.join(store, b"mounts")
+    for name in sorted(os.listdir(directory)):
+        record = _read(os.path.join(directory, name))
+        if record is not None:
+            yield record
 
 
 def mounted_uses(store: bytes) -> Iterator[Use]:
-    """Yield what the mounts in this store use. Raises OSError, StoreDamaged.
-
-    A kernel mount ends with the boot that made it; a linked tree lasts as long as its directory.
-    """
-    directory = os.path.join(store, b"mounts")
-    for name in os.listdir(directory):
-        record = _read(os.path.join(directory, name))
-        if record is not None and _may_live(record):
+    """Yield what the mounts in this store use. Raises OSError, StoreDamaged."""
+    for record in all_records(store):
+        if may_live(record):
             yield Use(frozenset(record.trees), f"the mount at {quoted(record.target)}")
 
 
@@ -84,36 +146,71 @@ def mount_namespace() -> int:
 
 def is_mounted(record: MountRecord) -> bool:
     """Tell whether the kernel mount of a record is what is at its target in this namespace."""
-    try:
-        fd = os.open(record.target, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    try:
-        return record.boot_id == boot_id() and _source(fd) == record.source
-    finally:
-        os.close(fd)
+    return record.boot_id == boot_id() and source_of(record.target) in record.sources
 
 
-def _source(fd: int) -> str | None:
-    """Return the source of the mount that an open file is on (proc(5), fdinfo and mountinfo).
+def may_live(record: MountRecord) -> bool:
+    """Tell whether a record may stand for something that is there.
 
-    The mount's id would not do: the kernel gives it to another mount as soon as it is free.
+    A kernel mount ends with the boot that made it; one of another namespace cannot be seen. A
+    linked tree lasts as long as its directory.
     """
-    with open(f"/proc/self/fdinfo/{fd}") as file:
-        (number,) = [line.split()[1] for line in file if line.startswith("mnt_id:")]
-    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
-        for line in file:
-            if line.startswith(number + " "):
-                return line.partition(" - ")[2].split()[1]
-    return None
-
-
-def _may_live(record: MountRecord) -> bool:
     if record.strategy != "overlay":
         return os.path.isdir(record.target)
     if record.boot_id != boot_id():
         return False
-    return record.namespace != mount_namespace() or is_mounted(record)
+    if record.namespace != mount_namespace():
+        return True
+    return any(line.source in record.sources for line in _mountinfo())
+
+
+def source_of(path: str | bytes) -> str | None:
+    """Return the source of the mount that a path is on; None if there is no such path."""
+    found = mount_of(path)
+    return None if found is None else found[1]
+
+
+def mount_of(path: str | bytes) -> tuple[bytes, str] | None:
+    """Return mount point and source of the mount that a path is on; None if there is no path.
+
+    The mount's id would not tell mounts apart: the kernel gives it to another one as soon as it
+    is free.
+    """
+    try:
+        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        with open(f"/proc/self/fdinfo/{fd}") as file:
+            (number,) = [line.split()[1] for line in file if line.startswith("mnt_id:")]
+    finally:
+        os.close(fd)
+    for line in _mountinfo():
+        if line.number == number:
+            return line.point, line.source
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _MountLine:
+    number: str
+    point: bytes
+    source: str
+
+
+def _mountinfo() -> Iterator[_MountLine]:
+    """Yield the mounts of this namespace (proc(5), mountinfo)."""
+    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
+        for line in file:
+            fields, _, more = line.partition(" - ")
+            number, _, _, _, point, *_ = fields.split(" ")
+            yield _MountLine(number, _unescaped(point), more.split(" ")[1])
+
+
+def _unescaped(field: str) -> bytes:
+    """Undo the octal escapes of space, tab, newline and backslash in mountinfo."""
+    raw = os.fsencode(field)
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), raw)
 
 
 def _read(path: bytes) -> MountRecord | None:

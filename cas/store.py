@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cas import put
 from cas.artifact import Artifact
 from cas.boot import boot_id
 from cas.closing import Closing
-from cas.compose import distinct
+from cas.compose import Wanted, distinct, in_order
+from cas.composition import Composition, find_conflicts
+from cas.conflicts import Conflict, ConflictPolicy, judge
 from cas.dirs import OPEN_DIRECTORY
-from cas.errors import CasError, InputRefused, InUse, StoreDamaged
+from cas.errors import InputRefused, InUse, StoreDamaged
+from cas.format import NoStore, check_format, make_store
 from cas.index import Index, Reader
+from cas.known import Known
 from cas.layers import Layers
-from cas.layout import DIRECTORIES, FILES, FORMAT, layer_path
+from cas.layout import layer_path
 from cas.leases import Lease, Use, live_leases
 from cas.manifest import Digest, Manifest
+from cas.merged import Merging
 from cas.mounts import mounted_uses
 from cas.objects import Objects, Overtaken
 from cas.quoting import quoted
@@ -26,40 +31,6 @@ from cas.scratch import scratch
 from cas.signature import AmbiguousSignature, BadSignature, NoSuchSignature, Signature
 
 StrPath = str | bytes | os.PathLike[str]
-
-
-class NoStore(CasError):
-    """There is no store at a path, because nothing was put there yet."""
-
-    def __init__(self, path: bytes) -> None:
-        super().__init__(
-            f"there is no store at {quoted(path)}", hint="the first `cas put` makes it"
-        )
-
-
-class StoreTooNew(StoreDamaged):
-    """The store was written by a version of this program that does more than this one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Composition(Closing):
-    """Artifacts to be seen as one tree, a later one over the earlier ones.
-
-    Owns a lease: nothing of it is collected until it is closed. `store` is the store's path.
-    """
-
-    store: bytes
-    artifacts: tuple[Artifact, ...]
-    lease: Lease
-
-    @property
-    def trees(self) -> tuple[Digest, ...]:
-        """The trees to lay over each other, lowest first, each once."""
-        return distinct(artifact.tree for artifact in self.artifacts)
-
-    def close(self) -> None:
-        """End the lease."""
-        self.lease.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +59,18 @@ class Store(Closing):
         except FileNotFoundError:
             if not create:
                 raise NoStore(self.path) from None
-            _create(self.path)
-        _check_format(self.path)
+            make_store(self.path)
+        check_format(self.path)
         self.fd = os.open(self.path, OPEN_DIRECTORY)
         try:
             self._index = Index(os.path.join(self.path, b"index"), self._lock_path)
             self._objects = Objects(self.fd)
             self._layers = Layers(self.fd, self._objects)
+            self._known = Known(self.path)
+            self._storage = put.Storage(
+                self.path, self.fd, self._index, self._objects, self._layers
+            )
+            self._merging = Merging(self._storage, self._known)
         except BaseException:
             os.close(self.fd)
             raise
@@ -115,11 +91,12 @@ class Store(Closing):
         """Store the directory `tree` under a whole signature; see `cas.put.put_tree`."""
         if isinstance(signature, str):
             signature = Signature.parse(signature)
-        storage = put.Storage(self.path, self.fd, self._index, self._objects, self._layers)
         while True:
             known = self.find(signature)
             with contextlib.suppress(Overtaken):
-                done = put.put_tree(storage, signature, tree, known, move=move, replace=replace)
+                done = put.put_tree(
+                    self._storage, signature, tree, known, move=move, replace=replace
+                )
                 break
         if done.replaced is not None:
             self._discard({done.replaced})
@@ -152,31 +129,61 @@ class Store(Closing):
 
     def manifest(self, artifact: Artifact) -> Manifest:
         """Return what an artifact consists of. Raises BadManifest, OSError."""
-        return self._layers.manifest(artifact.tree)
+        return self.tree(artifact.tree)
+
+    def tree(self, tree: Digest) -> Manifest:
+        """Return what a stored tree consists of. Raises BadManifest, OSError."""
+        return self._layers.manifest(tree)
 
     def layer_path(self, artifact: Artifact) -> bytes:
         """Return the absolute path of an artifact's layer. It must not be written to."""
         return os.path.join(self.path, layer_path(artifact.tree))
 
-    def compose(self, names: Iterable[str]) -> Composition:
+    def compose(
+        self,
+        names: Iterable[str],
+        *,
+        conflicts: ConflictPolicy | None = ConflictPolicy.WARN,
+        allow: Sequence[str] = (),
+        purpose: str = "",
+    ) -> Composition:
         """Compose the artifacts of signatures or abbreviations, a later one over the earlier.
 
-        The composition holds a lease and must be closed. Raises NoSuchSignature (which names all
-        that are missing), AmbiguousSignature, StoreDamaged, OSError.
+        A name may end in `@N`, its priority (default 0): higher ones come later. Conflicts at
+        paths that no pattern of `allow` matches are dealt with as `conflicts` says; see
+        `cas.conflicts.judge`; with None they are not looked for. `purpose` tells people who look
+        at leases what it is for.
+
+        The composition holds a lease and must be closed. Raises BadSignature, NoSuchSignature
+        (which names all that are missing), AmbiguousSignature, ConflictRefused, StoreDamaged,
+        OSError.
         """
-        names = list(names)
-        with self._index.read() as reader:
-            artifacts = self._resolve(reader, names)
-            lease = Lease(self.path, distinct(artifact.tree for artifact in artifacts))
-        try:
-            trusted = [self._trusted(artifact) for artifact in artifacts]
-            lost = [name for name, found in zip(names, trusted, strict=True) if found is None]
-            if lost:
-                raise NoSuchSignature(lost, quoted(self.path))
-        except BaseException:
+        wanted = in_order(names)
+        while True:
+            with self._index.read() as reader:
+                artifacts = self._resolve(reader, [w.name for w in wanted])
+                trees = distinct(artifact.tree for artifact in artifacts)
+                ids = tuple(
+                    str(replace(w, name=str(a.signature)))
+                    for w, a in zip(wanted, artifacts, strict=True)
+                )
+                layers = self._merging.layers(trees)
+                named = zip(ids, (artifact.tree for artifact in artifacts), strict=True)
+                lease = Lease(self.path, {*trees, *(layers or ())}, named, purpose)
+            try:
+                self._check(wanted, artifacts)
+                told: tuple[Conflict, ...] = ()
+                if conflicts is not None:
+                    found = find_conflicts(artifacts, self._layers, self._known)
+                    told = judge(found, conflicts, allow)
+                if layers is None:
+                    self._merging.make(trees)
+                elif self._merging.trust(layers, trees):
+                    return Composition(self.path, ids, tuple(artifacts), layers, told, lease)
+            except BaseException:
+                lease.close()
+                raise
             lease.close()
-            raise
-        return Composition(self.path, tuple(a for a in trusted if a is not None), lease)
 
     def remove(self, names: Iterable[str]) -> Removed:
         """Forget artifacts; give back the space that nothing else uses.
@@ -220,8 +227,13 @@ class Store(Closing):
                 used = {tree for use in self.uses() for tree in use.trees}
                 with self._index.transaction() as reader:
                     idle = [t for t in trees if t not in used and not reader.of_tree(t)]
-                for tree in idle:
-                    self._layers.withdraw(tree, aside)
+                    for tree in idle:
+                        self._layers.withdraw(tree, aside)
+                    for merged in self._merging.unneeded(used):
+                        self._known.forget_merged(merged)
+                        if not reader.of_tree(merged.tree):
+                            self._layers.withdraw(merged.tree, aside)
+                            idle.append(merged.tree)
             return sum(self._layers.reclaim(tree, aside) for tree in idle)
 
     def _refuse_used(self, artifacts: tuple[Artifact, ...]) -> None:
@@ -234,6 +246,13 @@ class Store(Closing):
                         hint="unmount it (`cas umount`), or wait for the task to end",
                     )
 
+    def _check(self, wanted: Sequence[Wanted], artifacts: Sequence[Artifact]) -> None:
+        """Make sure that artifacts can be trusted. Raises NoSuchSignature."""
+        trusted = map(self._trusted, artifacts)
+        lost = [w.name for w, found in zip(wanted, trusted, strict=True) if found is None]
+        if lost:
+            raise NoSuchSignature(lost, quoted(self.path))
+
     def _resolve(self, reader: Reader, names: list[str]) -> list[Artifact]:
         found = [(name, _lookup(reader, name)) for name in names]
         missing = [name for name, artifact in found if artifact is None]
@@ -245,6 +264,7 @@ class Store(Closing):
         """Check an artifact of an earlier boot, whose data a power failure may have taken.
 
         Returns the artifact, marked as safe on disk; or None, and forgets it, if it is damaged.
+        In a store that cannot be written, it is checked each time.
         """
         if artifact.boot_id in (None, boot_id()):
             return artifact
@@ -252,15 +272,16 @@ class Store(Closing):
             damage = next(self._layers.problems(artifact.tree), None)
         except (FileNotFoundError, StoreDamaged) as error:
             damage = str(error)
-        checked = replace(artifact, boot_id=None)
-        with self._index.write() as writer:
-            if writer.get(artifact.signature) == artifact:
-                if damage is None:
-                    writer.put(checked)
-                else:
-                    writer.delete(artifact.signature)
-                    put.unlink_artifact(self.fd, artifact.signature)
-        return checked if damage is None else None
+        checked = replace(artifact, boot_id=None) if damage is None else None
+        if self._index.writable:
+            with self._index.write() as writer:
+                if writer.get(artifact.signature) == artifact:
+                    if checked is not None:
+                        writer.put(checked)
+                    else:
+                        writer.delete(artifact.signature)
+                        put.unlink_artifact(self.fd, artifact.signature)
+        return checked
 
 
 def _lookup(reader: Reader, text: str) -> Artifact | None:
@@ -277,38 +298,3 @@ def _lookup(reader: Reader, text: str) -> Artifact | None:
         if matching:
             return reader.get(matching[0])
     return None
-
-
-def _create(path: bytes) -> None:
-    """Make an empty store. The format file comes last: with it, the store is whole."""
-    os.makedirs(path, exist_ok=True)
-    foreign = {os.fsdecode(name) for name in os.listdir(path)} - {*DIRECTORIES, *FILES}
-    if foreign:
-        raise InputRefused(
-            f"{quoted(path)} is no store and not empty (it has {quoted(min(foreign))})",
-            hint="give an empty or a new directory as the store",
-        )
-    fans = [f"objects/{number:02x}" for number in range(256)]
-    for name in (*DIRECTORIES, *fans):
-        os.makedirs(os.path.join(path, name.encode()), exist_ok=True)
-    lock = os.path.join(path, b"lock")
-    os.close(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
-    Index(os.path.join(path, b"index"), lock, create=True).close()
-    unfinished = os.path.join(path, f"tmp/format-{os.getpid()}-{os.urandom(8).hex()}".encode())
-    with open(unfinished, "w") as file:
-        file.write(FORMAT + "\n")
-    os.rename(unfinished, os.path.join(path, b"format"))
-
-
-def _check_format(path: bytes) -> None:
-    with open(os.path.join(path, b"format"), "rb") as file:
-        line = file.read(200).decode(errors="replace").rstrip("\n")
-    magic, _, version = FORMAT.rpartition(" ")
-    found_magic, _, found = line.rpartition(" ")
-    if found_magic != magic or not found.isdecimal():
-        raise StoreDamaged(f"{quoted(path)} is no store: its format file says {line!r}")
-    if int(found) > int(version):
-        raise StoreTooNew(
-            f"the store {quoted(path)} has format {found}; this cas knows formats up to {version}",
-            hint="use a newer cas, or another store",
-        )

@@ -1,0 +1,65 @@
+"""The format of a store: making an empty one, and knowing one that is there."""
+
+from __future__ import annotations
+
+import os
+
+from cas.errors import CasError, InputRefused, StoreDamaged
+from cas.index import Index
+from cas.layout import DIRECTORIES, FILES, FORMAT
+from cas.quoting import quoted
+
+
+class NoStore(CasError):
+    """There is no store at a path, because nothing was put there yet."""
+
+    def __init__(self, path: bytes) -> None:
+        super().__init__(
+            f"there is no store at {quoted(path)}", hint="the first `cas put` makes it"
+        )
+
+
+class StoreTooNew(StoreDamaged):
+    """The store was written by a version of this program that does more than this one."""
+
+
+def make_store(path: bytes) -> None:
+    """Make an empty store. The format file comes last: with it, the store is whole.
+
+    Raises InputRefused, OSError.
+    """
+    os.makedirs(path, exist_ok=True)
+    foreign = {os.fsdecode(name) for name in os.listdir(path)} - {*DIRECTORIES, *FILES}
+    if foreign:
+        raise InputRefused(
+            f"{quoted(path)} is no store and not empty (it has {quoted(min(foreign))})",
+            hint="give an empty or a new directory as the store",
+        )
+    fans = [f"objects/{number:02x}" for number in range(256)]
+    for name in (*DIRECTORIES, *fans):
+        os.makedirs(os.path.join(path, name.encode()), exist_ok=True)
+    lock = os.path.join(path, b"lock")
+    os.close(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    Index(os.path.join(path, b"index"), lock, create=True).close()
+    unfinished = os.path.join(path, f"tmp/format-{os.getpid()}-{os.urandom(8).hex()}".encode())
+    with open(unfinished, "w") as file:
+        file.write(FORMAT + "\n")
+    os.rename(unfinished, os.path.join(path, b"format"))
+
+
+def check_format(path: bytes) -> None:
+    """Refuse a directory that is no store, or one of a later format.
+
+    Raises StoreDamaged, StoreTooNew, OSError.
+    """
+    with open(os.path.join(path, b"format"), "rb") as file:
+        line = file.read(200).decode(errors="replace").rstrip("\n")
+    magic, _, version = FORMAT.rpartition(" ")
+    found_magic, _, found = line.rpartition(" ")
+    if found_magic != magic or not found.isdecimal():
+        raise StoreDamaged(f"{quoted(path)} is no store: its format file says {line!r}")
+    if int(found) > int(version):
+        raise StoreTooNew(
+            f"the store {quoted(path)} has format {found}; this cas knows formats up to {version}",
+            hint="use a newer cas, or another store",
+        )

@@ -1,0 +1,93 @@
+"""Merged layers: the lowest trees of a composition in one, where there are too many to mount."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cas import digest as hashing
+from cas.boot import boot_id
+from cas.compose import union
+from cas.errors import StoreDamaged
+from cas.known import Known, Merged
+from cas.layout import MOST_LAYERS
+from cas.manifest import Digest, Manifest
+from cas.put import Storage
+from cas.scratch import scratch
+
+
+class Merging:
+    """Makes the merged layers of a store, and finds those that were made before."""
+
+    def __init__(self, storage: Storage, known: Known) -> None:
+        self._storage = storage
+        self._known = known
+
+    def layers(self, trees: Sequence[Digest]) -> tuple[Digest, ...] | None:
+        """Return what is to be mounted for `trees`, lowest first.
+
+        That is themselves, or a merged layer and the highest of them; None if that layer has to
+        be made.
+        """
+        if len(trees) <= MOST_LAYERS:
+            return tuple(trees)
+        parts, rest = _parts(trees)
+        merged = self._known.merged(parts)
+        if merged is None or not self._storage.layers.exists(merged.tree):
+            return None
+        return (merged.tree, *rest)
+
+    def make(self, trees: Sequence[Digest]) -> None:
+        """Make the merged layer of so many `trees`, on which the caller has a lease.
+
+        Raises OSError, StoreDamaged.
+        """
+        parts, _ = _parts(trees)
+        nodes = union(map(self._storage.layers.manifest, parts))
+        manifest = Manifest({path: node for path, (node, _) in nodes.items()})
+        merged = Merged(hashing.of_bytes(manifest.encode()), parts, boot_id())
+        with scratch(self._storage.fd, "merge") as work:
+            self._storage.layers.build(manifest, work)
+            with self._storage.index.locked(exclusive=True):
+                self._storage.layers.publish(merged.tree, work)
+                self._known.keep_merged(merged)
+
+    def trust(self, layers: Sequence[Digest], trees: Sequence[Digest]) -> bool:
+        """Check a merged layer of an earlier boot, of which a power failure may have taken parts.
+
+        Returns whether `layers` can be mounted; if not, they have to be found again.
+        """
+        if layers[:1] == trees[:1]:
+            return True
+        parts, _ = _parts(trees)
+        merged = self._known.merged(parts)
+        if merged is None:
+            return False
+        if merged.boot_id == boot_id():
+            return True
+        try:
+            damaged = any(True for _ in self._storage.layers.problems(merged.tree))
+        except (FileNotFoundError, StoreDamaged):
+            damaged = True
+        with self._storage.index.locked(exclusive=True):
+            if damaged:
+                self._known.forget_merged(merged)
+                with scratch(self._storage.fd, "rm") as aside:
+                    self._storage.layers.withdraw(merged.tree, aside)
+            else:
+                self._known.keep_merged(Merged(merged.tree, parts, boot_id()))
+        return not damaged
+
+    def unneeded(self, used: set[str]) -> list[Merged]:
+        """Return the merged layers that nobody uses and that lack a part in the store."""
+        exists = self._storage.layers.exists
+        return [
+            merged
+            for merged in self._known.all_merged()
+            if merged.tree not in used and not all(map(exists, merged.parts))
+        ]
+
+
+def _parts(trees: Sequence[Digest]) -> tuple[tuple[Digest, ...], tuple[Digest, ...]]:
+    """Split trees into those to merge and those to mount."""
+    cut = len(trees) - MOST_LAYERS + 1
+    return tuple(trees[:cut]), tuple(trees[cut:])
