@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 
 from cas import digest as hashing
-from cas.dirs import OPEN_DIRECTORY, DirCursor, make_directory, remove_tree, walk
+from cas.dirs import OPEN_DIRECTORY, DirCursor, Node, make_directory, remove_tree, walk
 from cas.layout import layer_path, manifest_path
 from cas.manifest import (
     DIRECTORY,
@@ -126,7 +126,7 @@ class Layers:
                 wanted = expected.pop(node.path, None)
                 if wanted is None:
                     yield f"{quoted(node.path)} does not belong there"
-                elif wanted != _node_of(node.name, node.dir_fd, node.stat):
+                elif _has_other_mode(node.stat) or wanted != node_of(node):
                     yield f"{quoted(node.path)} is not what was stored"
             for path in expected:
                 yield f"{quoted(path)} is missing"
@@ -145,16 +145,26 @@ def read_manifest(tree: Digest, dir_fd: int, path: bytes | None = None) -> Manif
     return hashing.verified_manifest(data, tree)
 
 
-def _node_of(name: bytes, dir_fd: int, found: os.stat_result) -> bytes | None:
-    if stat.S_ISDIR(found.st_mode):
+def node_of(found: Node) -> bytes | None:
+    """Return the manifest's node of what `walk` met, contents read; None if it has none.
+
+    Raises OSError.
+    """
+    mode = found.stat.st_mode
+    if stat.S_ISDIR(mode):
         return DIRECTORY
-    if stat.S_ISLNK(found.st_mode):
-        return symlink_node(os.readlink(name, dir_fd=dir_fd))
-    if not stat.S_ISREG(found.st_mode) or stat.S_IMODE(found.st_mode) not in (0o444, 0o555):
+    if stat.S_ISLNK(mode):
+        return symlink_node(os.readlink(found.name, dir_fd=found.dir_fd))
+    if not stat.S_ISREG(mode):
         return None
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(found.name, flags, dir_fd=found.dir_fd)
     try:
         digest, size = hashing.of_file(fd)
     finally:
         os.close(fd)
-    return file_node(digest, size, executable=found.st_mode & 0o111 != 0)
+    return file_node(digest, size, executable=mode & 0o111 != 0)
+
+
+def _has_other_mode(found: os.stat_result) -> bool:
+    return stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) not in (0o444, 0o555)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cas import digest as hashing
 from cas.artifact import Artifact
 from cas.boot import boot_id
+from cas.differences import differences
 from cas.dirs import OPEN_DIRECTORY
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
 from cas.index import Index
@@ -118,7 +118,7 @@ def _put(
         unchanged = known is not None and known.tree == digest
         if known is not None and not unchanged and not replace:
             old = storage.layers.manifest(known.tree)
-            raise SignatureConflict(signature, list(_differences(old, manifest)))
+            raise SignatureConflict(signature, list(map(str, differences(old, manifest))))
         artifact = _artifact(signature, digest, reading)
         if not unchanged or not storage.layers.exists(digest):
             with scratch(storage.fd, "put") as work:
@@ -190,14 +190,6 @@ def _artifact(signature: Signature, tree: Digest, reading: Reading) -> Artifact:
         boot_id=boot_id(),
         dropped=reading.dropped,
     )
-
-
-def _differences(old: Manifest, new: Manifest) -> Iterator[str]:
-    for path in sorted(old.nodes.keys() | new.nodes.keys()):
-        before, after = old.nodes.get(path), new.nodes.get(path)
-        if before != after:
-            how = "added" if before is None else "gone" if after is None else "changed"
-            yield f"{quoted(path)} ({how})"
 
 
 def _refuse_root(root: bytes, store: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import sys
@@ -73,13 +74,16 @@ def read_ids(path: str) -> list[str]:
 
     Blank lines, and lines that begin with `#`, are passed over. Raises OSError.
     """
-    if path == "-":
-        text = sys.stdin.read()
-    else:
-        with open(path, errors="surrogateescape") as file:
-            text = file.read()
-    stripped = [line.strip() for line in text.splitlines()]
+    stripped = [line.strip() for line in read_text(path).splitlines()]
     return [line for line in stripped if line and not line.startswith("#")]
+
+
+def read_text(path: str) -> str:
+    """Read a file, or with `-` the standard input. Raises OSError."""
+    if path == "-":
+        return sys.stdin.read()
+    with open(path, errors="surrogateescape") as file:
+        return file.read()
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -98,3 +102,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def text_of(path: bytes | str) -> str:
     """Return a path as text on one line; see `cas.quoting.quoted`."""
     return quoted(path)
+
+
+def time_of(nanoseconds: int) -> str:
+    """Return a time, in nanoseconds since 1970, as text in UTC."""
+    moment = datetime.datetime.fromtimestamp(nanoseconds // 10**9, tz=datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
 import fnmatch
 import os
 
 import click
 
 from cas.artifact import Artifact
-from cas.manifest import Entry, Kind
+from cas.format import NoStore
 from cas.signature import Signature
-from cas.store import NoStore, Store
-from cli.options import emit, json_option, note, open_store, store_option, table, text_of
+from cas.store import Store
+from cli.entries import entry_document, entry_line
+from cli.options import emit, json_option, note, open_store, store_option, table, text_of, time_of
 
 
 @click.command("has")
@@ -69,7 +69,7 @@ def ls_command(ctx: click.Context, pattern: str, as_json: bool) -> None:
             artifact.tree[:12],
             str(artifact.files),
             str(artifact.size),
-            _time(artifact.created_ns),
+            time_of(artifact.created_ns),
         )
         for artifact in found
     ]
@@ -100,7 +100,7 @@ def show_command(ctx: click.Context, id_: str, as_json: bool) -> None:
     lines = []
     for key, value in document.items():
         if key == "stored_ns":
-            lines.append(f"stored: {_time(artifact.created_ns)}")
+            lines.append(f"stored: {time_of(artifact.created_ns)}")
         elif isinstance(value, dict):
             lines += [f"{key} {name}: {count}" for name, count in value.items() if count]
         elif value is not None:
@@ -123,7 +123,7 @@ def files_command(ctx: click.Context, id_: str, as_json: bool) -> None:
     """
     store = open_store(ctx)
     entries = list(store.manifest(store.resolve(id_)))
-    emit(as_json, [_entry_document(entry) for entry in entries], map(_entry_line, entries))
+    emit(as_json, [entry_document(entry) for entry in entries], map(entry_line, entries))
 
 
 def _document(artifact: Artifact) -> dict[str, object]:
@@ -147,30 +147,3 @@ def _document(artifact: Artifact) -> dict[str, object]:
             "owners": dropped.owners,
         },
     }
-
-
-def _entry_document(entry: Entry) -> dict[str, object]:
-    document: dict[str, object] = {"path": os.fsdecode(entry.path), "kind": entry.kind.value}
-    if entry.kind is Kind.FILE:
-        document |= {
-            "executable": entry.executable,
-            "size": entry.size,
-            "digest": entry.digest,
-        }
-    elif entry.target is not None:
-        document["target"] = os.fsdecode(entry.target)
-    return document
-
-
-def _entry_line(entry: Entry) -> str:
-    path = text_of(entry.path)
-    if entry.kind is Kind.DIRECTORY:
-        return f"d - {'-':>12} {'-':64} {path}"
-    if entry.target is not None:
-        return f"l - {'-':>12} {'-':64} {path} -> {text_of(entry.target)}"
-    return f"f {'x' if entry.executable else '-'} {entry.size:>12} {entry.digest} {path}"
-
-
-def _time(nanoseconds: int) -> str:
-    moment = datetime.datetime.fromtimestamp(nanoseconds // 10**9, tz=datetime.UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,70 @@
+"""A task's dependency list, and the two sysroots that it makes."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from cas.compose import Wanted
+from cas.errors import InputRefused
+from cas.signature import Signature
+
+_NATIVE_RECIPES = ("*-native", "*-cross*")
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """What a task needs: the IDs for its target sysroot and for its native one, in order."""
+
+    target: tuple[str, ...]
+    native: tuple[str, ...]
+
+
+def read_dependencies(text: str) -> list[str]:
+    """Read a dependency list; return the IDs in it, `ID` or `ID@PRIORITY` each.
+
+    It has an ID on each line (blank lines and those with `#` first are passed over), or is JSON:
+    a list of IDs, and of objects with an `id` and, if wanted, a `priority` (whole number).
+    Raises InputRefused.
+    """
+    if not text.lstrip().startswith("["):
+        lines = [line.strip() for line in text.splitlines()]
+        return [line for line in lines if line and not line.startswith("#")]
+    try:
+        return [_entry(entry) for entry in json.loads(text)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputRefused(
+            f"the dependency list makes no sense: {error!r}",
+            hint='give an ID a line, or JSON like [{"id": "zlib", "priority": 1}]',
+        ) from error
+
+
+def split(names: Iterable[str], resolve: Callable[[str], Signature]) -> Dependencies:
+    """Sort IDs into the target's and the native ones, by what `resolve` says they name.
+
+    Native is what a task `*_native` made, or any task of a recipe named `*-native` or
+    `*-cross*`; the rest is for the target. Raises what `resolve` raises, BadSignature.
+    """
+    found: tuple[list[str], list[str]] = ([], [])
+    for name in names:
+        found[is_native(resolve(Wanted.parse(name).name))].append(name)
+    return Dependencies(tuple(found[False]), tuple(found[True]))
+
+
+def is_native(signature: Signature) -> bool:
+    """Tell whether a signature's tree runs on the machine that builds."""
+    by_recipe = any(fnmatch.fnmatchcase(signature.recipe, p) for p in _NATIVE_RECIPES)
+    return by_recipe or signature.task.endswith("_native")
+
+
+def _entry(entry: object) -> str:
+    if isinstance(entry, str):
+        return entry
+    if not isinstance(entry, dict):
+        raise TypeError(f"{entry!r} is no ID")
+    name, priority = entry["id"], entry.get("priority", 0)
+    if not isinstance(name, str) or not isinstance(priority, int):
+        raise TypeError(f"{entry!r} has no text as its id and number as its priority")
+    return str(Wanted(name, priority))

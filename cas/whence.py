@@ -1,0 +1,96 @@
+"""Who brought this file?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cas import mounts
+from cas.errors import CasError
+from cas.leases import read_lease
+from cas.manifest import DIRECTORY, Digest, Entry, Manifest
+from cas.quoting import quoted
+
+
+class NotBrought(CasError):
+    """No artifact of a composition has anything at a path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """The artifact `id` (with `@N` if it has a priority) has `entry` at a path."""
+
+    id: str
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Whence:
+    """What is seen at `path`, and what is hidden there, from the highest to the lowest.
+
+    `winner` is None if something that is no directory hides a directory above `path`.
+    """
+
+    path: bytes
+    winner: Brought | None
+    hidden: tuple[Brought, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """What a sysroot consists of: pairs of ID and tree, lowest first; and a path in it."""
+
+    artifacts: tuple[tuple[str, Digest], ...]
+    path: bytes
+
+
+def whence(path: bytes, trees: Iterable[tuple[str, Manifest]]) -> Whence:
+    """Tell which of the trees, given with their IDs and lowest first, bring `path`.
+
+    Directories merge, so of them the highest is named. Raises NotBrought.
+    """
+    parents = [path[:end] for end, byte in enumerate(path) if byte == ord("/")]
+    winner: Brought | None = None
+    hidden: list[Brought] = []
+    for id_, manifest in trees:
+        node = manifest.nodes.get(path)
+        covers = any(manifest.nodes.get(parent, DIRECTORY) != DIRECTORY for parent in parents)
+        if (node is not None or covers) and winner is not None:
+            hidden.insert(0, winner)
+            winner = None
+        if node is not None:
+            winner = Brought(id_, Entry.of(path, node))
+    if winner is None and not hidden:
+        raise NotBrought(
+            f"no artifact of the composition has {quoted(path)}",
+            hint="`cas files ID` lists what an artifact has",
+        )
+    return Whence(path, winner, tuple(hidden))
+
+
+def composed_at(store: bytes, file: bytes) -> Composed:
+    """Return what the mounted sysroot consists of in which the absolute path `file` is.
+
+    It may be one that `cas mount` made, or that of a `cas run` if this process is in it. Raises
+    CasError, StoreDamaged, OSError.
+    """
+    for record in mounts.all_records(store):
+        target = os.fsencode(record.target)
+        if file == target and mounts.may_live(record):
+            raise CasError(
+                f"{quoted(file)} is the sysroot itself", hint="give a path in it; or `cas mounts`"
+            )
+        if file.startswith(target + b"/") and mounts.may_live(record):
+            artifacts = [(a["id"], a["tree"]) for a in record.plan["artifacts"]]
+            return Composed(tuple(artifacts), file[len(target) + 1 :])
+    found = mounts.mount_of(file)
+    if found is not None and found[1].startswith("cas-"):
+        lease = read_lease(store, found[1].removeprefix("cas-"))
+        if lease is not None:
+            inside = os.path.relpath(file, found[0])
+            return Composed(tuple((i, Digest(tree)) for i, tree in lease.artifacts), inside)
+    raise CasError(
+        f"{quoted(file)} is not in a sysroot that is mounted from {quoted(store)}",
+        hint="give the IDs of a composition, and a path in it",
+    )

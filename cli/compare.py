@@ -1,0 +1,121 @@
+"""`cas which` and `cas diff`."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from cas.differences import Difference, differences, read_directory
+from cas.manifest import Digest, Manifest
+from cas.signature import NoSuchSignature
+from cas.store import Store
+from cas.whence import Brought, composed_at, whence
+from cli.composing import ids_options, names_of
+from cli.entries import entry_document, entry_line
+from cli.options import emit, json_option, open_store, store_option, text_of
+
+
+@click.command("which")
+@click.argument("path", type=click.Path())
+@ids_options
+@json_option
+@store_option
+@click.pass_context
+def which_command(
+    ctx: click.Context, path: str, ids: tuple[str, ...], from_file: str | None, as_json: bool
+) -> None:
+    """Tell which artifact brought a file, and which others it hides.
+
+    With IDs, PATH is a path in their composition; without, a file in a mounted sysroot. Prints
+    for each artifact, the winner first: whether it wins, its ID, and what it has there, like
+    `cas files`.
+
+    \b
+    cas which usr/include/zlib.h glibc zlib
+    cas which build/recipe-sysroot/usr/include/zlib.h
+    """
+    store = open_store(ctx)
+    if ids or from_file is not None:
+        inside = os.path.normpath(os.fsencode(path)).lstrip(b"/")
+        with store.compose(names_of(ctx, ids, from_file), conflicts=None) as composition:
+            found = whence(inside, _manifests(store, composition.named))
+    else:
+        full = os.path.abspath(os.fsencode(path))
+        full = os.path.join(os.path.realpath(os.path.dirname(full)), os.path.basename(full))
+        composed = composed_at(store.path, full)
+        found = whence(composed.path, _manifests(store, composed.artifacts))
+    rows = [("wins  ", found.winner)] if found.winner else []
+    rows += [("hidden", brought) for brought in found.hidden]
+    emit(
+        as_json,
+        {
+            "path": os.fsdecode(found.path),
+            "winner": found.winner and _document(found.winner),
+            "hidden": list(map(_document, found.hidden)),
+        },
+        [f"{word} {brought.id}  {entry_line(brought.entry)}" for word, brought in rows],
+    )
+
+
+@click.command("diff")
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@json_option
+@store_option
+@click.pass_context
+def diff_command(ctx: click.Context, a: str, b: str, as_json: bool) -> None:
+    """Show which paths differ between A and B, and how.
+
+    Each is an ID, or a directory, such as a mounted sysroot. What has a `/` in it is a directory;
+    another word is one if no ID is meant. Prints nothing if both are the same.
+
+    \b
+    cas diff zlib:9f2c zlib:77aa
+    cas diff zlib build/zlib/sysroot
+    """
+    store = open_store(ctx) if _may_be_id(a) or _may_be_id(b) else None
+    found = list(differences(_tree(store, a), _tree(store, b)))
+    emit(as_json, [_difference_document(d) for d in found], map(_difference_line, found))
+
+
+def _manifests(
+    store: Store, artifacts: tuple[tuple[str, Digest], ...]
+) -> list[tuple[str, Manifest]]:
+    return [(id_, store.tree(tree)) for id_, tree in artifacts]
+
+
+def _may_be_id(name: str) -> bool:
+    return "/" not in name and name not in (".", "..")
+
+
+def _tree(store: Store | None, name: str) -> Manifest:
+    if store is not None and _may_be_id(name):
+        try:
+            return store.manifest(store.resolve(name))
+        except NoSuchSignature:
+            if not os.path.isdir(name):
+                raise
+    return read_directory(os.path.realpath(os.fsencode(name)))
+
+
+def _document(brought: Brought) -> dict[str, object]:
+    return {"id": brought.id} | entry_document(brought.entry)
+
+
+def _difference_document(difference: Difference) -> dict[str, object]:
+    before, after = difference.before, difference.after
+    return {
+        "path": os.fsdecode(difference.path),
+        "how": difference.how,
+        "a": before and entry_document(before),
+        "b": after and entry_document(after),
+    }
+
+
+def _difference_line(difference: Difference) -> str:
+    lines = [f"{text_of(difference.path)}: {difference.how}"]
+    for sign, entry in (("-", difference.before), ("+", difference.after)):
+        if entry is not None:
+            lines.append(f"  {sign} {entry_line(entry)}")
+    return "\n".join(lines)
