@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 
+from cas import dirs
 from cas.dirs import OPEN_DIRECTORY, DirCursor, Node, make_directory, reachable, walk
 from cas.errors import CasError, InUse
 from cas.layout import layer_path
@@ -27,9 +28,14 @@ _NO_LINKS = {
 def make_tree(plan: Plan, strategy: Strategy, content: Content, root_fd: int) -> None:
     """Make a plan's tree in the empty directory open at `root_fd`, by HARDLINK or COPY.
 
-    Directories become read-only (0555), files are so already. Raises StrategyRefused if the
-    first file shows that links are impossible; what fails later raises CasError.
+    Files are read-only (0444, 0555), and directories too (0555) unless the plan is writable.
+    Raises StrategyRefused if the first file shows that links are impossible, or the plan cannot
+    be carried out so; what fails later raises CasError.
     """
+    if plan.upper is not None:
+        raise StrategyRefused("an upper directory works with overlay only")
+    if plan.writable and strategy is not Strategy.COPY:
+        raise StrategyRefused("what can be written to must not be linked to the store")
     place = _copied if strategy is Strategy.COPY else _linked
     store = os.open(plan.store, OPEN_DIRECTORY)
     first = True
@@ -43,11 +49,12 @@ def make_tree(plan: Plan, strategy: Strategy, content: Content, root_fd: int) ->
                 elif node.startswith(b"l"):
                     os.symlink(node[2:], name, dir_fd=directory)
                 else:
-                    source = layer_path(plan.trees[number]) + b"/" + path
+                    source = layer_path(plan.layers[number]) + b"/" + path
                     with reachable(source, store) as (source, source_fd):
                         _place(place, source, source_fd, name, directory, first=first)
                     first = False
-            _seal(content, cursor)
+            if not plan.writable:
+                _seal(content, cursor)
     except OSError as error:
         where, what = quoted(plan.target), error.strerror
         raise CasError(f"cannot make {where}: {what}: {quoted(error.filename or b'')}") from error
@@ -58,16 +65,13 @@ def make_tree(plan: Plan, strategy: Strategy, content: Content, root_fd: int) ->
 def remove_tree(plan: Plan, content: Content, root_fd: int) -> None:
     """Take away what `make_tree` made in the directory open at `root_fd`, and nothing else.
 
-    Raises InUse, before anything is removed, if there is something that it did not make.
+    What was writable goes whole. Raises InUse, before anything is removed, if there is something
+    that `make_tree` did not make.
     """
-    foreign = list(_foreign(plan, content, root_fd))
-    if foreign:
-        shown = ", ".join(quoted(path) for path in foreign[:5])
-        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
-        raise InUse(
-            f"{quoted(plan.target)} holds what `cas mount` did not put there: {shown}{more}",
-            hint="move that away and try again; nothing was removed",
-        )
+    if plan.writable:
+        _empty(root_fd)
+        return
+    refuse_foreign(plan, content, root_fd)
     os.fchmod(root_fd, 0o755)
     with DirCursor(root_fd) as cursor:
         for path, (node, _) in content.items():
@@ -83,6 +87,28 @@ def remove_tree(plan: Plan, content: Content, root_fd: int) -> None:
                     os.unlink(name, dir_fd=directory)
             except FileNotFoundError:
                 continue
+
+
+def refuse_foreign(plan: Plan, content: Content, root_fd: int) -> None:
+    """Refuse a tree that holds something which `make_tree` did not make. Raises InUse."""
+    foreign = list(_foreign(plan, content, root_fd))
+    if foreign:
+        shown = ", ".join(quoted(path) for path in foreign[:5])
+        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
+        raise InUse(
+            f"{quoted(plan.target)} holds what `cas mount` did not put there: {shown}{more}",
+            hint="move that away and try again; nothing was removed",
+        )
+
+
+def _empty(root_fd: int) -> None:
+    with os.scandir(root_fd) as entries:
+        found = list(entries)
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            dirs.remove_tree(os.fsencode(entry.name), root_fd)
+        else:
+            os.unlink(entry.name, dir_fd=root_fd)
 
 
 def _make_writable(path: bytes, cursor: DirCursor) -> None:
@@ -164,7 +190,7 @@ def _foreign(plan: Plan, content: Content, root_fd: int) -> Iterator[bytes]:
     try:
         for found in walk(root_fd):
             node, number = content.get(found.path, (b"", 0))
-            layer = layer_path(plan.trees[number]) if plan.trees else b""
+            layer = layer_path(plan.layers[number]) if plan.layers else b""
             if not _is_ours(found, node, layer, store):
                 yield found.path
     finally:

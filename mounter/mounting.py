@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
-import stat
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cas import dirs, mounts
-from cas.boot import boot_id
-from cas.dirs import OPEN_DIRECTORY, opened
-from cas.errors import CasError, InputRefused, InUse
-from cas.manifest import Digest
+from cas import mounts
+from cas.dirs import opened
+from cas.errors import CasError, InUse
 from cas.quoting import quoted
-from mounter import linktree, syscalls
-from mounter.overlay import make_overlay
+from mounter import placing, syscalls
+from mounter.overlay import attach_overlay
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
+from mounter.recording import new_record, new_source
+from mounter.targets import (
+    StrPath,
+    absolute,
+    check_target,
+    claimed,
+    make_directories,
+    refuse_full,
+    remove_directories,
+)
+from mounter.upper import claimed_upper, upper_of
 
 if TYPE_CHECKING:
-    from cas.store import Composition
-
-StrPath = str | bytes | os.PathLike[str]
+    from cas.composition import Composition
 
 
 class NotMounted(CasError):
     """`cas mount` made nothing at a path, as far as this store knows."""
+
+    def __init__(self, store: bytes, target: bytes) -> None:
+        super().__init__(
+            f"nothing from the store {quoted(store)} is mounted at {quoted(target)}",
+            hint="give the TARGET and the --store that `cas mount` was given",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +59,54 @@ class Mount:
         umount(self.store, self.target)
 
 
-def mount(composition: Composition, target: StrPath, strategy: Strategy = Strategy.AUTO) -> Mount:
+def planned(
+    composition: Composition,
+    target: StrPath,
+    strategy: Strategy = Strategy.AUTO,
+    *,
+    writable: bool = False,
+    upper: StrPath | None = None,
+) -> Plan:
+    """Plan a composition at `target`; see `mount`. Nothing is tried, and nothing done."""
+    return replace(
+        Plan.of(composition, absolute(target)),
+        strategy=strategy,
+        writable=writable or upper is not None,
+        upper=None if upper is None else os.path.realpath(os.fsencode(upper)),
+    )
+
+
+def mount(
+    composition: Composition,
+    target: StrPath,
+    strategy: Strategy = Strategy.AUTO,
+    *,
+    writable: bool = False,
+    upper: StrPath | None = None,
+) -> Mount:
     """Make a composition appear at the directory `target`, read-only.
 
     `target` is made, with its parents, if it is missing, and must be empty otherwise. It stays
     until `umount`, whatever becomes of this process; so the composition may be closed then.
 
-    Raises InputRefused (an unfit target), InUse (something is there already), NoStrategy,
-    StoreDamaged, OSError.
+    With `writable` it takes changes, which are thrown away by `umount`, or stay in `upper/` of
+    the directory `upper` if that is given. The store is not changed by them.
+
+    Raises InputRefused (an unfit target), InUse (something is there already, or `upper` is in
+    use), NoStrategy, StoreDamaged, OSError.
     """
-    path = _absolute(target)
-    plan = Plan(composition.store, composition.trees, path)
+    return carry_out(planned(composition, target, strategy, writable=writable, upper=upper))
+
+
+def carry_out(plan: Plan) -> Mount:
+    """Mount as a plan says; see `mount`. The caller has a lease on what the plan uses."""
     check_target(plan)
-    created = make_directories(path)
+    created = make_directories(plan.target)
     try:
-        with _claimed(path):
+        with claimed(plan.target), claimed_upper(plan):
             _clear_stale(plan)
-            _refuse_full(path)
-            return _mount_by_first(plan, strategy.candidates, created)
+            refuse_full(plan.target)
+            return _mount_by_first(plan, created)
     except BaseException:
         remove_directories(created)
         raise
@@ -73,10 +114,14 @@ def mount(composition: Composition, target: StrPath, strategy: Strategy = Strate
 
 @contextlib.contextmanager
 def mounted(
-    composition: Composition, target: StrPath, strategy: Strategy = Strategy.AUTO
+    composition: Composition,
+    target: StrPath,
+    strategy: Strategy = Strategy.AUTO,
+    *,
+    writable: bool = False,
 ) -> Iterator[Mount]:
     """`mount` for the length of a `with` block, which gets the Mount."""
-    made = mount(composition, target, strategy)
+    made = mount(composition, target, strategy, writable=writable)
     try:
         yield made
     finally:
@@ -91,84 +136,18 @@ def umount(store: StrPath, target: StrPath) -> Strategy:
     removed then), StoreDamaged, OSError.
     """
     root = os.path.realpath(os.fsencode(store))
-    path = _absolute(target)
-    record = mounts.read_record(root, path)
-    if record is None:
-        raise NotMounted(
-            f"nothing from the store {quoted(root)} is mounted at {quoted(path)}",
-            hint="give the TARGET and the --store that `cas mount` was given",
-        )
-    if record.strategy == Strategy.OVERLAY.value:
-        _umount_overlay(path, record)
-    else:
-        _remove_linktree(root, path, record)
-    mounts.remove_record(root, path)
+    path = absolute(target)
+    with mounts.sole_changer(root, path):
+        record = mounts.read_record(root, path)
+        if record is None:
+            return _umount_unrecorded(root, path)
+        if record.strategy == Strategy.OVERLAY.value:
+            _umount_overlay(path, record)
+        else:
+            placing.take_away(path, record)
+        mounts.remove_record(root, path)
     remove_directories([os.fsencode(directory) for directory in record.created])
     return Strategy(record.strategy)
-
-
-def check_target(plan: Plan) -> None:
-    """Refuse a target that is no directory, or is in, above or the same as the store.
-
-    Raises InputRefused.
-    """
-    where = quoted(plan.target)
-    if os.path.lexists(plan.target) and not os.path.isdir(plan.target):
-        raise InputRefused(f"{where} is not a directory", hint="give a directory as the target")
-    if os.path.commonpath([plan.target, plan.store]) in (plan.target, plan.store):
-        raise InputRefused(
-            f"{where} and the store {quoted(plan.store)} are one in the other",
-            hint="give a target that is outside of the store and does not hold it",
-        )
-
-
-def make_directories(path: bytes) -> list[bytes]:
-    """Make a directory and its missing parents; return those made, outermost first."""
-    missing = []
-    while not os.path.isdir(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    missing.reverse()
-    for number, directory in enumerate(missing):
-        try:
-            os.mkdir(directory)
-        except OSError:
-            remove_directories(missing[:number])
-            raise
-    return missing
-
-
-def remove_directories(made: Sequence[bytes]) -> None:
-    """Remove what `make_directories` made, as far as it is empty."""
-    for directory in reversed(made):
-        with contextlib.suppress(OSError):
-            os.rmdir(directory)
-
-
-def _absolute(target: StrPath) -> bytes:
-    """Resolve all but the last part, so that a symbolic link as the target is seen as one."""
-    path = os.path.abspath(os.fsencode(target))
-    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-
-
-@contextlib.contextmanager
-def _claimed(target: bytes) -> Iterator[None]:
-    """Keep other processes from mounting at, or unmounting, a directory meanwhile."""
-    try:
-        fd = os.open(target, OPEN_DIRECTORY)
-    except NotADirectoryError as error:
-        raise InputRefused(
-            f"{quoted(target)} is a symbolic link", hint="give the directory that it leads to"
-        ) from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise InUse(
-            f"another process is mounting or unmounting {quoted(target)}", hint="try again"
-        ) from error
-    finally:
-        os.close(fd)
 
 
 def _clear_stale(plan: Plan) -> None:
@@ -177,8 +156,7 @@ def _clear_stale(plan: Plan) -> None:
     if record is None:
         return
     if record.strategy == Strategy.OVERLAY.value:
-        here = record.namespace == mounts.mount_namespace()
-        alive = mounts.is_mounted(record) or (record.boot_id == boot_id() and not here)
+        alive = mounts.may_live(record)
     else:
         alive = bool(os.listdir(plan.target))
     if alive:
@@ -186,33 +164,18 @@ def _clear_stale(plan: Plan) -> None:
             f"something is mounted at {quoted(plan.target)}",
             hint=f"`cas umount {quoted(plan.target)}` takes it away",
         )
-    _remove_staging(record)
+    placing.remove_staging(record)
     mounts.remove_record(plan.store, plan.target)
 
 
-def _remove_staging(record: mounts.MountRecord) -> None:
-    if record.staging is not None:
-        parent, name = os.path.split(os.fsencode(record.staging))
-        with opened(parent) as fd:
-            dirs.remove_tree(name, fd)
-
-
-def _refuse_full(target: bytes) -> None:
-    with os.scandir(target) as entries:
-        if next(entries, None) is not None:
-            raise InputRefused(
-                f"{quoted(target)} is not empty", hint="give an empty or a new directory"
-            )
-
-
-def _mount_by_first(plan: Plan, candidates: Sequence[Strategy], created: Sequence[bytes]) -> Mount:
-    reasons: list[str] = []
-    for candidate in candidates:
+def _mount_by_first(plan: Plan, created: Sequence[bytes]) -> Mount:
+    reasons = list(plan.reasons)
+    for candidate in plan.candidates:
         try:
             if candidate is Strategy.OVERLAY:
                 _mount_overlay(plan, created)
             else:
-                _place_linktree(plan, candidate, created)
+                placing.place(plan, candidate, created)
             return Mount(plan.store, plan.target, candidate, tuple(reasons))
         except StrategyRefused as refusal:
             mounts.remove_record(plan.store, plan.target)
@@ -223,56 +186,46 @@ def _mount_by_first(plan: Plan, candidates: Sequence[Strategy], created: Sequenc
     raise NoStrategy(plan.target, reasons)
 
 
-def _record(
-    plan: Plan,
-    strategy: Strategy,
-    created: Sequence[bytes],
-    *,
-    source: str = "",
-    staging: bytes | None = None,
-) -> mounts.MountRecord:
-    before = os.stat(plan.target)
-    return mounts.MountRecord(
-        target=os.fsdecode(plan.target),
-        strategy=strategy.value,
-        trees=[str(tree) for tree in plan.trees],
-        created=[os.fsdecode(directory) for directory in created],
-        mode=stat.S_IMODE(before.st_mode),
-        uid=before.st_uid,
-        gid=before.st_gid,
-        staging=None if staging is None else os.fsdecode(staging),
-        boot_id=boot_id(),
-        namespace=mounts.mount_namespace(),
-        source=source,
-        since_ns=time.time_ns(),
-    )
-
-
 def _mount_overlay(plan: Plan, created: Sequence[bytes]) -> None:
-    source = f"cas-{os.urandom(8).hex()}"
-    made = make_overlay(plan, source)
-    try:
-        target = os.open(plan.target, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    source = new_source()
+    with opened(plan.target) as target:
         try:
-            record = _record(plan, Strategy.OVERLAY, created, source=source)
-            mounts.write_record(plan.store, record)
-            syscalls.move_mount(made, target, plan.target)
-        except PermissionError as error:
-            raise StrategyRefused(f"the kernel does not let this user mount ({error})") from error
-        finally:
-            os.close(target)
-    finally:
-        os.close(made)
+            mounts.write_record(
+                plan.store, new_record(plan, Strategy.OVERLAY, created, source=source)
+            )
+        except OSError as error:
+            if error.errno != errno.EROFS:  # in a store that cannot change, nothing is removed
+                raise
+        with upper_of(plan, source, target) as upper:
+            attach_overlay(plan, source, target, upper)
 
 
 def _umount_overlay(path: bytes, record: mounts.MountRecord) -> None:
-    if not mounts.is_mounted(record):
-        if record.boot_id == boot_id() and record.namespace != mounts.mount_namespace():
-            raise InUse(
-                f"{quoted(path)} was mounted in another mount namespace than this one",
-                hint="unmount it there; it ends with the last process of that namespace",
-            )
+    refuse_out_of_reach(record)
+    while mounts.is_mounted(record):  # twice, if there is a tmpfs below
+        _umount(path)
+
+
+def refuse_out_of_reach(record: mounts.MountRecord) -> None:
+    """Refuse a kernel mount that lives, but is not what is to be seen at its target.
+
+    Raises InUse.
+    """
+    where = quoted(record.target)
+    if mounts.is_mounted(record) or not mounts.may_live(record):
         return
+    if record.namespace != mounts.mount_namespace():
+        raise InUse(
+            f"{where} was mounted in another mount namespace than this one",
+            hint="do it there; the mount ends with the last process of that namespace",
+        )
+    raise InUse(
+        f"what was mounted at {where} is covered by another mount, or was moved",
+        hint="take the other mount away (`findmnt` shows it), and try again",
+    )
+
+
+def _umount(path: bytes) -> None:
     try:
         syscalls.umount(path)
     except OSError as error:
@@ -282,31 +235,12 @@ def _umount_overlay(path: bytes, record: mounts.MountRecord) -> None:
         ) from error
 
 
-def _place_linktree(plan: Plan, strategy: Strategy, created: Sequence[bytes]) -> None:
-    """Make the tree beside the target, and rename it into place."""
-    parent_path, name = os.path.split(plan.target)
-    beside = b"." + name[:200] + b".cas-" + os.urandom(8).hex().encode()
-    record = _record(plan, strategy, created, staging=os.path.join(parent_path, beside))
-    mounts.write_record(plan.store, record)
-    with opened(parent_path) as parent:
-        os.mkdir(beside, 0o700, dir_fd=parent)
-        try:
-            with opened(beside, parent) as root:
-                linktree.make_tree(plan, strategy, plan.content(), root)
-                if os.fstat(root).st_uid != record.uid:
-                    os.fchown(root, record.uid, record.gid)
-            os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
-        except BaseException:
-            dirs.remove_tree(beside, parent)
-            raise
-
-
-def _remove_linktree(store: bytes, path: bytes, record: mounts.MountRecord) -> None:
-    if not os.path.lexists(path):
-        _remove_staging(record)
-        return
-    plan = Plan(store, tuple(Digest(tree) for tree in record.trees), path)
-    with _claimed(path), opened(path) as root:
-        _remove_staging(record)
-        linktree.remove_tree(plan, plan.content(), root)
-        os.fchmod(root, record.mode)
+def _umount_unrecorded(store: bytes, path: bytes) -> Strategy:
+    """Unmount an overlay from a store on a read-only file system, which has no records."""
+    read_only = os.path.isdir(store) and os.statvfs(store).f_flag & os.ST_RDONLY
+    source = mounts.source_of(path) or ""
+    if not read_only or not source.startswith("cas-") or not os.path.ismount(path):
+        raise NotMounted(store, path)
+    while mounts.source_of(path) == source:
+        _umount(path)
+    return Strategy.OVERLAY

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import enum
+import json
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from cas.compose import union
-from cas.errors import CasError, ExitCode, StoreDamaged
+from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
 from cas.layout import EMPTY, layer_path, manifest_path
 from cas.manifest import Digest, Manifest
 from cas.quoting import quoted
+
+if TYPE_CHECKING:
+    from cas.composition import Composition
+
+VERSION = 1
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Strategy(enum.Enum):
@@ -25,15 +34,6 @@ class Strategy(enum.Enum):
     HARDLINK = "hardlink"
     COPY = "copy"
     LINKED = "linked"
-
-    @property
-    def candidates(self) -> tuple[Strategy, ...]:
-        """The strategies to try in turn."""
-        if self is Strategy.AUTO:
-            return (Strategy.OVERLAY, Strategy.HARDLINK, Strategy.COPY)
-        if self is Strategy.LINKED:
-            return (Strategy.HARDLINK, Strategy.COPY)
-        return (self,)
 
 
 class NoStrategy(CasError):
@@ -54,40 +54,160 @@ class StrategyRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """`trees` of the store at `store`, lowest first, are to be seen as one tree at `target`.
+class Planned:
+    """An artifact of a plan: its signature, with a priority if it has one (`ID@N`), and tree."""
 
-    The paths are absolute.
+    id: str
+    tree: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`layers` of the store at `store`, lowest first, are to be seen as one tree at `target`.
+
+    They are the trees of `artifacts`, which are lowest first too; of many, the lowest are one
+    merged layer. A `writable` tree takes changes, which go with it, or stay in the directory
+    `upper`. `reasons` says why no better `strategy` was decided on. The paths are absolute.
+    `lease` is the name of the lease under which all this is in use, if it has one.
     """
 
     store: bytes
-    trees: tuple[Digest, ...]
+    layers: tuple[Digest, ...]
     target: bytes
+    artifacts: tuple[Planned, ...] = ()
+    strategy: Strategy = Strategy.AUTO
+    reasons: tuple[str, ...] = ()
+    writable: bool = False
+    upper: bytes | None = None
+    lease: str | None = None
+
+    @classmethod
+    def of(cls, composition: Composition, target: bytes) -> Plan:
+        """Plan a composition, read-only, by the first strategy that works."""
+        artifacts = tuple(Planned(id_, tree) for id_, tree in composition.named)
+        return cls(
+            composition.store, composition.layers, target, artifacts, lease=composition.lease.name
+        )
+
+    @property
+    def used(self) -> set[str]:
+        """The digests of all trees that must stay in the store."""
+        return {*self.layers, *(artifact.tree for artifact in self.artifacts)}
+
+    @property
+    def candidates(self) -> tuple[Strategy, ...]:
+        """The strategies to try in turn. What can be written to is never linked to the store."""
+        wanted = {
+            Strategy.AUTO: (Strategy.OVERLAY, Strategy.HARDLINK, Strategy.COPY),
+            Strategy.LINKED: (Strategy.HARDLINK, Strategy.COPY),
+        }.get(self.strategy, (self.strategy,))
+        if self.writable and len(wanted) > 1:
+            return tuple(strategy for strategy in wanted if strategy is not Strategy.HARDLINK)
+        return wanted
 
     def overlay_layers(self) -> list[bytes]:
         """Return the absolute paths of the lower directories, top one first as overlayfs takes it.
 
         They are at least two: overlayfs refuses one without an upper directory (EINVAL).
         """
-        layers = [layer_path(tree) for tree in reversed(self.trees)]
+        layers = [layer_path(tree) for tree in reversed(self.layers)]
         layers += EMPTY[: max(0, 2 - len(layers))]
         return [os.path.join(self.store, layer) for layer in layers]
-
-    def layer(self, number: int) -> bytes:
-        """Return the absolute path of a layer, counted from the lowest."""
-        return os.path.join(self.store, layer_path(self.trees[number]))
 
     def content(self) -> dict[bytes, tuple[bytes, int]]:
         """Return what will be at the target, as `cas.compose.union` does.
 
         The manifests are checked to be well-formed, but not hashed. Raises StoreDamaged, OSError.
         """
-        return union(self._manifest(tree) for tree in self.trees)
+        return union(read_manifest(self.store, tree) for tree in self.layers)
 
-    def _manifest(self, tree: Digest) -> Manifest:
-        path = os.path.join(self.store, manifest_path(tree))
+    def encode(self) -> dict[str, Any]:
+        """Return the plan as what JSON can hold, and `decode` takes."""
+        return {
+            "version": VERSION,
+            "store": os.fsdecode(self.store),
+            "target": os.fsdecode(self.target),
+            "strategy": self.strategy.value,
+            "reasons": list(self.reasons),
+            "writable": self.writable,
+            "upper": None if self.upper is None else os.fsdecode(self.upper),
+            "artifacts": [{"id": planned.id, "tree": planned.tree} for planned in self.artifacts],
+            "layers": [
+                os.fsdecode(os.path.join(self.store, layer_path(tree)))
+                for tree in reversed(self.layers)
+            ],
+        }
+
+    @classmethod
+    def decode(cls, document: Any) -> Plan:
+        """Read what `encode` gave, which may come from anybody. Raises InputRefused.
+
+        Whatever it says, its layers are layers of its store.
+        """
         try:
-            with open(path, "rb") as file:
-                return Manifest.decode(file.read())
-        except FileNotFoundError as error:
-            raise StoreDamaged(f"the manifest {quoted(path)} is missing") from error
+            if document["version"] != VERSION:
+                raise ValueError(f"its version is {document['version']!r}, not {VERSION}")
+            store = _absolute(document["store"])
+            upper = document["upper"]
+            return cls(
+                store=store,
+                layers=tuple(_layer(path, store) for path in reversed(document["layers"])),
+                target=_absolute(document["target"]),
+                artifacts=tuple(
+                    Planned(str(planned["id"]), _digest(planned["tree"]))
+                    for planned in document["artifacts"]
+                ),
+                strategy=Strategy(document["strategy"]),
+                reasons=tuple(map(str, document["reasons"])),
+                writable=bool(document["writable"]),
+                upper=None if upper is None else _absolute(upper),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputRefused(
+                f"this is no plan: {error}", hint="`cas plan --json` writes one"
+            ) from error
+
+    @classmethod
+    def load(cls, text: str | bytes) -> Plan:
+        """Read the JSON that `cas plan --json` writes. Raises InputRefused."""
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise InputRefused(
+                f"this is no plan: {error}", hint="`cas plan --json` writes one"
+            ) from error
+        return cls.decode(document)
+
+    def by(self, strategy: Strategy, reasons: Sequence[str] = ()) -> Plan:
+        """Return the plan with a strategy decided on."""
+        return replace(self, strategy=strategy, reasons=tuple(reasons))
+
+
+def read_manifest(store: bytes, tree: Digest) -> Manifest:
+    """Read a manifest from the store at an absolute path. Raises StoreDamaged, OSError."""
+    path = os.path.join(store, manifest_path(tree))
+    try:
+        with open(path, "rb") as file:
+            return Manifest.decode(file.read())
+    except FileNotFoundError as error:
+        raise StoreDamaged(f"the manifest {quoted(path)} is missing") from error
+
+
+def _absolute(path: str) -> bytes:
+    encoded = os.fsencode(path)
+    if not os.path.isabs(encoded) or os.path.normpath(encoded) != encoded or b"\0" in encoded:
+        raise ValueError(f"{path!r} is no absolute path in its shortest form")
+    return encoded
+
+
+def _layer(path: str, store: bytes) -> Digest:
+    tree = _digest(os.path.basename(path))
+    if os.fsencode(path) != os.path.join(store, layer_path(tree)):
+        raise ValueError(f"{path!r} is no layer of the store")
+    return tree
+
+
+def _digest(text: str) -> Digest:
+    if not _DIGEST.fullmatch(text):
+        raise ValueError(f"{text!r} is no digest")
+    return Digest(text)

@@ -12,6 +12,8 @@ import os
 
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWNET = 0x40000000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWUSER = 0x10000000
@@ -23,12 +25,22 @@ MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_RDONLY = 0x1
+MOVE_MOUNT_BENEATH = 0x200
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
+MS_NODEV = 0x4
+MS_NOSUID = 0x2
+MS_RDONLY = 0x1
 MS_REC = 0x4000
 MS_SLAVE = 0x80000
 OPEN_TREE_CLONE = 0x1
+PR_CAPBSET_DROP = 24
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+PR_CAP_AMBIENT_RAISE = 2
+PR_SET_NO_NEW_PRIVS = 38
 PR_SET_PDEATHSIG = 1
+RENAME_EXCHANGE = 2
 UMOUNT_NOFOLLOW = 8
 
 _CLOEXEC = 0x1  # FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC
@@ -39,6 +51,7 @@ _SYS_FSOPEN = 430
 _SYS_FSCONFIG = 431
 _SYS_FSMOUNT = 432
 _SYS_MOUNT_SETATTR = 442
+_CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -52,6 +65,22 @@ class _MountAttr(ctypes.Structure):
         ("attr_clr", ctypes.c_uint64),
         ("propagation", ctypes.c_uint64),
         ("userns_fd", ctypes.c_uint64),
+    )
+
+
+class _CapabilityHeader(ctypes.Structure):
+    """struct __user_cap_header_struct of capget(2)."""
+
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _CapabilitySets(ctypes.Structure):
+    """struct __user_cap_data_struct of capget(2), low and high 32 bits in turn."""
+
+    _fields_ = tuple(
+        (f"{name}_{half}", ctypes.c_uint32)
+        for half in ("low", "high")
+        for name in ("effective", "permitted", "inheritable")
     )
 
 
@@ -83,33 +112,50 @@ def fsmount(fd: int, attributes: int) -> int:
     return _checked(_syscall(_SYS_FSMOUNT, fd, _CLOEXEC, attributes), "fsmount")
 
 
-def open_tree(path: bytes) -> int:
-    """Clone the mount that `path` is on, with `path` as its root (Linux 5.2)."""
-    flags = OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
+def open_tree(path: bytes, *, recursive: bool = False) -> int:
+    """Clone the mount that `path` is on, with `path` as its root (Linux 5.2).
+
+    With `recursive`, what is mounted below it too.
+    """
+    flags = OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | (AT_RECURSIVE if recursive else 0)
     return _checked(_syscall(_SYS_OPEN_TREE, -100, path, flags), "open_tree", path)
 
 
-def mount_setattr(fd: int, attributes: int) -> None:
-    """Add attributes to the mount open at `fd` (Linux 5.12)."""
+def mount_setattr(fd: int, attributes: int, *, recursive: bool = False) -> None:
+    """Add attributes to the mount open at `fd`, or to all of the tree of mounts (Linux 5.12)."""
     attr = _MountAttr(attr_set=attributes)
     size = ctypes.sizeof(attr)
     pointer = ctypes.addressof(attr)
-    _checked(_syscall(_SYS_MOUNT_SETATTR, fd, b"", AT_EMPTY_PATH, pointer, size), "mount_setattr")
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    _checked(_syscall(_SYS_MOUNT_SETATTR, fd, b"", flags, pointer, size), "mount_setattr")
 
 
-def move_mount(fd: int, target_fd: int, target: bytes) -> None:
+def move_mount(fd: int, target_fd: int, target: bytes, *, beneath: bool = False) -> None:
     """Attach the mount open at `fd` to the directory open at `target_fd`.
 
-    `target` is for the message.
+    With `beneath`, below the mount whose root that is (Linux 6.5). `target` is for the message.
     """
     flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    flags |= MOVE_MOUNT_BENEATH if beneath else 0
     _checked(_syscall(_SYS_MOVE_MOUNT, fd, b"", target_fd, b"", flags), "move_mount", target)
 
 
-def mount(source: bytes | None, target: bytes, filesystem: bytes | None, flags: int) -> None:
-    """The old mount(2), for what has no descriptors: propagation, and procfs."""
-    result = _libc.mount(source, target, filesystem, ctypes.c_ulong(flags), None)
+def mount(
+    source: bytes | None,
+    target: bytes,
+    filesystem: bytes | None,
+    flags: int,
+    options: bytes | None = None,
+) -> None:
+    """The old mount(2). It takes 4095 bytes of `options` and silently cuts the rest."""
+    result = _libc.mount(source, target, filesystem, ctypes.c_ulong(flags), options)
     _checked(result, "mount", target)
+
+
+def pivot_root(new_root: bytes, put_old: bytes) -> None:
+    """pivot_root(2)."""
+    result = _libc.pivot_root(new_root, put_old)
+    _checked(result, "pivot_root", new_root)
 
 
 def umount(target: bytes, flags: int = 0) -> None:
@@ -125,3 +171,35 @@ def unshare(flags: int) -> None:
 def die_with_parent(signal: int) -> None:
     """Ask for `signal` when the thread that forked this process ends (PR_SET_PDEATHSIG)."""
     _checked(_libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal), 0, 0, 0), "prctl")
+
+
+def no_new_privileges() -> None:
+    """Forbid that this process or its children gain privileges by execve(2), for good."""
+    _checked(_libc.prctl(PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0), "prctl")
+
+
+def limit_capabilities(keep: int) -> None:
+    """Give up all capabilities that are not in the bit set `keep`, across execve(2) too.
+
+    Those in `keep` survive execve(2) for any user id (ambient, capabilities(7)).
+    """
+    for number in range(64):
+        if not keep >> number & 1 and _prctl(PR_CAPBSET_DROP, number) < 0:
+            break  # EINVAL: the kernel knows no higher ones
+    low, high = keep & 0xFFFFFFFF, keep >> 32
+    header = _CapabilityHeader(_CAPABILITY_VERSION_3, 0)
+    sets = _CapabilitySets(low, low, low, high, high, high)
+    _checked(_libc.capset(ctypes.byref(header), ctypes.byref(sets)), "capset")
+    _checked(_prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL), "prctl")
+    for number in range(64):
+        if keep >> number & 1:
+            _checked(_prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number), "prctl")
+
+
+def exchange(one: bytes, other: bytes, dir_fd: int) -> None:
+    """Swap two names in the directory open at `dir_fd` at once (renameat2(2), Linux 3.15)."""
+    _checked(_libc.renameat2(dir_fd, one, dir_fd, other, RENAME_EXCHANGE), "renameat2", other)
+
+
+def _prctl(option: int, first: int, second: int = 0) -> int:
+    return int(_libc.prctl(option, ctypes.c_ulong(first), ctypes.c_ulong(second), 0, 0))

@@ -1,0 +1,94 @@
+"""Linked trees at their targets: made beside them, renamed into place, and taken away."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Sequence
+
+from cas import dirs, mounts
+from cas.dirs import opened
+from cas.errors import InUse
+from mounter import linktree
+from mounter.plan import Plan, Strategy, StrategyRefused
+from mounter.recording import new_record
+from mounter.targets import claimed
+
+
+def place(plan: Plan, strategy: Strategy, created: Sequence[bytes]) -> None:
+    """Make the tree beside the target, and rename it into place.
+
+    Raises as `make_beside` does, OSError.
+    """
+    parent_path, name, beside = staging_name(plan.target)
+    record = new_record(plan, strategy, created, staging=os.path.join(parent_path, beside))
+    try:
+        mounts.write_record(plan.store, record)
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            raise StrategyRefused("the store is on a read-only file system") from error
+        raise
+    with opened(parent_path) as parent:
+        make_beside(plan, strategy, beside, parent)
+        try:
+            os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException:
+            dirs.remove_tree(beside, parent)
+            raise
+
+
+def take_away(path: bytes, record: mounts.MountRecord) -> None:
+    """Take away what `place` made at `path`, and nothing else. Raises InUse, OSError."""
+    if not os.path.lexists(path):
+        remove_staging(record)
+        return
+    with claimed(path), opened(path) as root:
+        plan = _plan_of(record, root)
+        remove_staging(record)
+        linktree.remove_tree(plan, plan.content(), root)
+        os.fchmod(root, record.mode)
+
+
+def _plan_of(record: mounts.MountRecord, root: int) -> Plan:
+    """Return the plan of what is there: of two, if an update was killed between them."""
+    plan = Plan.decode(record.plan)
+    if record.next_plan is not None:
+        with contextlib.suppress(InUse):
+            following = Plan.decode(record.next_plan)
+            linktree.refuse_foreign(following, following.content(), root)
+            return following
+    return plan
+
+
+def make_beside(plan: Plan, strategy: Strategy, beside: bytes, parent: int) -> None:
+    """Make a plan's linked tree under the name `beside` in the directory open at `parent`.
+
+    It gets the target's owner. Raises as `linktree.make_tree` does, and leaves nothing then.
+    """
+    before = os.stat(plan.target)
+    os.mkdir(beside, 0o700, dir_fd=parent)
+    try:
+        with opened(beside, parent) as root:
+            linktree.make_tree(plan, strategy, plan.content(), root)
+            if plan.writable:
+                os.fchmod(root, 0o755)
+            if os.fstat(root).st_uid != before.st_uid:
+                os.fchown(root, before.st_uid, before.st_gid)
+    except BaseException:
+        dirs.remove_tree(beside, parent)
+        raise
+
+
+def staging_name(target: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return a target's parent, its name, and an unused name in the parent to make a tree at."""
+    parent, name = os.path.split(target)
+    return parent, name, b"." + name[:200] + b".cas-" + os.urandom(8).hex().encode()
+
+
+def remove_staging(record: mounts.MountRecord) -> None:
+    """Remove the tree that a killed process left beside a target. Raises OSError."""
+    if record.staging is not None:
+        parent, name = os.path.split(os.fsencode(record.staging))
+        with opened(parent) as fd:
+            dirs.remove_tree(name, fd)

@@ -1,0 +1,148 @@
+"""Directories to mount at: which are fit, and making them and taking them away again."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+
+from cas.dirs import OPEN_DIRECTORY
+from cas.errors import InputRefused, InUse
+from cas.quoting import quoted
+from mounter.plan import Plan
+
+StrPath = str | bytes | os.PathLike[str]
+
+
+def absolute(target: StrPath) -> bytes:
+    """Resolve all but the last part, so that a symbolic link as the target is seen as one."""
+    path = os.path.abspath(os.fsencode(target))
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
+def check_target(plan: Plan) -> None:
+    """Refuse a target that is no directory, or is in, above or the same as the store.
+
+    Raises InputRefused.
+    """
+    where = quoted(plan.target)
+    if os.path.lexists(plan.target) and not os.path.isdir(plan.target):
+        raise InputRefused(f"{where} is not a directory", hint="give a directory as the target")
+    refuse_around_store(plan.target, plan.store)
+
+
+def refuse_around_store(target: bytes, store: bytes) -> None:
+    """Refuse a target that is in, above or the same as the store. Raises InputRefused."""
+    if is_inside(target, store) or is_inside(store, target):
+        raise InputRefused(
+            f"{quoted(target)} and the store {quoted(store)} are one in the other",
+            hint="give a target that is outside of the store and does not hold it",
+        )
+
+
+def is_inside(path: bytes, directory: bytes) -> bool:
+    """Tell whether an absolute path is a directory's, or of something in it."""
+    return os.path.commonpath([path, directory]) == directory
+
+
+def make_directories(path: bytes) -> list[bytes]:
+    """Make a directory and its missing parents; return those made, outermost first.
+
+    Others may make and remove the same ones meanwhile. Raises OSError.
+    """
+    made: list[bytes] = []
+    while not os.path.isdir(path):
+        missing = path
+        while not os.path.isdir(os.path.dirname(missing)):
+            missing = os.path.dirname(missing)
+        try:
+            os.mkdir(missing)
+            made.append(missing)
+        except FileNotFoundError:
+            continue
+        except FileExistsError:
+            if not os.path.isdir(missing):
+                remove_directories(made)
+                raise
+        except OSError:
+            remove_directories(made)
+            raise
+    return made
+
+
+def remove_directories(made: Sequence[bytes]) -> None:
+    """Remove what `make_directories` made, as far as it is empty."""
+    for directory in reversed(made):
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
+
+
+def refuse_full(target: bytes) -> None:
+    """Refuse a directory that is not empty. Raises InputRefused."""
+    with os.scandir(target) as entries:
+        if next(entries, None) is not None:
+            raise InputRefused(
+                f"{quoted(target)} is not empty", hint="give an empty or a new directory"
+            )
+
+
+@contextlib.contextmanager
+def claimed(target: bytes) -> Iterator[None]:
+    """Keep other processes from mounting at, or unmounting, a directory meanwhile.
+
+    Raises InputRefused if it is a symbolic link, InUse.
+    """
+    try:
+        fd = os.open(target, OPEN_DIRECTORY)
+    except NotADirectoryError as error:
+        raise InputRefused(
+            f"{quoted(target)} is a symbolic link", hint="give the directory that it leads to"
+        ) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise InUse(
+            f"another process is mounting, unmounting or running at {quoted(target)}",
+            hint="try again when it has ended",
+        ) from error
+    finally:
+        os.close(fd)
+
+
+class MountPoint:
+    """A directory that is there for as long as somebody mounts on it.
+
+    Processes share it, each with a mount in its own namespace. To remove a directory takes away
+    what is mounted on it elsewhere (Linux 3.18): so each holds a shared lock on it (flock(2)),
+    and who made it removes it only if no other does.
+    """
+
+    def __init__(self, path: bytes) -> None:
+        """Make the directory, with its parents, if it is not there. Raises OSError."""
+        self.path = path
+        self._made: list[bytes] = []
+        while True:
+            self._made += make_directories(path)
+            try:
+                self._fd = os.open(path, OPEN_DIRECTORY)
+            except FileNotFoundError:
+                continue
+            except PermissionError:
+                self._fd = -1  # then it was there, and nobody of this user's made it
+                return
+            fcntl.flock(self._fd, fcntl.LOCK_SH)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(path), os.fstat(self._fd)):
+                    return
+            os.close(self._fd)
+
+    def release(self) -> None:
+        """Remove what was made, if nobody else needs it. It must not be mounted on here."""
+        if self._fd < 0:
+            return
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_directories(self._made)
+        os.close(self._fd)

@@ -1,0 +1,137 @@
+"""Upper directories: what takes the changes of a writable overlay."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+
+from cas import mounts
+from cas.dirs import opened
+from cas.errors import InputRefused, InUse
+from cas.quoting import quoted
+from mounter import syscalls
+from mounter.overlay import Upper
+from mounter.plan import Plan, StrategyRefused
+from mounter.targets import is_inside
+
+
+@contextlib.contextmanager
+def upper_of(plan: Plan, source: str, target_fd: int) -> Iterator[Upper | None]:
+    """Give the directories that take the changes of a plan's overlay, for a `with` block.
+
+    None if it is read-only. Changes that are thrown away go to a tmpfs, mounted at the target
+    under the name `source`, where the overlay is to cover it: no kernel before 6.15 takes an
+    upper directory of a mount that is attached nowhere. Those that stay go to `upper/` in the
+    plan's directory, which has to be claimed.
+
+    Raises StrategyRefused, OSError.
+    """
+    if not plan.writable:
+        yield None
+        return
+    if plan.upper is None:
+        _mount_tmpfs(plan.target, source, target_fd)
+        directory = plan.target
+    else:
+        directory = plan.upper
+    try:
+        with opened(directory) as fd:
+            for name in ("upper", "work"):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o755, dir_fd=fd)
+            with opened(b"upper", fd) as upper, opened(b"work", fd) as work:
+                yield Upper(upper, work)
+    except BaseException:
+        if plan.upper is None:
+            syscalls.umount(plan.target, syscalls.MNT_DETACH)
+        raise
+
+
+@contextlib.contextmanager
+def claimed_upper(plan: Plan) -> Iterator[None]:
+    """`claim_upper` for the length of a `with` block, if the plan has an upper directory."""
+    fd = claim_upper(plan)
+    try:
+        yield
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def claim_upper(plan: Plan) -> int | None:
+    """Make a plan's upper directory, and keep every other user of it away.
+
+    The kernel would accept two overlays with one upper directory, and corrupt it. A lock in it
+    shows who is at work now, and a note in that which mount was made last. Returns a descriptor,
+    which holds the lock until it is closed; None if the plan has no upper directory.
+
+    Raises InUse, InputRefused, OSError.
+    """
+    if plan.upper is None:
+        return None
+    where = quoted(plan.upper)
+    if is_inside(plan.upper, plan.store) or is_inside(plan.upper, plan.target):
+        raise InputRefused(
+            f"the upper directory {where} is in the store or in the sysroot",
+            hint="give a directory elsewhere",
+        )
+    os.makedirs(plan.upper, exist_ok=True)
+    fd = os.open(os.path.join(plan.upper, b"lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _refuse_mounted(plan.upper, os.pread(fd, 1 << 16, 0))
+        os.ftruncate(fd, 0)
+        note = json.dumps([os.fsdecode(plan.store), os.fsdecode(plan.target)])
+        os.pwrite(fd, note.encode(), 0)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise InUse(
+            f"the upper directory {where} is in use by another sysroot",
+            hint="give another directory, or wait for that task to end",
+        ) from error
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _refuse_mounted(upper: bytes, note: bytes) -> None:
+    """Refuse an upper directory if the mount that used it last is still there."""
+    with contextlib.suppress(ValueError, FileNotFoundError):
+        store, target = map(os.fsencode, json.loads(note))
+        record = mounts.read_record(store, target)
+        if record is None or not mounts.may_live(record):
+            return
+        if record.plan["upper"] == os.fsdecode(upper):
+            raise InUse(
+                f"the upper directory {quoted(upper)} is in use by the mount at {quoted(target)}",
+                hint=f"`cas umount {quoted(target)}` takes that away",
+            )
+
+
+def _mount_tmpfs(target: bytes, source: str, target_fd: int) -> None:
+    try:
+        made = make_tmpfs(source)
+    except PermissionError as error:
+        raise StrategyRefused("the kernel does not let this user mount (EPERM)") from error
+    except OSError as error:
+        raise StrategyRefused(f"there is no tmpfs for the changes: {error.strerror}") from error
+    try:
+        syscalls.move_mount(made, target_fd, target)
+    finally:
+        os.close(made)
+
+
+def make_tmpfs(source: str) -> int:
+    """Make a tmpfs, attached nowhere yet; return its descriptor. Raises OSError."""
+    fd = syscalls.fsopen(b"tmpfs")
+    try:
+        syscalls.fsconfig(fd, syscalls.FSCONFIG_SET_STRING, b"source", source.encode())
+        syscalls.fsconfig(fd, syscalls.FSCONFIG_SET_STRING, b"mode", b"755")
+        syscalls.fsconfig(fd, syscalls.FSCONFIG_CMD_CREATE)
+        return syscalls.fsmount(fd, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV)
+    finally:
+        os.close(fd)
