@@ -12,81 +12,133 @@ from cas.errors import InputRefused
 from cas.quoting import quoted
 from cas.scratch import scratch
 from mounter import linktree
-from mounter.mounting import (
-    check_target,
-    make_directories,
-    mounted,
-    remove_directories,
-)
-from mounter.plan import Plan, Strategy, StrategyRefused
-from mounter.sandbox import NamespaceRefused, Placed, run_plainly, run_sandboxed
+from mounter.isolation import Sandbox
+from mounter.mounting import carry_out, planned, umount
+from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
+from mounter.recording import new_source
+from mounter.rootfs import Placed
+from mounter.sandbox import NamespaceRefused, run_plainly, run_sandboxed
+from mounter.targets import StrPath, is_inside, refuse_around_store
+from mounter.upper import claimed_upper
 
 if TYPE_CHECKING:
-    from cas.store import Composition
+    from cas.composition import Composition
 
-StrPath = str | bytes | os.PathLike[str]
 _Path = TypeVar("_Path", bound=StrPath)
+_Note = Callable[[str], None]
+_AS_USUAL = Sandbox()
+_LINKED = (Strategy.HARDLINK, Strategy.COPY)
 
 
 def run(
     command: Sequence[StrPath],
     sysroots: Mapping[_Path, Composition],
-    note: Callable[[str], None] = lambda text: None,
+    note: _Note = lambda text: None,
+    *,
+    sandbox: Sandbox = _AS_USUAL,
+    writable: bool = False,
 ) -> int:
     """Run `command` with a composition at each path of `sysroots`; return its exit code.
 
-    It runs in a user, mount and PID namespace of its own, where the compositions are read-only
-    mounts. Where the kernel refuses overlays, linked trees are mounted in their place; where it
-    refuses namespaces, linked trees are made at the paths and the command runs without. `note`
-    gets a sentence then. Paths are made if they are missing, and removed at the end.
+    It runs in namespaces of its own, where the compositions are read-only mounts, or with
+    `writable` take changes that are thrown away; see `mounter.isolation.Sandbox` for what else
+    can be chosen. Where the kernel refuses overlays, linked trees are mounted in their place;
+    where it refuses namespaces, linked trees are made at the paths and the command runs without.
+    `note` gets a sentence then. Paths are made if they are missing, and removed at the end.
 
     The exit code is as in `mounter.sandbox.run_sandboxed`. The compositions stay open. Raises
-    InputRefused, NoStrategy, StoreDamaged, CasError, OSError.
+    InputRefused, InUse, NoStrategy, BadSandbox, StoreDamaged, CasError, OSError.
+    """
+    plans = [
+        planned(composition, os.path.realpath(os.fsencode(path)), writable=writable)
+        for path, composition in sysroots.items()
+    ]
+    return run_plans(command, plans, note, sandbox)
+
+
+def run_plans(
+    command: Sequence[StrPath],
+    plans: Sequence[Plan],
+    note: _Note = lambda text: None,
+    sandbox: Sandbox = _AS_USUAL,
+) -> int:
+    """Run `command` with what each plan says at its target; see `run`.
+
+    The caller has leases on what the plans use.
     """
     arguments = [os.fsencode(argument) for argument in command]
-    compositions = {os.path.realpath(os.fsencode(path)): sysroots[path] for path in sysroots}
-    plans = [Plan(c.store, c.trees, path) for path, c in compositions.items()]
-    _check(plans, len(sysroots))
+    _check(plans, sandbox)
     with contextlib.ExitStack() as stack:
         for plan in plans:
-            made = make_directories(plan.target)
-            stack.callback(remove_directories, made)
+            stack.enter_context(claimed_upper(plan))
         try:
-            return _run_in_namespace(arguments, plans, note)
+            return _run_in_namespace(arguments, plans, note, sandbox)
         except NamespaceRefused as refusal:
+            _refuse_without_namespaces(plans, sandbox, refusal)
             note(f"{refusal}: the sysroots are linked, and visible outside of the command")
-    with contextlib.ExitStack() as stack:
-        for path, composition in compositions.items():
-            stack.enter_context(mounted(composition, path, Strategy.LINKED))
-        return run_plainly(arguments)
+        for plan in plans:
+            carry_out(plan.by(Strategy.LINKED))
+            stack.callback(umount, plan.store, plan.target)
+        return run_plainly(arguments, sandbox)
 
 
 def _run_in_namespace(
-    arguments: list[bytes], plans: list[Plan], note: Callable[[str], None]
+    arguments: list[bytes], plans: Sequence[Plan], note: _Note, sandbox: Sandbox
 ) -> int:
-    try:
-        return run_sandboxed(arguments, [Placed(plan) for plan in plans])
-    except StrategyRefused as refusal:
-        note(f"the sysroots are hardlinked, not overlaid: {refusal}")
+    if not any(plan.strategy in _LINKED for plan in plans):
+        try:
+            return run_sandboxed(arguments, [_overlaid(plan) for plan in plans], sandbox)
+        except StrategyRefused as refusal:
+            if any(plan.strategy is Strategy.OVERLAY or plan.upper for plan in plans):
+                raise NoStrategy(plans[0].target, [f"overlay: {refusal}"]) from refusal
+            note(f"the sysroots are linked, not overlaid: {refusal}")
     with contextlib.ExitStack() as stack:
-        placed = []
-        for plan in plans:
-            store = stack.enter_context(opened(plan.store))
-            work = stack.enter_context(scratch(store, "run"))
-            os.mkdir(b"sysroot", 0o755, dir_fd=work.fd)
-            root = stack.enter_context(opened(b"sysroot", work.fd))
-            linktree.make_tree(plan, Strategy.HARDLINK, plan.content(), root)
-            placed.append(Placed(plan, os.path.join(plan.store, work.path, b"sysroot")))
-        return run_sandboxed(arguments, placed)
+        placed = [_linked(plan, stack) for plan in plans]
+        return run_sandboxed(arguments, placed, sandbox)
 
 
-def _check(plans: list[Plan], wanted: int) -> None:
-    if len(plans) != wanted:
-        raise InputRefused("two sysroots have the same path", hint="give each a path of its own")
+def _refuse_without_namespaces(
+    plans: Sequence[Plan], sandbox: Sandbox, refusal: NamespaceRefused
+) -> None:
+    """Refuse what links at the path itself cannot give. Raises NoStrategy."""
+    for bind in sandbox.binds:
+        raise NoStrategy(bind.target, [f"{refusal}, so nothing can be bound to another path"])
     for plan in plans:
-        check_target(plan)
+        if plan.upper is not None or plan.strategy is Strategy.OVERLAY:
+            raise NoStrategy(plan.target, [f"overlay: {refusal}"])
+
+
+def _overlaid(plan: Plan) -> Placed:
+    return Placed(plan, new_source() if plan.lease is None else f"cas-{plan.lease}")
+
+
+def _linked(plan: Plan, stack: contextlib.ExitStack) -> Placed:
+    """Make a plan's tree in the store, where links work, for as long as `stack` lives."""
+    store = stack.enter_context(opened(plan.store))
+    work = stack.enter_context(scratch(store, "run"))
+    strategy = Strategy.COPY if plan.writable else Strategy.HARDLINK
+    if plan.strategy in _LINKED:
+        strategy = plan.strategy
+    os.mkdir(b"sysroot", 0o755, dir_fd=work.fd)
+    root = stack.enter_context(opened(b"sysroot", work.fd))
+    try:
+        linktree.make_tree(plan, strategy, plan.content(), root)
+    except StrategyRefused as refusal:
+        raise NoStrategy(plan.target, [f"{strategy.value}: {refusal}"]) from refusal
+    return Placed(plan, "", os.path.join(plan.store, work.path, b"sysroot"))
+
+
+def _check(plans: Sequence[Plan], sandbox: Sandbox) -> None:
+    targets = [*(plan.target for plan in plans), *(bind.target for bind in sandbox.binds)]
+    if b"/" in targets:
+        raise InputRefused("nothing can be mounted at /", hint="give a directory in it")
+    if len(set(targets)) < len(targets):
+        raise InputRefused("two things have the same path", hint="give each a path of its own")
+    for plan in plans:
+        for target in targets:
+            refuse_around_store(target, plan.store)
         for other in plans:
-            if other is not plan and os.path.commonpath([plan.target, other.target]) == plan.target:
+            if other is not plan and is_inside(other.target, plan.target):
                 raise InputRefused(
                     f"the sysroot {quoted(other.target)} is inside the sysroot "
                     f"{quoted(plan.target)}",

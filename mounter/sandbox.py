@@ -1,4 +1,4 @@
-"""A command in a user, mount and PID namespace of its own.
+"""A command in namespaces of its own.
 
 Three processes stand between the caller and the command. The *keeper*, forked by the caller,
 leaves the caller's namespaces and mounts. It forks the *init*, process 1 of the PID namespace,
@@ -20,8 +20,9 @@ from typing import NoReturn
 from cas.errors import CasError
 from cas.quoting import quoted
 from mounter import syscalls
-from mounter.overlay import make_overlay
-from mounter.plan import Plan, StrategyRefused
+from mounter.isolation import Sandbox, give_up_privileges, raise_loopback
+from mounter.plan import StrategyRefused
+from mounter.rootfs import Placed, RootFs
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
@@ -42,15 +43,7 @@ class NamespaceRefused(Exception):
     """The kernel gives no namespaces here; nothing has been done. The text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """What is to be at a plan's target: its overlay, or the directory `source`, read-only."""
-
-    plan: Plan
-    source: bytes | None = None
-
-
-def run_sandboxed(command: Sequence[bytes], sysroots: Sequence[Placed]) -> int:
+def run_sandboxed(command: Sequence[bytes], sysroots: Sequence[Placed], sandbox: Sandbox) -> int:
     """Run a command with `sysroots` mounted where nobody else sees them; return its exit code.
 
     The code is that of a shell: 128 and the signal's number if a signal ended the command, 126
@@ -62,17 +55,17 @@ def run_sandboxed(command: Sequence[bytes], sysroots: Sequence[Placed]) -> int:
     with _BlockedSignals() as mask:
         status, status_end = os.pipe()
         go, go_end = os.pipe()
-        caller = os.getpid()
+        task = _Task(command, sysroots, sandbox, mask, os.getpid(), go, status_end)
         keeper = _fork()
         if keeper == 0:
             os.close(status)
             os.close(go_end)
-            _child(lambda: _keep(command, sysroots, mask, caller, go, status_end), status_end)
+            _child(lambda: _keep(task), status_end)
         os.close(status_end)
         os.close(go)
         with open(status) as reports, open(go_end, "wb", buffering=0) as permission:
             try:
-                init = _introduce(keeper, reports.readline, permission.write)
+                init = _introduce(keeper, sandbox, reports.readline, permission.write)
             except BaseException:
                 os.kill(keeper, signal.SIGKILL)
                 os.waitpid(keeper, 0)
@@ -80,26 +73,29 @@ def run_sandboxed(command: Sequence[bytes], sysroots: Sequence[Placed]) -> int:
             return supervise(keeper, forward_to=init)
 
 
-def run_plainly(command: Sequence[bytes]) -> int:
+def run_plainly(command: Sequence[bytes], sandbox: Sandbox) -> int:
     """Run a command without namespaces; otherwise like `run_sandboxed`."""
     with _BlockedSignals() as mask:
-        caller = os.getpid()
+        task = _Task(command, (), sandbox, mask, os.getpid(), -1, -1)
         child = _fork()
         if child == 0:
-            _child(lambda: _execute(command, mask, caller), -1)
+            _child(lambda: _execute_plainly(task), -1)
         return supervise(child, forward_to=child)
 
 
 def supervise(child: int, forward_to: int, *, reap_all: bool = False) -> int:
     """Wait for a child; pass on the signals that somebody sends meanwhile; return its code.
 
-    Signals that a terminal sends are not passed on: they reach the whole process group anyhow.
+    Signals that a terminal sends are not passed on: they reach the whole process group anyhow;
+    but for SIGHUP, since when the line is cut it goes to the leader of the session, which may be
+    this process, and to the job in the foreground, which may be one that the command has begun.
     The signals must be blocked. With `reap_all`, other children are collected too.
     """
     while True:
         received = signal.sigwaitinfo(_BLOCKED)
         if received.si_signo != signal.SIGCHLD:
-            if received.si_code <= 0:  # SI_USER and its like, sigaction(2)
+            by_a_process = received.si_code <= 0  # SI_USER and its like, sigaction(2)
+            if by_a_process or received.si_signo == signal.SIGHUP:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(forward_to, received.si_signo)
             continue
@@ -117,6 +113,23 @@ def supervise(child: int, forward_to: int, *, reap_all: bool = False) -> int:
 def _exit_code(status: int) -> int:
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else _SIGNAL - code
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What the processes of one sandbox have to know.
+
+    `mask` are the signals that were blocked before. At `go` the caller gives its permissions, at
+    `status_end` it hears what has been done.
+    """
+
+    command: Sequence[bytes]
+    sysroots: Sequence[Placed]
+    sandbox: Sandbox
+    mask: set[signal.Signals | int]
+    caller: int
+    go: int
+    status_end: int
 
 
 class _BlockedSignals:
@@ -149,25 +162,31 @@ def _child(work: Callable[[], int], status_end: int) -> NoReturn:
         _report(status_end, "namespace", str(error))
     except StrategyRefused as error:
         _report(status_end, "strategy", str(error))
-    except (CasError, OSError) as error:
-        _report(status_end, "error", str(error))
+    except CasError as error:
+        _report(status_end, "error", error.message, error.hint)
+    except OSError as error:
+        where = "" if error.filename is None else f": {quoted(error.filename)}"
+        _report(status_end, "error", f"{error.strerror or error}{where}")
     finally:
         sys.stderr.flush()
         os._exit(code)
 
 
-def _report(status_end: int, key: str, value: str | int) -> None:
-    os.write(status_end, json.dumps([key, value]).encode() + b"\n")
+def _report(status_end: int, key: str, value: str | int, hint: str | None = None) -> None:
+    os.write(status_end, json.dumps([key, value, hint]).encode() + b"\n")
 
 
 def _introduce(
-    keeper: int, next_report: Callable[[], str], permit: Callable[[bytes], object]
+    keeper: int,
+    sandbox: Sandbox,
+    next_report: Callable[[], str],
+    permit: Callable[[bytes], object],
 ) -> int:
     """Do the caller's part in setting up; return the process id of the init."""
     while line := next_report():
-        key, value = json.loads(line)
+        key, value, hint = json.loads(line)
         if key == "unshared":
-            _map_ids(keeper)
+            _map_ids(keeper, map_root=sandbox.map_root)
             permit(b"x")
         elif key == "init":
             return int(value)
@@ -176,109 +195,115 @@ def _introduce(
         elif key == "strategy":
             raise StrategyRefused(value)
         else:
-            raise CasError(f"cannot set up the sandbox: {value}")
+            raise CasError(f"cannot set up the sandbox: {value}", hint=hint)
     raise CasError("cannot set up the sandbox: its process died")
 
 
-def _map_ids(keeper: int) -> None:
+def _map_ids(keeper: int, *, map_root: bool) -> None:
     """Give the keeper's user namespace the ids of this one: all for root, else one's own.
 
-    Whoever may not set gids at will must first give up setgroups(2) (user_namespaces(7)).
+    With `map_root`, one's own id is 0 in there. Root without capabilities, as within another
+    sandbox, is treated like others.
     """
     try:
+        if os.geteuid() == 0:
+            with contextlib.suppress(PermissionError):
+                _map_all(keeper)
+                return
+        # Whoever may not set gids at will must first give up setgroups(2) (user_namespaces(7)).
+        _write_proc(keeper, "setgroups", "deny")
         for kind, own in (("uid", os.geteuid()), ("gid", os.getegid())):
-            if os.geteuid() == 0:
-                with open(f"/proc/self/{kind}_map") as file:
-                    ranges = [line.split() for line in file]
-                lines = [f"{inside} {inside} {count}\n" for inside, _, count in ranges]
-            else:
-                lines = [f"{own} {own} 1\n"]
-                with open(f"/proc/{keeper}/setgroups", "w") as file:
-                    file.write("deny")
-            with open(f"/proc/{keeper}/{kind}_map", "w") as file:
-                file.write("".join(lines))
+            _write_proc(keeper, f"{kind}_map", f"{0 if map_root else own} {own} 1\n")
     except OSError as error:
         raise NamespaceRefused(f"cannot map ids into a user namespace: {error}") from error
 
 
-def _keep(
-    command: Sequence[bytes],
-    sysroots: Sequence[Placed],
-    mask: set[signal.Signals | int],
-    caller: int,
-    go: int,
-    status_end: int,
-) -> int:
+def _map_all(keeper: int) -> None:
+    for kind in ("uid", "gid"):
+        with open(f"/proc/self/{kind}_map") as file:
+            ranges = [line.split() for line in file]
+        lines = [f"{inside} {inside} {count}\n" for inside, _, count in ranges]
+        _write_proc(keeper, f"{kind}_map", "".join(lines))
+
+
+def _write_proc(pid: int, name: str, text: str) -> None:
+    with open(f"/proc/{pid}/{name}", "w") as file:
+        file.write(text)
+
+
+def _keep(task: _Task) -> int:
     """Be the keeper: leave the caller's namespaces, mount, and wait for the init."""
-    _die_with(caller)
-    here = None
-    with contextlib.suppress(FileNotFoundError):
-        here = os.getcwdb()
+    _die_with(task.caller)
     try:
-        syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID)
+        # The PID namespace comes last: its first child is its init, whatever it was forked for.
+        syscalls.unshare(task.sandbox.namespaces & ~syscalls.CLONE_NEWPID)
     except OSError as error:
         raise NamespaceRefused(f"the kernel gives no namespaces here ({error})") from error
-    _report(status_end, "unshared", 0)
-    if not os.read(go, 1):
+    _report(task.status_end, "unshared", 0)
+    if not os.read(task.go, 1):
         return 1
-    # Mounts made here must not be seen outside; those made outside may be seen here.
-    syscalls.mount(None, b"/", None, syscalls.MS_SLAVE | syscalls.MS_REC)
-    for placed in sysroots:
-        _attach(placed)
-    if here is not None:
-        with contextlib.suppress(FileNotFoundError):
-            os.chdir(here)  # which may be below a mount point now, or hidden by it
-    init = os.fork()
-    if init == 0:
-        _child(lambda: _init(command, mask, go, status_end), status_end)
-    _report(status_end, "init", init)
-    os.close(status_end)
-    return _exit_code(os.waitpid(init, 0)[1])
+    root = RootFs()
+    try:
+        root.assemble(task.sysroots, task.sandbox.binds)
+        if task.sandbox.namespaces & syscalls.CLONE_NEWNET:
+            raise_loopback()
+        if task.sandbox.directory is not None:
+            os.chdir(task.sandbox.directory)
+        syscalls.unshare(task.sandbox.namespaces & syscalls.CLONE_NEWPID)
+        init = os.fork()
+        if init == 0:
+            _child(lambda: _init(task), task.status_end)
+        _report(task.status_end, "init", init)
+        os.close(task.status_end)
+        return _exit_code(os.waitpid(init, 0)[1])
+    finally:
+        os.chdir("/")
+        root.release()
 
 
-def _attach(placed: Placed) -> None:
-    target = placed.plan.target
-    if placed.source is None:
-        made = make_overlay(placed.plan)
-    else:
-        made = syscalls.open_tree(placed.source)
-        syscalls.mount_setattr(
-            made,
-            syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV,
-        )
-    directory = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    syscalls.move_mount(made, directory, target)
-    os.close(directory)
-    os.close(made)
-
-
-def _init(
-    command: Sequence[bytes], mask: set[signal.Signals | int], go: int, status_end: int
-) -> int:
+def _init(task: _Task) -> int:
     """Be process 1 of the PID namespace: start the command and collect what it leaves."""
     syscalls.die_with_parent(signal.SIGKILL)
-    os.close(status_end)
-    os.set_blocking(go, False)
+    os.close(task.status_end)
+    os.set_blocking(task.go, False)
     with contextlib.suppress(BlockingIOError):
-        if not os.read(go, 1):
+        if not os.read(task.go, 1):
             return 1  # the caller died before this process was bound to it
-    with contextlib.suppress(PermissionError):  # where parts of /proc are hidden, as in containers
-        flags = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
-        syscalls.mount(b"proc", b"/proc", b"proc", flags)  # equal to the MS_ flags of these names
+    if task.sandbox.namespaces & syscalls.CLONE_NEWPID:
+        _mount_proc()
+    me = os.getpid()
     child = os.fork()
     if child == 0:
-        _child(lambda: _execute(command, mask, os.getppid()), -1)
+        _child(lambda: _execute(task, me), -1)
     return supervise(child, forward_to=child, reap_all=True)
 
 
-def _execute(command: Sequence[bytes], mask: set[signal.Signals | int], parent: int) -> int:
+def _mount_proc() -> None:
+    with contextlib.suppress(PermissionError):  # where parts of /proc are hidden, as in containers
+        flags = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
+        syscalls.mount(b"proc", b"/proc", b"proc", flags)  # equal to the MS_ flags of these names
+
+
+def _execute_plainly(task: _Task) -> int:
+    if task.sandbox.directory is not None:
+        os.chdir(task.sandbox.directory)
+    return _execute(task, task.caller)
+
+
+def _execute(task: _Task, parent: int) -> int:
     """Become the command, with signals as they were before; return a code if that fails."""
     _die_with(parent)
     for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored_by_python, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    signal.pthread_sigmask(signal.SIG_SETMASK, task.mask)
+    command, environment = task.command, task.sandbox.environment
+    if task.status_end >= 0:
+        give_up_privileges(task.sandbox)
     try:
-        os.execvp(command[0], list(command))
+        if environment is None:
+            os.execvp(command[0], list(command))
+        else:
+            os.execvpe(command[0], list(command), dict(environment))
     except (FileNotFoundError, NotADirectoryError):
         print(f"cas: {quoted(command[0])}: command not found", file=sys.stderr)
         return NOT_FOUND

@@ -1,0 +1,111 @@
+"""What a sandboxed command shares with the rest of the machine, and what it does not."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cas.errors import CasError, ExitCode
+from mounter import syscalls
+
+SHARED = {
+    "ipc": syscalls.CLONE_NEWIPC,
+    "net": syscalls.CLONE_NEWNET,
+    "pid": syscalls.CLONE_NEWPID,
+}
+"""The namespaces that a command may share with its caller. User and mount namespace are what
+makes the mounts possible, and are never shared."""
+
+CAPABILITIES = (
+    "chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid",
+    "setpcap", "linux_immutable", "net_bind_service", "net_broadcast", "net_admin", "net_raw",
+    "ipc_lock", "ipc_owner", "sys_module", "sys_rawio", "sys_chroot", "sys_ptrace", "sys_pacct",
+    "sys_admin", "sys_boot", "sys_nice", "sys_resource", "sys_time", "sys_tty_config", "mknod",
+    "lease", "audit_write", "audit_control", "setfcap", "mac_override", "mac_admin", "syslog",
+    "wake_alarm", "block_suspend", "audit_read", "perfmon", "bpf", "checkpoint_restore",
+)  # fmt: skip
+"""The names of capabilities(7) without `CAP_`, each at the place of its number."""
+
+_SIOCGIFFLAGS = 0x8913  # netdevice(7), linux/sockios.h
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+
+
+class BadSandbox(CasError):
+    """A sandbox is described by something that does not exist."""
+
+    exit_code = ExitCode.USAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """The directory `source` is to be at `target` too; both are absolute paths."""
+
+    source: bytes
+    target: bytes
+    writable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """How a command is to be run.
+
+    `binds` are directories that it sees at other paths. It has user, mount, PID, IPC and network
+    namespaces of its own, without those that `share` names (keys of SHARED). It runs as the
+    caller, or as root of its own user namespace with `map_root`, with no capabilities but
+    `capabilities` (names of CAPABILITIES, or "all"), in the directory `directory` as seen from
+    inside (None: the caller's) with the variables `environment` (None: the caller's).
+    """
+
+    binds: tuple[Bind, ...] = ()
+    share: frozenset[str] = frozenset()
+    map_root: bool = False
+    capabilities: tuple[str, ...] = ()
+    directory: bytes | None = None
+    environment: Mapping[bytes, bytes] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse names that mean nothing. Raises BadSandbox."""
+        if self.share - SHARED.keys():
+            raise BadSandbox(
+                f"no namespace to share: {min(self.share - SHARED.keys())!r}",
+                hint=f"one of {', '.join(SHARED)}",
+            )
+        for name in self.capabilities:
+            if _plain(name) not in (*CAPABILITIES, "all"):
+                raise BadSandbox(
+                    f"no such capability: {name!r}", hint="capabilities(7) lists them; or `all`"
+                )
+
+    @property
+    def namespaces(self) -> int:
+        """The flags of unshare(2) for the namespaces of its own."""
+        own = [flag for name, flag in SHARED.items() if name not in self.share]
+        return sum(own, syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+
+    @property
+    def kept_capabilities(self) -> int:
+        """The capabilities that the command keeps, as a bit set."""
+        names = set(map(_plain, self.capabilities))
+        return sum(1 << number for number, name in enumerate(CAPABILITIES) if names & {name, "all"})
+
+
+def _plain(name: str) -> str:
+    return name.lower().removeprefix("cap_")
+
+
+def give_up_privileges(sandbox: Sandbox) -> None:
+    """Leave this process, for good, only the capabilities that a sandbox keeps. Raises OSError."""
+    syscalls.limit_capabilities(sandbox.kept_capabilities)
+    syscalls.no_new_privileges()
+
+
+def raise_loopback() -> None:
+    """Make 127.0.0.1 work in a new network namespace, where `lo` is down. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+        request = struct.pack("16sH14x", b"lo", 0)  # struct ifreq
+        name, flags = struct.unpack("16sH14x", fcntl.ioctl(handle, _SIOCGIFFLAGS, request))
+        fcntl.ioctl(handle, _SIOCSIFFLAGS, struct.pack("16sH14x", name, flags | _IFF_UP))
