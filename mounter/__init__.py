@@ -14,22 +14,59 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mounter.mounting import Mount, mount, mounted, umount
+    from mounter.executing import decide, enter, held, hold
+    from mounter.isolation import Bind, Sandbox
+    from mounter.listing import all_mounts, umount_stale
+    from mounter.mounting import Mount, carry_out, mount, mounted, planned, umount
     from mounter.plan import NoStrategy, Plan, Strategy
-    from mounter.running import run
+    from mounter.running import run, run_plans
+    from mounter.updating import update
 
 _HOME = {
+    "Bind": "isolation",
     "Mount": "mounting",
     "NoStrategy": "plan",
     "Plan": "plan",
+    "Sandbox": "isolation",
     "Strategy": "plan",
+    "all_mounts": "listing",
+    "carry_out": "mounting",
+    "decide": "executing",
+    "enter": "executing",
+    "held": "executing",
+    "hold": "executing",
     "mount": "mounting",
     "mounted": "mounting",
+    "planned": "mounting",
     "run": "running",
+    "run_plans": "running",
     "umount": "mounting",
+    "umount_stale": "listing",
+    "update": "updating",
 }
 
-__all__ = ["Mount", "NoStrategy", "Plan", "Strategy", "mount", "mounted", "run", "umount"]
+__all__ = [
+    "Bind",
+    "Mount",
+    "NoStrategy",
+    "Plan",
+    "Sandbox",
+    "Strategy",
+    "all_mounts",
+    "carry_out",
+    "decide",
+    "enter",
+    "held",
+    "hold",
+    "mount",
+    "mounted",
+    "planned",
+    "run",
+    "run_plans",
+    "umount",
+    "umount_stale",
+    "update",
+]
 
 
 def __getattr__(name: str) -> object:

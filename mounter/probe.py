@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cas.dirs import opened, remove_tree
+from cas.errors import CasError
 from cas.layout import EMPTY
 from mounter import syscalls
 from mounter.overlay import make_overlay
@@ -34,8 +35,8 @@ def probe(directory: bytes) -> Iterator[Finding]:
     """
     own_mounts = syscalls.CLONE_NEWNS
     namespaces = syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS
-    yield _tried("user namespaces", lambda: syscalls.unshare(namespaces))
-    yield _tried("new mount API", _fsopen)
+    yield tried("user namespaces", lambda: syscalls.unshare(namespaces))
+    yield tried("new mount API", _fsopen)
     name = f"probe-{os.getpid()}-{os.urandom(8).hex()}".encode()
     with opened(directory) as parent:
         os.mkdir(name, dir_fd=parent)
@@ -45,23 +46,23 @@ def probe(directory: bytes) -> Iterator[Finding]:
                 for empty in EMPTY:
                     os.mkdir(empty, dir_fd=fd)
                 plan = Plan(os.path.join(directory, name), (), b"")
-                yield _tried("overlay with privileges", lambda: _overlay(plan, own_mounts))
-                yield _tried("overlay in a user namespace", lambda: _overlay(plan, namespaces))
+                yield tried("overlay with privileges", lambda: _overlay(plan, own_mounts))
+                yield tried("overlay in a user namespace", lambda: _overlay(plan, namespaces))
                 yield _reflink(fd)
                 yield _links(fd)
         finally:
             remove_tree(name, parent)
 
 
-def _tried(name: str, attempt: Callable[[], None]) -> Finding:
-    """Make the attempt in a child, since it changes the process; the child sends what failed."""
+def tried(name: str, attempt: Callable[[], None]) -> Finding:
+    """Make an attempt in a child, since it changes the process; the child sends what failed."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             attempt()
             os.write(writing, b"works")
-        except (OSError, StrategyRefused) as error:
+        except (OSError, CasError, StrategyRefused) as error:
             os.write(writing, str(error).encode())
         finally:
             os._exit(0)

@@ -1,0 +1,165 @@
+"""Plans that come from elsewhere: decided on by one process, carried out by another.
+
+    plan = mounter.Plan.load(open("plan.json").read())
+    with mounter.held(plan):
+        mounter.run_plans(["make"], [plan])     # in a child
+    mounter.enter([plan])                       # or in this very process, for as long as it lives
+
+Needs the standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+
+from cas.errors import StoreDamaged
+from cas.layout import layer_path
+from cas.leases import Lease
+from cas.quoting import quoted
+from mounter import syscalls
+from mounter.overlay import attach_overlay
+from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
+from mounter.probe import tried
+from mounter.rootfs import Placed, RootFs
+from mounter.targets import refuse_around_store
+from mounter.upper import claim_upper
+
+
+def hold(plan: Plan, purpose: str = "a plan") -> Lease:
+    """Take a lease on what a plan uses; it lasts until it is closed, or this process ends.
+
+    The store's lock makes sure that a collector sees the lease, or this a missing layer. Raises
+    StoreDamaged (a layer is not there any more), OSError.
+    """
+    lock = os.open(os.path.join(plan.store, b"lock"), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        named = ((artifact.id, artifact.tree) for artifact in plan.artifacts)
+        lease = Lease(plan.store, plan.used, named, purpose)
+        for tree in plan.layers:
+            path = os.path.join(plan.store, layer_path(tree))
+            if not os.path.isdir(path):
+                lease.close()
+                raise StoreDamaged(
+                    f"the plan is out of date: {quoted(path)} is not in the store any more",
+                    hint="make a new one with `cas plan`",
+                )
+    finally:
+        os.close(lock)
+    return lease
+
+
+@contextlib.contextmanager
+def held(plan: Plan, purpose: str = "a plan") -> Iterator[Lease]:
+    """`hold` for the length of a `with` block."""
+    with hold(plan, purpose) as lease:
+        yield lease
+
+
+def enter(plans: Sequence[Plan], purpose: str = "a plan") -> list[Lease]:
+    """Mount what the plans say where only this process and its children see it, by overlay.
+
+    The process, which must have one thread, gets a mount namespace of its own, and without
+    privileges a user namespace in which it has its own ids only. The leases that are returned
+    are held until the process ends, unless they are closed. A directory that has to be made to
+    mount on it stays.
+
+    Raises NoStrategy (a plan is not by overlay, or the kernel refuses; then the process may be in
+    new namespaces, with nothing mounted), what `hold` raises, InputRefused, OSError.
+    """
+    leases: list[Lease] = []
+    try:
+        for plan in plans:
+            refuse_around_store(plan.target, plan.store)
+            if plan.strategy not in (Strategy.AUTO, Strategy.OVERLAY):
+                reason = f"the plan is by {plan.strategy.value}, which `carry_out` does"
+                raise NoStrategy(plan.target, [reason])
+            leases.append(hold(plan, purpose))
+            claim_upper(plan)  # until the process ends
+        placed = [Placed(p, f"cas-{le.name}") for p, le in zip(plans, leases, strict=True)]
+        _leave()
+        RootFs().assemble(placed, ())
+    except StrategyRefused as refusal:
+        _close(leases)
+        raise NoStrategy(plans[0].target, [f"overlay: {refusal}"]) from refusal
+    except BaseException:
+        _close(leases)
+        raise
+    return leases
+
+
+def decide(plan: Plan, *, private: bool) -> Plan:
+    """Find out by which strategy a plan can be carried out, and return it with that and why.
+
+    With `private`, by a command or process with namespaces of its own, else by `mount`. Tries
+    it, and leaves nothing behind. Raises NoStrategy, OSError.
+    """
+    reasons: list[str] = []
+    for strategy in plan.candidates:
+        if strategy is Strategy.OVERLAY:
+            refusal = _overlay_refusal(plan, private=private)
+        elif strategy is Strategy.HARDLINK and not private:
+            refusal = _link_refusal(plan)
+        else:
+            refusal = ""
+        if not refusal:
+            return plan.by(strategy, reasons)
+        reasons.append(f"{strategy.value}: {refusal}")
+    raise NoStrategy(plan.target, reasons)
+
+
+def _leave() -> None:
+    """Leave the mount namespace, and the user namespace if that is needed for it."""
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+    except PermissionError:
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+        except OSError as error:
+            raise StrategyRefused(f"the kernel gives no namespaces here ({error})") from error
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{uid} {uid} 1\n"),
+            ("gid_map", f"{gid} {gid} 1\n"),
+        ):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+
+
+def _close(leases: Sequence[Lease]) -> None:
+    for lease in leases:
+        lease.close()
+
+
+def _overlay_refusal(plan: Plan, *, private: bool) -> str:
+    """Try the overlay in a child, at a place that only the child sees."""
+
+    def attempt() -> None:
+        user = syscalls.CLONE_NEWUSER if private and os.geteuid() else 0
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWNS | user)
+        except PermissionError as error:
+            raise StrategyRefused("the kernel does not let this user mount (EPERM)") from error
+        syscalls.mount(None, b"/", None, syscalls.MS_SLAVE | syscalls.MS_REC)
+        directory = os.open(os.path.join(plan.store, b"leases"), os.O_PATH | os.O_CLOEXEC)
+        attach_overlay(plan, "cas", directory)
+
+    return tried("", attempt).detail
+
+
+def _link_refusal(plan: Plan) -> str:
+    """Try to link a file of the store to where the target is to be."""
+    parent = os.path.dirname(plan.target)
+    while not os.path.isdir(parent):
+        parent = os.path.dirname(parent)
+    name = os.path.join(parent, f".cas-{os.urandom(8).hex()}".encode())
+    try:
+        os.link(os.path.join(plan.store, b"format"), name)
+        os.unlink(name)
+    except OSError as error:
+        return str(error.strerror)
+    return ""

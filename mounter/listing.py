@@ -1,0 +1,80 @@
+"""What is mounted from a store, and by whom."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cas import mounts
+from cas.leases import held_leases
+from mounter.mounting import umount
+from mounter.plan import Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A mount, or a running command with mounts of its own.
+
+    `where` is the target, or what the lease says of it. `state` is "alive", "stale" (gone
+    without `cas umount`), "elsewhere" (in another mount namespace, covered or moved) or
+    "running". `pid` is that of the process that made it, in its own PID namespace.
+    """
+
+    where: bytes
+    state: str
+    strategy: str
+    ids: tuple[str, ...]
+    since_ns: int
+    user: str
+    pid: int
+
+
+def all_mounts(store: bytes) -> Iterator[Seen]:
+    """Yield what is recorded in the store at an absolute path. Raises OSError, StoreDamaged."""
+    for record in mounts.all_records(store):
+        yield Seen(
+            where=os.fsencode(record.target),
+            state=_state(record),
+            strategy=record.strategy,
+            ids=tuple(artifact["id"] for artifact in record.plan["artifacts"]),
+            since_ns=record.since_ns,
+            user=_user(record.by_uid),
+            pid=record.by_pid,
+        )
+    for lease in held_leases(store):
+        yield Seen(
+            where=os.fsencode(lease.purpose),
+            state="running",
+            strategy="-",
+            ids=tuple(id_ for id_, _ in lease.artifacts),
+            since_ns=lease.since_ns,
+            user=_user(lease.uid),
+            pid=lease.pid,
+        )
+
+
+def umount_stale(store: bytes) -> Iterator[bytes]:
+    """Clear away the records of all mounts that are not there any more; yield their targets.
+
+    Raises OSError, InUse, StoreDamaged.
+    """
+    for record in mounts.all_records(store):
+        if not mounts.may_live(record):
+            umount(store, record.target)
+            yield os.fsencode(record.target)
+
+
+def _state(record: mounts.MountRecord) -> str:
+    if not mounts.may_live(record):
+        return "stale"
+    kernel_mount = record.strategy == Strategy.OVERLAY.value
+    return "elsewhere" if kernel_mount and not mounts.is_mounted(record) else "alive"
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

@@ -1,0 +1,190 @@
+"""`cas update`: another composition at a target that is in use."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from cas import dirs, mounts
+from cas.dirs import opened
+from cas.errors import InputRefused
+from cas.quoting import quoted
+from cas.signature import NoSuchSignature, Signature
+from mounter import linktree, syscalls
+from mounter.mounting import Mount, NotMounted, refuse_out_of_reach
+from mounter.overlay import TooOld, attach_overlay, make_overlay
+from mounter.placing import make_beside, remove_staging, staging_name
+from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
+from mounter.recording import new_record, new_source
+from mounter.targets import StrPath, absolute
+
+if TYPE_CHECKING:
+    from cas.composition import Composition
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """A mount was exchanged. For `gap_ns` nanoseconds there was none; `why`, if that is not 0."""
+
+    mount: Mount
+    gap_ns: int
+    why: str | None
+
+
+def mounted_ids(store: StrPath, target: StrPath) -> list[str]:
+    """Return the IDs that are composed at a target, lowest first, with priorities (`ID@N`).
+
+    Raises NotMounted, StoreDamaged, OSError.
+    """
+    record = _live_record(os.path.realpath(os.fsencode(store)), absolute(target))
+    return [artifact["id"] for artifact in record.plan["artifacts"]]
+
+
+def without(ids: Sequence[str], drop: Iterable[str]) -> list[str]:
+    """Return IDs without those that the abbreviations `drop` name. Raises NoSuchSignature."""
+    left = list(ids)
+    for name in drop:
+        signatures = [(id_, Signature.parse(id_.partition("@")[0])) for id_ in left]
+        for cut_hash in (False, True):
+            named = [i for i, s in signatures if s.matches(name, cut_hash=cut_hash)]
+            if named:
+                break
+        else:
+            raise NoSuchSignature([name], "the mounted composition")
+        left = [id_ for id_ in left if id_ not in named]
+    return left
+
+
+def update(composition: Composition, target: StrPath) -> Updated:
+    """Exchange what is mounted at `target` for a composition, by the same strategy, at once.
+
+    Raises NotMounted, InUse, InputRefused (it is writable), NoStrategy, StoreDamaged, OSError.
+    """
+    plan = Plan.of(composition, absolute(target))
+    with mounts.sole_changer(plan.store, plan.target):
+        record = _live_record(plan.store, plan.target)
+        if record.plan["writable"]:
+            raise InputRefused(
+                f"{quoted(plan.target)} is writable: its changes belong to what is mounted",
+                hint="unmount it, and mount the new composition",
+            )
+        plan = plan.by(Strategy(record.strategy), record.plan["reasons"])
+        if plan.strategy is Strategy.OVERLAY:
+            refuse_out_of_reach(record)
+            return _exchange_overlay(plan, record)
+        return _exchange_tree(plan, record)
+
+
+def _exchange_overlay(plan: Plan, record: mounts.MountRecord) -> Updated:
+    """Put the new mount below the old one, and take the old one away (Linux 6.5)."""
+    source = new_source()
+    after = _record_of(plan, record, source=source)
+    both = replace(
+        after,
+        sources=[*record.sources, source],
+        trees=sorted({*after.trees, *record.trees}),
+    )
+    mounts.write_record(plan.store, both)
+    try:
+        gap_ns, why = _swap_mounts(plan, source)
+    except StrategyRefused as refusal:
+        mounts.write_record(plan.store, record)
+        raise NoStrategy(plan.target, [f"overlay: {refusal}"]) from refusal
+    mounts.write_record(plan.store, after)
+    return Updated(Mount(plan.store, plan.target, plan.strategy, plan.reasons), gap_ns, why)
+
+
+def _swap_mounts(plan: Plan, source: str) -> tuple[int, str | None]:
+    try:
+        made = make_overlay(plan, source)
+    except TooOld as error:
+        return _replace_mount(plan, source, None), str(error)
+    try:
+        with opened(plan.target) as directory:
+            syscalls.move_mount(made, directory, plan.target, beneath=True)
+    except OSError as error:
+        why = f"this kernel cannot put a mount beneath another: {error.strerror}"
+        return _replace_mount(plan, source, made), why
+    finally:
+        os.close(made)
+    syscalls.umount(plan.target, syscalls.MNT_DETACH)
+    return 0, None
+
+
+def _replace_mount(plan: Plan, source: str, made: int | None) -> int:
+    """Take the old mount away and attach the new one; return for how long there was none."""
+    began = time.monotonic_ns()
+    syscalls.umount(plan.target, syscalls.MNT_DETACH)
+    with opened(plan.target) as directory:
+        if made is None:
+            attach_overlay(plan, source, directory)
+        else:
+            syscalls.move_mount(made, directory, plan.target)
+    return time.monotonic_ns() - began
+
+
+def _exchange_tree(plan: Plan, record: mounts.MountRecord) -> Updated:
+    """Make the new tree beside the old one, and swap their names (renameat2(2))."""
+    old = Plan.decode(record.plan)
+    content = old.content()
+    with opened(plan.target) as root:
+        linktree.refuse_foreign(old, content, root)
+    remove_staging(record)
+    parent_path, name, beside = staging_name(plan.target)
+    staging = os.path.join(parent_path, beside)
+    with opened(parent_path) as parent:
+        both = replace(
+            record,
+            staging=os.fsdecode(staging),
+            next_plan=plan.encode(),
+            trees=sorted({*record.trees, *plan.used}),
+        )
+        mounts.write_record(plan.store, both)
+        try:
+            make_beside(plan, plan.strategy, beside, parent)
+        except StrategyRefused as refusal:
+            mounts.write_record(plan.store, record)
+            raise NoStrategy(plan.target, [f"{plan.strategy.value}: {refusal}"]) from refusal
+        gap_ns, why = _swap_names(name, beside, parent)
+        after = _record_of(plan, record, staging=staging)
+        mounts.write_record(plan.store, after)
+        dirs.remove_tree(beside, parent)
+        mounts.write_record(plan.store, replace(after, staging=None))
+    return Updated(Mount(plan.store, plan.target, plan.strategy, plan.reasons), gap_ns, why)
+
+
+def _swap_names(name: bytes, beside: bytes, parent: int) -> tuple[int, str | None]:
+    try:
+        syscalls.exchange(name, beside, parent)
+    except OSError as error:
+        aside = beside + b".old"
+        began = time.monotonic_ns()
+        os.rename(name, aside, src_dir_fd=parent, dst_dir_fd=parent)
+        os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
+        gap_ns = time.monotonic_ns() - began
+        os.rename(aside, beside, src_dir_fd=parent, dst_dir_fd=parent)
+        return gap_ns, f"this file system cannot swap two names: {error.strerror}"
+    return 0, None
+
+
+def _record_of(
+    plan: Plan,
+    before: mounts.MountRecord,
+    *,
+    source: str | None = None,
+    staging: bytes | None = None,
+) -> mounts.MountRecord:
+    """Make the record of a plan that takes the place of another at the same target."""
+    created = [os.fsencode(directory) for directory in before.created]
+    record = new_record(plan, plan.strategy, created, source=source, staging=staging)
+    return replace(record, mode=before.mode, uid=before.uid, gid=before.gid)
+
+
+def _live_record(store: bytes, target: bytes) -> mounts.MountRecord:
+    record = mounts.read_record(store, target)
+    if record is None or not mounts.may_live(record):
+        raise NotMounted(store, target)
+    return record
