@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import click
 
 from cas.errors import CasError, ExitCode
+from cas.format import NoStore
 from cas.quoting import quoted
-from cas.store import NoStore, Store
+from cas.store import Store
 from cli.options import emit, json_option, store_option, store_path
 from mounter.probe import Finding, probe
 
@@ -24,7 +26,11 @@ def doctor_command(ctx: click.Context, as_json: bool) -> None:
     cas doctor
     """
     path = os.path.realpath(store_path(ctx))
-    findings = list(probe(_writable(os.fsencode(path))))
+    place = _writable(os.fsencode(path))
+    findings = list(probe(place))
+    if os.path.exists(path) and not place.startswith(os.fsencode(path)):
+        where = f"read-only for this user; the above was tried in {quoted(place)}"
+        findings.append(Finding("store writable", False, where))
     store, code = _store_health(path)
     findings.append(store)
     width = max(len(finding.name) for finding in findings)
@@ -40,12 +46,15 @@ def doctor_command(ctx: click.Context, as_json: bool) -> None:
 
 
 def _writable(store: bytes) -> bytes:
-    """Return the store's `tmp`, or where there is none the directory that it would be made in."""
+    """Return the store's `tmp`, or where there is none the directory that it would be made in.
+
+    Where that cannot be written, return the directory for temporary files.
+    """
     if os.path.isdir(os.path.join(store, b"tmp")):
-        return os.path.join(store, b"tmp")
+        store = os.path.join(store, b"tmp")
     while not os.path.isdir(store):
         store = os.path.dirname(store)
-    return store
+    return store if os.access(store, os.W_OK) else os.fsencode(tempfile.gettempdir())
 
 
 def _store_health(path: str) -> tuple[Finding, int]:

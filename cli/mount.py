@@ -1,33 +1,32 @@
-"""`cas mount` and `cas umount`."""
+"""`cas mount`, `cas umount`, `cas mounts` and `cas update`."""
 
 from __future__ import annotations
 
 import os
+from typing import Unpack
 
 import click
 
-from cli.options import (
-    emit,
-    json_option,
-    open_store,
-    read_ids,
-    store_option,
-    store_path,
-    text_of,
+from cas.composition import Composition
+from cli.composing import (
+    Overlaps,
+    compose,
+    conflict_documents,
+    conflict_options,
+    ids_options,
+    mounting_options,
+    names_of,
 )
-from mounter.mounting import mount, umount
+from cli.options import emit, json_option, open_store, store_option, store_path, text_of
+from mounter.mounting import Mount, mount, umount
 from mounter.plan import Strategy
-
-_STRATEGIES = [s.value for s in Strategy if s is not Strategy.LINKED]
 
 
 @click.command("mount")
 @click.argument("target", type=click.Path())
-@click.argument("ids", metavar="ID...", nargs=-1)
-@click.option(
-    "--from", "from_file", metavar="FILE", help="Read IDs from FILE, one a line (- stdin)."
-)
-@click.option("--strategy", type=click.Choice(_STRATEGIES), default="auto", help="How to make it.")
+@ids_options
+@conflict_options
+@mounting_options
 @json_option
 @store_option
 @click.pass_context
@@ -36,47 +35,157 @@ def mount_command(
     target: str,
     ids: tuple[str, ...],
     from_file: str | None,
+    rw: bool,
+    upper: str | None,
     strategy: str,
     as_json: bool,
+    **overlaps: Unpack[Overlaps],
 ) -> None:
     """Make a composition appear at TARGET, read-only.
 
-    A later ID wins over an earlier one; those of --from come before those given here. TARGET is
-    made if it is missing, and must be empty otherwise. Prints the strategy that was used, and
-    why no better one was.
+    A later ID wins over an earlier one, and ID@N over those of a lower N (0 if it is not given);
+    IDs of --from come before those given here. TARGET is made if it is missing, and must be empty
+    otherwise. Prints the strategy that was used, and why no better one was.
 
     \b
     cas mount build/recipe-sysroot glibc zlib openssl
     cas mount build/recipe-sysroot --from deps.txt
+    cas mount build/recipe-sysroot --upper build/changes glibc zlib@5
     """
-    if not ids and from_file is None:
-        raise click.UsageError("give IDs, or a file of them with --from", ctx)
-    names = [*(read_ids(from_file) if from_file is not None else ()), *ids]
-    with open_store(ctx).compose(names) as composition:
-        made = mount(composition, target, Strategy(strategy))
-    why = f" ({'; '.join(made.reasons)})" if made.reasons else ""
-    emit(
-        as_json,
-        {
-            "target": os.fsdecode(made.target),
-            "strategy": made.strategy.value,
-            "reasons": list(made.reasons),
-            "ids": [str(artifact.signature) for artifact in composition.artifacts],
-        },
-        [f"{text_of(made.target)}: {made.strategy.value}{why}"],
-    )
+    names = names_of(ctx, ids, from_file)
+    with compose(open_store(ctx), names, f"mount at {target}", overlaps) as composition:
+        made = mount(composition, target, Strategy(strategy), writable=rw, upper=upper)
+    emit(as_json, _document(made, composition), [_line(made)])
 
 
 @click.command("umount")
-@click.argument("target", type=click.Path())
+@click.argument("target", type=click.Path(), required=False)
+@click.option("--all-stale", is_flag=True, help="Forget all mounts that are not there any more.")
 @store_option
 @click.pass_context
-def umount_command(ctx: click.Context, target: str) -> None:
+def umount_command(ctx: click.Context, target: str | None, all_stale: bool) -> None:
     """Take away what `cas mount` made at TARGET.
 
     The directory goes too, if `cas mount` made it. What it did not make is never deleted.
 
     \b
     cas umount build/recipe-sysroot
+    cas umount --all-stale
     """
-    umount(store_path(ctx), target)
+    from mounter.listing import umount_stale
+
+    if (target is None) != all_stale:
+        raise click.UsageError("give a TARGET, or --all-stale", ctx)
+    if target is not None:
+        umount(store_path(ctx), target)
+        return
+    for cleared in umount_stale(open_store(ctx).path):
+        print(f"forgot {text_of(cleared)}")
+
+
+@click.command("mounts")
+@json_option
+@store_option
+@click.pass_context
+def mounts_command(ctx: click.Context, as_json: bool) -> None:
+    """List what is mounted from the store, and which running commands use it.
+
+    STATE is alive, stale (after a reboot, or when it was taken away by hand), elsewhere (in
+    another mount namespace, covered by another mount, or moved), or running (in a command's own
+    namespace).
+
+    \b
+    cas mounts
+    """
+    from cli.options import table, time_of
+    from mounter.listing import all_mounts
+
+    found = list(all_mounts(open_store(ctx).path))
+    rows = [
+        (
+            text_of(seen.where),
+            seen.state,
+            seen.strategy,
+            str(len(seen.ids)),
+            time_of(seen.since_ns),
+            f"{seen.user} ({seen.pid})",
+        )
+        for seen in found
+    ]
+    emit(
+        as_json,
+        [
+            {
+                "where": os.fsdecode(seen.where),
+                "state": seen.state,
+                "strategy": seen.strategy,
+                "ids": list(seen.ids),
+                "since_ns": seen.since_ns,
+                "user": seen.user,
+                "pid": seen.pid,
+            }
+            for seen in found
+        ],
+        table(("WHERE", "STATE", "STRATEGY", "IDS", "SINCE", "BY"), rows),
+    )
+
+
+@click.command("update")
+@click.argument("target", type=click.Path())
+@click.argument("ids", metavar="[ID...]", nargs=-1)
+@click.option("--add", multiple=True, metavar="ID", help="Add ID on top of what is there.")
+@click.option("--drop", multiple=True, metavar="ID", help="Leave out ID, which is there.")
+@conflict_options
+@json_option
+@store_option
+@click.pass_context
+def update_command(
+    ctx: click.Context,
+    target: str,
+    ids: tuple[str, ...],
+    add: tuple[str, ...],
+    drop: tuple[str, ...],
+    as_json: bool,
+    **overlaps: Unpack[Overlaps],
+) -> None:
+    """Exchange what is mounted at TARGET, at once.
+
+    Whoever opens a file there meanwhile gets it from the old composition or from the new one;
+    files that are open stay as they are. Where the kernel cannot do that, TARGET is empty for a
+    moment, and how long that was is told.
+
+    \b
+    cas update build/recipe-sysroot glibc zlib openssl
+    cas update build/recipe-sysroot --add openssl --drop zlib
+    """
+    from mounter.updating import mounted_ids, update, without
+
+    if not ids and not add and not drop:
+        raise click.UsageError("give IDs, --add or --drop", ctx)
+    if ids and drop:
+        raise click.UsageError("give IDs or --drop, not both", ctx)
+    store = open_store(ctx)
+    names = [*(ids or without(mounted_ids(store.path, target), drop)), *add]
+    with compose(store, names, f"update of {target}", overlaps) as composition:
+        done = update(composition, target)
+    gap = f"; it was missing for {done.gap_ns / 1e6:.3f} ms ({done.why})" if done.why else ""
+    emit(
+        as_json,
+        _document(done.mount, composition) | {"gap_ns": done.gap_ns, "why_gap": done.why},
+        [_line(done.mount) + gap],
+    )
+
+
+def _document(made: Mount, composition: Composition) -> dict[str, object]:
+    return {
+        "target": os.fsdecode(made.target),
+        "strategy": made.strategy.value,
+        "reasons": list(made.reasons),
+        "ids": list(composition.ids),
+        "conflicts": conflict_documents(composition.conflicts),
+    }
+
+
+def _line(made: Mount) -> str:
+    why = f" ({'; '.join(made.reasons)})" if made.reasons else ""
+    return f"{text_of(made.target)}: {made.strategy.value}{why}"

@@ -3,86 +3,196 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
+from cas.dependencies import read_dependencies, split
 from cas.errors import CasError
 from cas.store import Store
+from cli.composing import STRATEGIES, Overlaps, compose, conflict_options
 from cli.failure import RUN_FAILED, report
-from cli.options import note, read_ids, store_option, store_path
-from mounter.running import run
+from cli.options import note, read_ids, read_text, store_option, store_path
+from mounter.isolation import SHARED, Bind, Sandbox
+from mounter.mounting import planned
+from mounter.plan import Plan, Strategy
+from mounter.running import run_plans
+
+_OPTIONS = (
+    click.option("--sysroot", "sysroots", metavar="PATH=ID,ID...", multiple=True,
+                 help="Compose IDs at PATH; can be given again."),
+    click.option("--sysroot-from", "sysroot_files", metavar="PATH=FILE", multiple=True,
+                 help="The same with IDs from FILE, one a line (- stdin)."),
+    click.option("--dependencies", metavar="FILE",
+                 help="Compose a task's dependencies, target and native ones apart."),
+    click.option("--target-sysroot", metavar="PATH", default="recipe-sysroot", show_default=True,
+                 help="Where --dependencies puts the target ones."),
+    click.option("--native-sysroot", metavar="PATH", default="recipe-sysroot-native",
+                 show_default=True, help="And where the native ones."),
+    click.option("--rw", is_flag=True, help="Let sysroots take changes, which are thrown away."),
+    click.option("--upper", "uppers", metavar="[PATH=]DIR", multiple=True,
+                 help="Let a sysroot take changes, which stay in DIR/upper."),
+    click.option("--strategy", type=click.Choice(STRATEGIES), default="auto",
+                 help="How to make sysroots."),
+    click.option("--bind", "binds", metavar="DIR:PATH[:ro]", multiple=True,
+                 help="Show the directory DIR at PATH."),
+    click.option("--chdir", metavar="PATH", help="Run CMD in PATH, as CMD sees it."),
+    click.option("--env", "variables", metavar="NAME[=VALUE]", multiple=True,
+                 help="Set a variable; without VALUE keep it."),
+    click.option("--clear-env", is_flag=True, help="Pass only what --env names."),
+    click.option("--net", is_flag=True, help="Keep the network."),
+    click.option("--share", multiple=True, type=click.Choice(sorted(SHARED)),
+                 help="Keep a namespace of the caller."),
+    click.option("--map-root", is_flag=True, help="Be root inside."),
+    click.option("--cap", "capabilities", metavar="NAME", multiple=True,
+                 help="Keep a capability, such as chown, or `all`."),
+)  # fmt: skip
+
+
+def _run_options(function: Any) -> Any:
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
 
 
 @click.command("run")
-@click.option(
-    "--sysroot",
-    "sysroots",
-    metavar="PATH=ID,ID...",
-    multiple=True,
-    help="Compose IDs at PATH; can be given again.",
-)
-@click.option(
-    "--sysroot-from",
-    "sysroot_files",
-    metavar="PATH=FILE",
-    multiple=True,
-    help="The same with IDs from FILE, one a line (- stdin).",
-)
+@_run_options
+@conflict_options
 @click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
 @store_option
 @click.pass_context
-def run_command(
-    ctx: click.Context,
-    sysroots: tuple[str, ...],
-    sysroot_files: tuple[str, ...],
-    command: tuple[str, ...],
-) -> None:
+def run_command(ctx: click.Context, /, command: tuple[str, ...], **options: Any) -> None:
     """Run CMD with sysroots that only it sees.
 
-    They are gone when it ends.
+    They are gone when it ends. A later ID wins over an earlier one, and ID@N over those of a
+    lower N (0 if it is not given).
 
-    CMD gets a user, mount and PID namespace of its own; this needs no privileges. The exit code
-    is that of CMD; 125 if cas itself failed, 126 if CMD cannot be executed, 127 if it is not
-    found.
+    CMD gets user, mount, PID, IPC and network namespaces of its own; this needs no privileges,
+    and gives none. The exit code is that of CMD; 125 if cas itself failed, 126 if CMD cannot be
+    executed, 127 if it is not found.
 
     \b
     cas run --sysroot /work/sysroot=glibc,zlib -- cc --sysroot=/work/sysroot hello.c
+    cas run --bind build:/work --chdir /work --env WORKDIR=/work \\
+        --dependencies deps.txt -- bash -c ./do_compile
     """
-    wanted: dict[str, list[str]] = {}
-    for text in sysroots:
-        path, equals, ids = text.rpartition("=")  # an ID holds no "="
-        _add(ctx, wanted, text, path, equals, [name for name in ids.split(",") if name])
+    code = RUN_FAILED
     try:
-        for text in sysroot_files:
-            path, equals, file = text.partition("=")
-            _add(ctx, wanted, text, path, equals, read_ids(file) if file else [])
-        code = _run(ctx, wanted, command)
+        code = _run(ctx, command, options)
     except (CasError, OSError) as error:
         report(error)
-        code = RUN_FAILED
     ctx.exit(code)
 
 
-def _run(ctx: click.Context, wanted: dict[str, list[str]], command: tuple[str, ...]) -> int:
+def _run(ctx: click.Context, command: Sequence[str], options: dict[str, Any]) -> int:
+    sandbox = _sandbox(ctx, options)
+    overlaps: Overlaps = {
+        "conflicts": options["conflicts"],
+        "allow_overlap": options["allow_overlap"],
+        "allow_overlap_from": options["allow_overlap_from"],
+    }
     with contextlib.ExitStack() as stack:
-        compositions = {}
-        if wanted:
+        plans: list[Plan] = []
+        if options["sysroots"] or options["sysroot_files"] or options["dependencies"]:
             with Store(store_path(ctx)) as store:  # closed before the forks: LMDB allows none
+                wanted = _wanted(ctx, store, options)
+                uppers = _uppers(ctx, options["uppers"], list(wanted))
                 for path, names in wanted.items():
-                    compositions[path] = stack.enter_context(store.compose(names))
-        return run(command, compositions, note)
+                    purpose = f"run at {path}: {' '.join(command)[:200]}"
+                    composition = stack.enter_context(compose(store, names, purpose, overlaps))
+                    plans.append(
+                        planned(
+                            composition,
+                            os.path.realpath(path),
+                            Strategy(options["strategy"]),
+                            writable=options["rw"],
+                            upper=uppers.get(path),
+                        )
+                    )
+        return run_plans(command, plans, note, sandbox)
+
+
+def _wanted(ctx: click.Context, store: Store, options: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the IDs for each path, in the order of the options."""
+    wanted: dict[str, list[str]] = {}
+    for text in options["sysroots"]:
+        path, equals, ids = text.rpartition("=")  # an ID holds no "="
+        _add(ctx, wanted, text if equals else "", path, [name for name in ids.split(",") if name])
+    for text in options["sysroot_files"]:
+        path, equals, file = text.partition("=")
+        _add(ctx, wanted, text if equals else "", path, read_ids(file) if file else [])
+    if options["dependencies"] is not None:
+        names = read_dependencies(read_text(options["dependencies"]))
+        found = split(names, lambda name: store.resolve(name).signature)
+        base = options["chdir"] or ""
+        for path, ids in (
+            (options["target_sysroot"], found.target),
+            (options["native_sysroot"], found.native),
+        ):
+            path = os.path.join(base, path)
+            _add(ctx, wanted, path, path, list(ids))
+    return wanted
 
 
 def _add(
-    ctx: click.Context,
-    wanted: dict[str, list[str]],
-    text: str,
-    path: str,
-    equals: str,
-    names: list[str],
+    ctx: click.Context, wanted: dict[str, list[str]], text: str, path: str, names: list[str]
 ) -> None:
-    if not path or not equals:
-        raise click.UsageError(f"{text!r} is not PATH=…", ctx)
+    if not path or not text:
+        raise click.UsageError("give PATH=… to --sysroot and --sysroot-from", ctx)
     if path in wanted:
         raise click.UsageError(f"{path!r} is given twice", ctx)
     wanted[path] = names
+
+
+def _uppers(ctx: click.Context, texts: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
+    uppers: dict[str, str] = {}
+    for text in texts:
+        path, equals, directory = text.rpartition("=")
+        if not equals and len(paths) != 1:
+            raise click.UsageError("of several sysroots, say which: --upper PATH=DIR", ctx)
+        path = path if equals else paths[0]
+        if path not in paths or path in uppers:
+            raise click.UsageError(f"--upper {text!r} is for no sysroot, or for one again", ctx)
+        uppers[path] = directory
+    return uppers
+
+
+def _sandbox(ctx: click.Context, options: dict[str, Any]) -> Sandbox:
+    share = {*options["share"], *(["net"] if options["net"] else [])}
+    return Sandbox(
+        binds=tuple(_bind(ctx, text) for text in options["binds"]),
+        share=frozenset(share),
+        map_root=options["map_root"],
+        capabilities=options["capabilities"],
+        directory=None if options["chdir"] is None else os.fsencode(options["chdir"]),
+        environment=_environment(ctx, options),
+    )
+
+
+def _bind(ctx: click.Context, text: str) -> Bind:
+    read_only = text.endswith(":ro")
+    source, colon, target = text.removesuffix(":ro").rpartition(":/")
+    if not source or not colon:
+        raise click.UsageError(f"--bind {text!r} is not DIR:/PATH", ctx)
+    return Bind(
+        os.path.realpath(os.fsencode(source)),
+        os.path.realpath(os.fsencode("/" + target)),
+        not read_only,
+    )
+
+
+def _environment(ctx: click.Context, options: dict[str, Any]) -> dict[bytes, bytes]:
+    environment = {} if options["clear_env"] else dict(os.environb)
+    if b"PWD" in environment and options["chdir"] is not None:
+        environment[b"PWD"] = os.path.abspath(os.fsencode(options["chdir"]))  # shells believe it
+    for text in options["variables"]:
+        name, equals, value = os.fsencode(text).partition(b"=")
+        if not name:
+            raise click.UsageError(f"--env {text!r} has no name", ctx)
+        if equals:
+            environment[name] = value
+        elif name in os.environb:
+            environment[name] = os.environb[name]
+    return environment
