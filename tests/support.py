@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import mounter
+from cas.composition import Composition
 from cas.digest import of_bytes
-from cas.store import Composition, Store
+from cas.store import Store
 
 CAS = os.path.join(os.path.dirname(sys.executable), "cas")
 ROOT = os.geteuid() == 0
@@ -98,11 +99,12 @@ def sound(store: Path) -> None:
     assert os.listdir(store / "tmp") == []
 
 
-def leftover_mounts(directory: Path) -> list[str]:
+def leftover_mounts(directory: Path) -> list[bytes]:
     """Return the mount points below a directory, innermost first."""
-    with open("/proc/self/mountinfo") as file:
-        points = [line.split()[4].encode().decode("unicode_escape") for line in file]
-    return sorted((p for p in points if p.startswith(f"{directory}/")), reverse=True)
+    with open("/proc/self/mountinfo", "rb") as file:
+        points = [line.split()[4].decode("unicode_escape").encode("latin-1") for line in file]
+    inside = [point for point in points if point.startswith(os.fsencode(directory) + b"/")]
+    return sorted(inside, reverse=True)
 
 
 def objects_of(store: Path | bytes) -> list[bytes]:
@@ -111,7 +113,7 @@ def objects_of(store: Path | bytes) -> list[bytes]:
     return [os.path.join(path, name) for path, _, files in os.walk(base) for name in files]
 
 
-def seen_in_run(composition: Composition, place: Path) -> Tree:
+def seen_in_run(composition: Composition, place: Path, *, writable: bool = False) -> Tree:
     """Read a composition as a command in `mounter.run` sees it: by overlay, for any user."""
     code = (
         "import pickle, sys; from tests.support import snapshot\n"
@@ -122,7 +124,8 @@ def seen_in_run(composition: Composition, place: Path) -> Tree:
     project = Path(__file__).parent.parent
     command: list[str | Path] = [sys.executable, "-c", code, place / "target", place / "result"]
     command[:0] = ["env", f"PYTHONPATH={project}"]
-    assert mounter.run(command, {place / "target": composition}, notes.append) == 0
+    sysroots = {place / "target": composition}
+    assert mounter.run(command, sysroots, notes.append, writable=writable) == 0
     assert notes == []
     with (place / "result").open("rb") as file:
         found: Tree = pickle.load(file)

@@ -40,7 +40,7 @@ def test_put_of_another_tree_is_a_conflict_that_names_the_paths(cas: Cas, tree: 
 
     refused = cas("put", ZLIB, tree, code=4)
 
-    assert "usr/include/zlib.h (changed)" in refused.stderr
+    assert "usr/include/zlib.h (content)" in refused.stderr
     assert "new (added)" in refused.stderr
     assert refused.stdout == ""
     assert cas.json("put", "--replace", ZLIB, tree)["status"] == "replaced"

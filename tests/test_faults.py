@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from cas.artifact import Artifact
-from cas.manifest import Manifest
+from cas.errors import StoreDamaged
+from cas.manifest import Digest, Manifest
 from cas.signature import NoSuchSignature
 from cas.store import Store
+from mounter import Plan, Strategy, carry_out
 from tests.support import CAS, Cas, make, objects_of, snapshot
 
 _CALLS = (
@@ -46,7 +48,7 @@ def _whole(store: Path, names: set[str]) -> None:
         assert list(opened.problems(contents=True)) == []
         for artifact in opened.artifacts():
             with opened.compose([str(artifact.signature)]) as composition:
-                assert composition.trees == (artifact.tree,)
+                assert composition.layers == (artifact.tree,)
 
 
 @pytest.mark.parametrize("call", _CALLS)
@@ -213,5 +215,10 @@ def test_damaged_manifest_is_found_and_not_followed(cas: Cas, work: Path) -> Non
         path.write_bytes(bad)
         cas("files", "a", code=6)
     path.write_bytes(Manifest({b"a": b"d"}).encode().replace(b"\0a\0", b"\0../a\0"))
-    assert "../a" in cas("mount", "target", "a", "--strategy", "copy", code=6).stderr
+    assert "not those of tree" in cas("mount", "target", "a", code=6).stderr
+    assert not (work / "target").exists()
+    # Where nothing can hash, as in a process that carries out a plan, it is looked at instead.
+    plan = Plan(os.fsencode(cas.store), (Digest(path.name),), os.fsencode(work / "target"))
+    with pytest.raises(StoreDamaged, match=r"\.\./a"):
+        carry_out(plan.by(Strategy.COPY))
     assert not (work / "target").exists()

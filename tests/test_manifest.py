@@ -124,7 +124,7 @@ def test_union_hides_whole_directories_and_merges_others() -> None:
     merged = union([low, high])
 
     assert merged == {
-        b"a": (DIRECTORY, 0),
+        b"a": (DIRECTORY, 1),
         b"a/x": (FILE, 0),
         b"a/y": (FILE, 1),
         b"b": (b"l a", 1),

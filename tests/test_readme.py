@@ -18,27 +18,13 @@ README = (PROJECT / "README.md").read_text()
 DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 
 
-def _block(language: str) -> str:
-    (block,) = re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    return str(block)
+def _blocks(language: str) -> list[str]:
+    return list(re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE))
 
 
 def test_lines_of_the_readme_run_as_they_stand(work: Path) -> None:
     done = subprocess.run(
-        ["sh", "-euc", _block("sh")], cwd=work, capture_output=True, text=True, check=False
-    )
-
-    assert done.returncode == 0, done.stderr
-    assert '#define ZLIB_VERSION "1.3"' in done.stdout
-    assert "\napp\n" in done.stdout
-    assert not (work / "recipe-sysroot").exists()
-
-
-def test_python_of_the_readme_runs_as_it_stands(work: Path) -> None:
-    (work / "zlib" / "usr" / "include").mkdir(parents=True)
-
-    done = subprocess.run(
-        [sys.executable, "-c", _block("python") + "print(code)"],
+        ["sh", "-euc", "".join(_blocks("sh"))],
         cwd=work,
         capture_output=True,
         text=True,
@@ -46,7 +32,22 @@ def test_python_of_the_readme_runs_as_it_stands(work: Path) -> None:
     )
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[1:] == ["include", "0"]
+    assert '#define ZLIB_VERSION "1.3"' in done.stdout
+    assert "\napp\n" in done.stdout
+    assert (work / "build/result").read_text() == "app\n"
+    assert not (work / "recipe-sysroot").exists()
+    first, second = _blocks("python")
+    assert _python(work, first)[1:] == ["include", "lib"] * 2
+    assert _python(work, second) == ["include", "lib"]
+
+
+def _python(work: Path, code: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=work, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.splitlines()
 
 
 def test_exit_codes_of_readme_help_and_code_agree() -> None:

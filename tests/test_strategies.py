@@ -50,26 +50,42 @@ def _copied_over(trees: Sequence[Tree]) -> Tree:
     return result
 
 
+_COMPOSITIONS = st.lists(st.tuples(_TREES, st.integers(-1, 1)), max_size=4)
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(_TREES, max_size=4))
-@example([{"a/b": "1"}, {"a": "1"}, {"a/c": "1"}])
-@example([{"a/b": "1"}, {"a": "@x"}])
-@example([{"a": "@b", "b/c": "1"}, {"a/c": "2"}])
-@example([{"a": "1"}, {"a": "2"}, {"a": "1"}])
-@example([{}, {}])
-def test_every_strategy_gives_what_copying_in_turn_gives(wanted: list[dict[str, str]]) -> None:
+@given(_COMPOSITIONS)
+@example([({"a/b": "1"}, 0), ({"a": "1"}, 0), ({"a/c": "1"}, 0)])
+@example([({"a/b": "1"}, 0), ({"a": "@x"}, 0)])
+@example([({"a": "@b", "b/c": "1"}, 0), ({"a/c": "2"}, 0)])
+@example([({"a": "1"}, 0), ({"a": "2"}, 0), ({"a": "1"}, 0)])
+@example([({"a": "1"}, 1), ({"a": "2"}, 0), ({"a": "1*"}, -1)])
+@example([({}, 0), ({}, 0)])
+def test_every_strategy_gives_what_copying_in_turn_gives(
+    wanted: list[tuple[dict[str, str], int]],
+) -> None:
     work = Path(tempfile.mkdtemp())
     try:
-        names = [f"r{number}:t:12345678" for number in range(len(wanted))]
+        ids = [f"r{number}:t:12345678" for number in range(len(wanted))]
         with Store(work / "store", create=True) as store:
-            for name, tree in zip(names, wanted, strict=True):
-                _make(work / name, tree)
-                store.put(name, work / name)
-            expected = _copied_over([snapshot(work / name) for name in names])
-            with store.compose(names) as composition:
+            for id_, (tree, _) in zip(ids, wanted, strict=True):
+                _make(work / id_, tree)
+                store.put(id_, work / id_)
+            in_order = [ids[n] for n in sorted(range(len(wanted)), key=lambda n: wanted[n][1])]
+            expected = _copied_over([snapshot(work / id_) for id_ in in_order])
+            everything = {os.fsdecode(path) for id_ in ids for path in snapshot(work / id_)}
+            names = [f"{id_}@{n}" for id_, (_, n) in zip(ids, wanted, strict=True)]
+            with store.compose(names, allow=sorted(everything)) as composition:
                 assert seen_in_run(composition, work / "run") == expected
-                for strategy in (Strategy.HARDLINK, Strategy.COPY):
-                    with mounter.mounted(composition, work / "target", strategy) as mount:
+                assert seen_in_run(composition, work / "run", writable=True) == expected
+                for strategy, writable in (
+                    (Strategy.HARDLINK, False),
+                    (Strategy.COPY, False),
+                    (Strategy.COPY, True),
+                ):
+                    with mounter.mounted(
+                        composition, work / "target", strategy, writable=writable
+                    ) as mount:
                         assert mount.strategy is strategy
                         assert snapshot(work / "target") == expected
                     assert not (work / "target").exists()

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import mounter
-from cas.store import Composition, Store
+from cas.composition import Composition
+from cas.store import Store
 from tests.support import ROOT, Tree, seen_in_run, snapshot
 
 PROJECT = Path(__file__).parent.parent

@@ -1,0 +1,176 @@
+"""`cas update`: a sysroot in use is exchanged, and nobody who uses it notices."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import CAS, ROOT, Cas, make, snapshot
+
+STRATEGIES = ["hardlink", "copy", *(["overlay"] if ROOT else [])]
+
+_GAP = re.compile(r"it was missing for [0-9]+\.[0-9]{3} ms \(.+\)")
+
+# Opens a file for as long as there is another one; tells what went wrong, and what was seen.
+_LOOP = """
+import os, sys
+seen, failed, opened = set(), set(), 0
+print("ready", flush=True)
+while not os.path.exists(sys.argv[2]):
+    try:
+        with open(sys.argv[1]) as file:
+            seen.add(file.read())
+        opened += 1
+    except OSError as error:
+        failed.add(str(error))
+print(sorted(seen), sorted(failed), opened > 0)
+"""
+
+
+@pytest.fixture
+def trees(cas: Cas, work: Path) -> None:
+    cas("put", "old:t:12345678", make(work / "old", {"usr/x": "old", "usr/only-old": ""}))
+    cas("put", "new:t:12345678", make(work / "new", {"usr/x": "new", "usr/only-new": ""}))
+    cas("put", "more:t:12345678", make(work / "more", {"more": "more"}))
+
+
+def _ids(cas: Cas) -> list[str]:
+    (seen,) = cas.json("mounts")
+    return [name.replace(":t:12345678", "") for name in seen["ids"]]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_who_opens_files_all_the_while_sees_the_old_or_the_new(
+    cas: Cas, work: Path, trees: None, strategy: str
+) -> None:
+    cas("mount", "target", "old", "--strategy", strategy)
+    held = (work / "target/usr/x").open()
+    command = [sys.executable, "-c", _LOOP, f"{work}/target/usr/x", f"{work}/stop"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as loop:
+        assert loop.stdout is not None
+        assert loop.stdout.readline() == "ready\n"
+        for number in range(10):
+            done = cas.json("update", "target", "new" if number % 2 == 0 else "old")
+            assert (done["strategy"], done["gap_ns"], done["why_gap"]) == (strategy, 0, None)
+        (work / "stop").touch()
+        assert loop.stdout.read() == "['new', 'old'] [] True\n"
+
+    assert held.read() == "old"
+    held.close()
+    assert snapshot(work / "target") == snapshot(work / "old")
+    assert [name for name in os.listdir(work) if name.startswith(".target")] == []
+    cas("umount", "target")
+    assert not (work / "target").exists()
+    assert os.listdir(cas.store / "tmp") == os.listdir(cas.store / "mounts") == []
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_add_and_drop_change_what_is_there(
+    cas: Cas, work: Path, trees: None, strategy: str
+) -> None:
+    cas("mount", "target", "old@3", "more", "--strategy", strategy)
+
+    cas("update", "target", "--add", "new@2", "--drop", "more")
+    assert _ids(cas) == ["new@2", "old@3"]
+    assert (work / "target/usr/x").read_text() == "old"
+    assert not (work / "target/more").exists()
+    cas("update", "target", "--drop", "old")
+    assert _ids(cas) == ["new@2"]
+    assert (work / "target/usr/x").read_text() == "new"
+    cas("update", "target", "more", "--add", "old")
+    assert _ids(cas) == ["more", "old"]
+    cas("rm", "new")  # nobody uses it any more
+    assert "in use" in cas("rm", "old", code=7).stderr
+    cas("update", "target", "--drop", "old", "--drop", "more")
+    assert os.listdir(work / "target") == []
+    cas("umount", "target")
+
+
+def test_unfit_update_is_refused_and_changes_nothing(cas: Cas, work: Path, trees: None) -> None:
+    assert "is mounted at" in cas("update", "target", "old", code=1).stderr
+    cas("mount", "target", "old", "--strategy", "hardlink")
+    before = snapshot(work / "target")
+
+    assert "nothing" in cas("update", "target", "nothing", code=3).stderr
+    assert "new" in cas("update", "target", "--drop", "new", code=3).stderr
+    cas("update", "target", code=2)
+    cas("update", "target", "new", "--drop", "old", code=2)
+    cas("update", "target", "--add", "new", "--conflicts", "error", code=4)
+    (work / "target/usr").chmod(0o755)
+    (work / "target/usr/mine").write_text("mine")
+    assert "usr/mine" in cas("update", "target", "new", code=7).stderr
+    (work / "target/usr/mine").unlink()
+
+    assert snapshot(work / "target") == before
+    cas("umount", "target")
+    cas("mount", "target", "old", "--rw")
+    assert "writable" in cas("update", "target", "new", code=8).stderr
+    cas("umount", "target")
+
+
+def _injected(cas: Cas, fault: str, *arguments: str) -> str:
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={fault}", CAS]
+    command += ["--store", str(cas.store), *arguments]
+    done = subprocess.run(command, cwd=cas.directory, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not ROOT, reason="only root mounts where others see it")
+@pytest.mark.parametrize("fault", ["move_mount:error=EINVAL:when=1", "fsconfig:error=EINVAL"])
+def test_gap_is_told_where_the_kernel_cannot_exchange_mounts(
+    cas: Cas, work: Path, trees: None, fault: str
+) -> None:
+    cas("mount", "target", "old", "--strategy", "overlay")
+
+    told = _injected(cas, fault, "update", "target", "new")
+
+    assert _GAP.search(told)
+    assert snapshot(work / "target") == snapshot(work / "new")
+    cas("umount", "target")
+    assert str(work) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_gap_is_told_where_names_cannot_be_swapped(cas: Cas, work: Path, trees: None) -> None:
+    cas("mount", "target", "old", "--strategy", "copy")
+
+    told = _injected(cas, "renameat2:error=EINVAL", "update", "target", "new")
+
+    assert _GAP.search(told)
+    assert "cannot swap two names" in told
+    assert snapshot(work / "target") == snapshot(work / "new")
+    cas("umount", "target")
+    assert not (work / "target").exists()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "call", ["rename,renameat,renameat2", "move_mount,umount2", "unlink,unlinkat"]
+)
+def test_update_killed_at_any_step_leaves_the_old_or_the_new(
+    cas: Cas, work: Path, trees: None, strategy: str, call: str
+) -> None:
+    number = hits = 0
+    while True:
+        number += 1
+        cas("mount", "target", "old", "--strategy", strategy)
+        fault = f"inject={call}:signal=SIGKILL:when={number}"
+        command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", fault, CAS, "--store",
+                   str(cas.store), "update", "target", "new"]  # fmt: skip
+        done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
+        assert (work / "target/usr/x").read_text() in ("old", "new")
+        if done.returncode == 0:
+            cas("umount", "target")
+            break
+        hits += 1
+        cas("umount", "target")
+        assert not (work / "target").exists()
+        assert str(work) not in Path("/proc/self/mountinfo").read_text()
+        assert [name for name in os.listdir(work) if name.startswith(".target")] == []
+    assert hits > 0 or (strategy == "overlay") is (call == "unlink,unlinkat")
