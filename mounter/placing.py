@@ -67,7 +67,11 @@ def make_beside(plan: Plan, strategy: Strategy, beside: bytes, parent: int) -> N
     It gets the target's owner. Raises as `linktree.make_tree` does, and leaves nothing then.
     """
     before = os.stat(plan.target)
-    os.mkdir(beside, 0o700, dir_fd=parent)
+    try:
+        os.mkdir(beside, 0o700, dir_fd=parent)
+    except OSError as error:
+        where = os.path.join(os.path.dirname(plan.target), beside)
+        raise OSError(error.errno, error.strerror, os.fsdecode(where)) from error
     try:
         with opened(beside, parent) as root:
             linktree.make_tree(plan, strategy, plan.content(), root)

@@ -133,7 +133,7 @@ def test_target_on_another_file_system_or_on_a_mount_point(work: Path, tree: Pat
         $CAS --store store mount other/t a --strategy hardlink && exit 9
         $CAS --store store mount other/t a --strategy copy; cp -a other/t copied
         $CAS --store store umount other/t
-        mount -o remount,ro other
+        mount -o remount,bind,ro other
         $CAS --store store mount other/t a && exit 9
         true
     """
