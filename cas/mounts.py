@@ -164,16 +164,26 @@ def may_live(record: MountRecord) -> bool:
     return any(line.source in record.sources for line in _mountinfo())
 
 
+@dataclass(frozen=True, slots=True)
+class MountLine:
+    """A mount as proc(5) shows it: where it is, what of its file system, and its source."""
+
+    number: str
+    root: bytes
+    point: bytes
+    source: str
+
+
 def source_of(path: str | bytes) -> str | None:
     """Return the source of the mount that a path is on; None if there is no such path."""
     found = mount_of(path)
-    return None if found is None else found[1]
+    return None if found is None else found.source
 
 
-def mount_of(path: str | bytes) -> tuple[bytes, str] | None:
-    """Return mount point and source of the mount that a path is on; None if there is no path.
+def mount_of(path: str | bytes) -> MountLine | None:
+    """Return the mount that a path is on; None if there is no such path.
 
-    The mount's id would not tell mounts apart: the kernel gives it to another one as soon as it
+    Its number would not tell it from others: the kernel gives that to another mount as soon as it
     is free.
     """
     try:
@@ -185,26 +195,16 @@ def mount_of(path: str | bytes) -> tuple[bytes, str] | None:
             (number,) = [line.split()[1] for line in file if line.startswith("mnt_id:")]
     finally:
         os.close(fd)
-    for line in _mountinfo():
-        if line.number == number:
-            return line.point, line.source
-    return None
+    return next((line for line in _mountinfo() if line.number == number), None)
 
 
-@dataclass(frozen=True, slots=True)
-class _MountLine:
-    number: str
-    point: bytes
-    source: str
-
-
-def _mountinfo() -> Iterator[_MountLine]:
-    """Yield the mounts of this namespace (proc(5), mountinfo)."""
+def _mountinfo() -> Iterator[MountLine]:
+    """Yield the mounts of this namespace."""
     with open("/proc/self/mountinfo", errors="surrogateescape") as file:
         for line in file:
             fields, _, more = line.partition(" - ")
-            number, _, _, _, point, *_ = fields.split(" ")
-            yield _MountLine(number, _unescaped(point), more.split(" ")[1])
+            number, _, _, root, point, *_ = fields.split(" ")
+            yield MountLine(number, _unescaped(root), _unescaped(point), more.split(" ")[1])
 
 
 def _unescaped(field: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -85,12 +86,23 @@ def composed_at(store: bytes, file: bytes) -> Composed:
             artifacts = [(a["id"], a["tree"]) for a in record.plan["artifacts"]]
             return Composed(tuple(artifacts), file[len(target) + 1 :])
     found = mounts.mount_of(file)
-    if found is not None and found[1].startswith("cas-"):
-        lease = read_lease(store, found[1].removeprefix("cas-"))
-        if lease is not None:
-            inside = os.path.relpath(file, found[0])
-            return Composed(tuple((i, Digest(tree)) for i, tree in lease.artifacts), inside)
+    name = None if found is None else _lease_name(found)
+    lease = None if name is None else read_lease(store, name)
+    if found is not None and lease is not None:
+        inside = os.path.relpath(file, found.point)
+        return Composed(tuple((i, Digest(tree)) for i, tree in lease.artifacts), inside)
     raise CasError(
         f"{quoted(file)} is not in a sysroot that is mounted from {quoted(store)}",
         hint="give the IDs of a composition, and a path in it",
     )
+
+
+def _lease_name(mount: mounts.MountLine) -> str | None:
+    """Return the name of the lease under which a `cas run` mounted something, as it marks it.
+
+    An overlay has it in its source, a linked tree in the name of the directory that is bound.
+    """
+    name = re.fullmatch(r"cas-([0-9]+-[0-9a-f]{16})", mount.source) or re.search(
+        r"/tmp/run-([0-9]+-[0-9a-f]{16})-", os.fsdecode(mount.root)
+    )
+    return None if name is None else name[1]

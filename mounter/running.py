@@ -115,7 +115,7 @@ def _overlaid(plan: Plan) -> Placed:
 def _linked(plan: Plan, stack: contextlib.ExitStack) -> Placed:
     """Make a plan's tree in the store, where links work, for as long as `stack` lives."""
     store = stack.enter_context(opened(plan.store))
-    work = stack.enter_context(scratch(store, "run"))
+    work = stack.enter_context(scratch(store, f"run-{plan.lease}" if plan.lease else "run"))
     strategy = Strategy.COPY if plan.writable else Strategy.HARDLINK
     if plan.strategy in _LINKED:
         strategy = plan.strategy

@@ -202,10 +202,11 @@ def test_which_knows_the_files_of_a_mounted_sysroot(
     cas("umount", "target")
 
 
-def test_which_works_inside_of_a_run(cas: Cas, work: Path, trees: None) -> None:
+@pytest.mark.parametrize("strategy", ["overlay", "hardlink", "copy"])
+def test_which_works_inside_of_a_run(cas: Cas, work: Path, trees: None, strategy: str) -> None:
     which = [CAS, "--store", str(cas.store), "which", "s/usr/x"]
 
-    done = cas("run", "--sysroot", "s=a,b", "--", *which)
+    done = cas("run", "--strategy", strategy, "--sysroot", "s=a,b", "--", *which)
 
     assert done.stdout.startswith("wins   b:t:12345678 ")
 

@@ -113,6 +113,30 @@ def test_unfit_update_is_refused_and_changes_nothing(cas: Cas, work: Path, trees
     cas("umount", "target")
 
 
+def test_overlay_is_exchanged_in_a_users_own_namespace(cas: Cas, work: Path, trees: None) -> None:
+    script = f"""
+        cas() {{ {CAS} --store store "$@"; }}
+        cas mount target old
+        {sys.executable} -u -c "$LOOP" target/usr/x stop > loop &
+        until grep -q ready loop; do :; done
+        for n in 1 2 3 4 5; do cas update target new; cas update target old; done > told
+        touch stop; wait
+        cas update target new; cp -a target seen; cas umount target; test ! -e target
+    """
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-euc", script],
+        cwd=work,
+        env=os.environ | {"LOOP": _LOOP},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (work / "told").read_text() == f"{work}/target: overlay\n" * 10
+    assert (work / "loop").read_text().splitlines()[-1].endswith("] [] True")
+    assert snapshot(work / "seen") == snapshot(work / "new")
+
+
 def _injected(cas: Cas, fault: str, *arguments: str) -> str:
     command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={fault}", CAS]
     command += ["--store", str(cas.store), *arguments]
