@@ -12,11 +12,8 @@ from pathlib import Path
 import pytest
 
 from cas.artifact import Artifact
-from cas.errors import StoreDamaged
-from cas.manifest import Digest, Manifest
 from cas.signature import NoSuchSignature
 from cas.store import Store
-from mounter import Plan, Strategy, carry_out
 from tests.support import CAS, Cas, make, objects_of, snapshot
 
 _CALLS = (
@@ -214,11 +211,6 @@ def test_damaged_manifest_is_found_and_not_followed(cas: Cas, work: Path) -> Non
         path.chmod(0o644)
         path.write_bytes(bad)
         cas("files", "a", code=6)
-    path.write_bytes(Manifest({b"a": b"d"}).encode().replace(b"\0a\0", b"\0../a\0"))
-    assert "not those of tree" in cas("mount", "target", "a", code=6).stderr
-    assert not (work / "target").exists()
-    # Where nothing can hash, as in a process that carries out a plan, it is looked at instead.
-    plan = Plan(os.fsencode(cas.store), (Digest(path.name),), os.fsencode(work / "target"))
-    with pytest.raises(StoreDamaged, match=r"\.\./a"):
-        carry_out(plan.by(Strategy.COPY))
-    assert not (work / "target").exists()
+        done = cas("mount", "--strategy", "hardlink", "target", "a", code=6)
+        assert "not those of tree" in done.stderr
+        assert not (work / "target").exists()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cas.errors import InputRefused, StoreDamaged
+from cas.manifest import Manifest
 from mounter import Plan, hold
 from tests.support import CAS, ROOT, Cas, Tree, make, snapshot
 
@@ -164,6 +165,21 @@ def test_plan_of_what_was_removed_is_out_of_date(cas: Cas, work: Path, tree: Pat
     with pytest.raises(StoreDamaged, match="out of date"):
         hold(Plan.load((work / "plan.json").read_bytes()))
     assert os.listdir(cas.store / "leases") == []
+
+
+def test_damaged_manifest_leads_nowhere_where_nothing_can_hash(
+    cas: Cas, work: Path, tree: Path
+) -> None:
+    plan = _plan(cas, work, "--strategy", "copy")
+    manifest = cas.store / "manifests" / plan["layers"][0].rpartition("/")[2]
+    manifest.chmod(0o644)
+    manifest.write_bytes(Manifest({b"a": b"d"}).encode().replace(b"\0a\0", b"\0../a\0"))
+
+    done = subprocess.run(_bare(work, _MOUNT), cwd=work, capture_output=True, text=True)
+
+    assert done.stderr.endswith("BadManifest: manifest damaged: ../a is not in a directory\n")
+    assert not (work / "target").exists()
+    assert not (work / "a").exists()
 
 
 def test_plan_from_anywhere_cannot_reach_out_of_its_store(cas: Cas, work: Path, tree: Path) -> None:
