@@ -19,30 +19,40 @@ if TYPE_CHECKING:
     from cas.conflicts import Conflict, ConflictPolicy, ConflictRefused
     from cas.errors import CasError, ExitCode
     from cas.format import NoStore, StoreTooNew
+    from cas.gc import Collected, Doomed, GcPlan
     from cas.manifest import Digest, Entry, Kind, Manifest
+    from cas.pins import NotPinned, Pin
+    from cas.policy import Policy
     from cas.put import PutResult, SignatureConflict
+    from cas.removal import Removed
     from cas.signature import AmbiguousSignature, BadSignature, NoSuchSignature, Signature
-    from cas.store import Removed, Store
+    from cas.store import Store
 
 _HOME = {
     "AmbiguousSignature": "signature",
     "Artifact": "artifact",
     "BadSignature": "signature",
     "CasError": "errors",
+    "Collected": "gc",
     "Composition": "composition",
     "Conflict": "conflicts",
     "ConflictPolicy": "conflicts",
     "ConflictRefused": "conflicts",
     "Digest": "manifest",
+    "Doomed": "gc",
     "Dropped": "artifact",
     "Entry": "manifest",
     "ExitCode": "errors",
+    "GcPlan": "gc",
     "Kind": "manifest",
     "Manifest": "manifest",
     "NoStore": "format",
     "NoSuchSignature": "signature",
+    "NotPinned": "pins",
+    "Pin": "pins",
+    "Policy": "policy",
     "PutResult": "put",
-    "Removed": "store",
+    "Removed": "removal",
     "Signature": "signature",
     "SignatureConflict": "put",
     "Store": "store",
@@ -54,18 +64,24 @@ __all__ = [
     "Artifact",
     "BadSignature",
     "CasError",
+    "Collected",
     "Composition",
     "Conflict",
     "ConflictPolicy",
     "ConflictRefused",
     "Digest",
+    "Doomed",
     "Dropped",
     "Entry",
     "ExitCode",
+    "GcPlan",
     "Kind",
     "Manifest",
     "NoStore",
     "NoSuchSignature",
+    "NotPinned",
+    "Pin",
+    "Policy",
     "PutResult",
     "Removed",
     "Signature",

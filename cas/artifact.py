@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass
 
 from cas.errors import StoreDamaged
 from cas.manifest import Digest
 from cas.signature import Signature
+
+_CHECKSUM = 9  # bytes
+_HINT = "`cas verify --repair` makes it again from the artifact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,7 @@ class Dropped:
 class Artifact:
     """A stored tree: `files` regular files of `size` bytes together, and other entries.
 
+    `overhead` is the bytes of disk that its layer and manifest take besides the contents.
     `created_ns` is the time of the put in nanoseconds since 1970. `boot_id` names the boot in
     which it was put; None once its data is known to be on the disk.
     """
@@ -33,6 +38,7 @@ class Artifact:
     directories: int
     symlinks: int
     size: int
+    overhead: int
     created_ns: int
     boot_id: str | None
     dropped: Dropped = Dropped()
@@ -45,18 +51,29 @@ class Artifact:
             "directories": self.directories,
             "symlinks": self.symlinks,
             "size": self.size,
+            "overhead": self.overhead,
             "created_ns": self.created_ns,
             "boot_id": self.boot_id,
             "dropped": [self.dropped.set_id_bits, self.dropped.xattrs, self.dropped.owners],
         }
-        return json.dumps(record, separators=(",", ":")).encode()
+        data = json.dumps(record, separators=(",", ":")).encode()
+        return _checksum(self.signature, data) + data
 
     @classmethod
     def decode(cls, signature: Signature, data: bytes) -> Artifact:
         """Read a record of the index. Raises StoreDamaged."""
+        checksum, data = data[:_CHECKSUM], data[_CHECKSUM:]
+        if checksum != _checksum(signature, data):
+            raise StoreDamaged(f"the record of {signature} is damaged", hint=_HINT)
         try:
             record = json.loads(data)
             dropped = Dropped(*record.pop("dropped"))
             return cls(signature=signature, dropped=dropped, **record)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise StoreDamaged(f"the record of {signature} makes no sense: {error}") from error
+            what = f"the record of {signature} makes no sense: {error}"
+            raise StoreDamaged(what, hint=_HINT) from error
+
+
+def _checksum(signature: Signature, data: bytes) -> bytes:
+    """Return what tells a record that a disk has changed: neither file nor LMDB would."""
+    return f"{zlib.crc32(data, zlib.crc32(str(signature).encode())):08x} ".encode()

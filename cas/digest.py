@@ -23,7 +23,7 @@ def of_file(fd: int, copy_to: int | None = None) -> tuple[Digest, int]:
     copy whatever happens to the original. Raises OSError.
     """
     hasher = blake3()
-    buffer = memoryview(bytearray(_CHUNK))
+    buffer = memoryview(bytearray(min(_CHUNK, os.fstat(fd).st_size + 1)))
     length = 0
     while count := os.preadv(fd, [buffer], length):
         hasher.update(buffer[:count])

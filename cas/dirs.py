@@ -47,10 +47,11 @@ class Node:
     stat: os.stat_result
 
 
-def walk(root_fd: int) -> Iterator[Node]:
+def walk(root_fd: int, *, vanishing: bool = False) -> Iterator[Node]:
     """Yield every path below the directory `root_fd` (borrowed), a directory before its content.
 
-    Raises OSError and TooDeep. One descriptor is open for each level of depth.
+    With `vanishing`, what others delete meanwhile is passed over. Raises OSError and TooDeep. One
+    descriptor is open for each level of depth.
     """
     stack: list[tuple[int, bytes, Iterator[os.DirEntry[str]]]] = []
     try:
@@ -63,11 +64,15 @@ def walk(root_fd: int) -> Iterator[Node]:
                 stack.pop()
                 continue
             name = os.fsencode(entry.name)
-            node = Node(prefix + name, name, fd, entry.stat(follow_symlinks=False))
-            yield node
-            if stat.S_ISDIR(node.stat.st_mode):
-                child = _open_child(fd, name, node.path)
-                stack.append(_opened(child, node.path + b"/"))
+            try:
+                node = Node(prefix + name, name, fd, entry.stat(follow_symlinks=False))
+                yield node
+                if stat.S_ISDIR(node.stat.st_mode):
+                    child = _open_child(fd, name, node.path)
+                    stack.append(_opened(child, node.path + b"/"))
+            except FileNotFoundError:
+                if not vanishing:
+                    raise
     finally:
         for fd, _, _ in stack:
             os.close(fd)
@@ -154,31 +159,53 @@ def make_directory(name: bytes, mode: int, dir_fd: int) -> None:
     os.chmod(name, mode, dir_fd=dir_fd)
 
 
-def remove_tree(name: bytes, dir_fd: int) -> None:
+def disk_use(found: os.stat_result) -> int:
+    """Return the bytes of disk that go when a name of a file or directory goes (stat(2))."""
+    if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+        return 0
+    return found.st_blocks * 512
+
+
+def remove_tree(name: bytes, dir_fd: int) -> int:
     """Delete the directory `name` in `dir_fd` with all that is in it; none there is no error.
 
-    Directories that may not be written to are made writable first. Raises OSError and TooDeep.
+    Returns the bytes of disk given back. Directories that may not be written to are made writable
+    first. Raises OSError and TooDeep.
     """
+    freed = 0
     try:
         stack = [_removing(name, dir_fd, name)]
     except FileNotFoundError:
-        return
+        return freed
     try:
         while stack:
             fd, own_name, entries = stack[-1]
             entry = next(entries, None)
             if entry is None:
                 parent = stack[-2][0] if len(stack) > 1 else dir_fd
+                freed += disk_use(os.fstat(fd))
                 os.close(fd)
                 stack.pop()
                 os.rmdir(own_name, dir_fd=parent)
             elif entry.is_dir(follow_symlinks=False):
                 stack.append(_removing(os.fsencode(entry.name), fd, b"/" * len(stack)))
             else:
+                freed += disk_use(entry.stat(follow_symlinks=False))
                 os.unlink(entry.name, dir_fd=fd)
     finally:
         for fd, _, _ in stack:
             os.close(fd)
+    return freed
+
+
+def remove(name: bytes, dir_fd: int) -> int:
+    """Delete what `name` in `dir_fd` is, like `remove_tree`; return the bytes given back."""
+    try:
+        return remove_tree(name, dir_fd)
+    except NotADirectoryError:
+        freed = disk_use(os.stat(name, dir_fd=dir_fd, follow_symlinks=False))
+        os.unlink(name, dir_fd=dir_fd)
+        return freed
 
 
 def _removing(

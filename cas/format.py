@@ -8,6 +8,7 @@ from cas.errors import CasError, InputRefused, StoreDamaged
 from cas.index import Index
 from cas.layout import DIRECTORIES, FILES, FORMAT
 from cas.quoting import quoted
+from cas.scratch import replace_file
 
 
 class NoStore(CasError):
@@ -41,10 +42,7 @@ def make_store(path: bytes) -> None:
     lock = os.path.join(path, b"lock")
     os.close(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
     Index(os.path.join(path, b"index"), lock, create=True).close()
-    unfinished = os.path.join(path, f"tmp/format-{os.getpid()}-{os.urandom(8).hex()}".encode())
-    with open(unfinished, "w") as file:
-        file.write(FORMAT + "\n")
-    os.rename(unfinished, os.path.join(path, b"format"))
+    replace_file(os.path.realpath(path), b"format", FORMAT + "\n")
 
 
 def check_format(path: bytes) -> None:

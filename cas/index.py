@@ -21,11 +21,12 @@ from cas.artifact import Artifact
 from cas.errors import CasError, StoreDamaged
 from cas.manifest import Digest
 from cas.quoting import quoted
-from cas.signature import Signature
+from cas.signature import BadSignature, Signature
 
 # Address space, not disk: room for some ten million records, and never changed afterwards,
 # since two processes that resize a map at once can corrupt it (py-lmdb issue 269).
 _MAP_SIZE = 16 << 30
+_HINT = "`cas rebuild-index` makes it again from the store"
 _DATABASES = (b"artifacts", b"hashes", b"trees")
 
 
@@ -45,10 +46,42 @@ class Reader:
         data = self._txn.get(str(signature).encode(), db=self._artifacts)
         return None if data is None else Artifact.decode(signature, bytes(data))
 
-    def all(self) -> Iterator[Artifact]:
-        """Yield every artifact in the order of its signature. Raises StoreDamaged."""
-        for key, data in self._txn.cursor(self._artifacts):
-            yield Artifact.decode(Signature.parse(bytes(key).decode()), bytes(data))
+    def records(self) -> list[tuple[bytes, bytes]]:
+        """Return every signature and record in order, for `Artifact.decode` to read later."""
+        return [(bytes(key), bytes(data)) for key, data in self._txn.cursor(self._artifacts)]
+
+    def signatures(self) -> set[Signature]:
+        """Return the signatures of all artifacts. Raises BadSignature."""
+        keys = self._txn.cursor(self._artifacts).iternext(keys=True, values=False)
+        return {Signature.parse(bytes(key).decode()) for key in keys}
+
+    def trees(self) -> set[str]:
+        """Return the trees of all artifacts."""
+        keys = self._txn.cursor(self._trees).iternext(keys=True, values=False)
+        return {bytes(key).split(b"\0")[0].decode() for key in keys}
+
+    def is_consistent(self) -> bool:
+        """Tell whether what is found by hash or tree is what is recorded. Raises StoreDamaged."""
+        expected: list[set[bytes]] = [set(), set()]
+        for key, data in self.records():
+            with contextlib.suppress(StoreDamaged, BadSignature):
+                artifact = Artifact.decode(Signature.parse(key.decode(errors="replace")), data)
+                for number, (_, secondary) in enumerate(self._secondary(artifact)):
+                    expected[number].add(secondary)
+        databases = (self._hashes, self._trees)
+        actual = [set(self._txn.cursor(db).iternext(keys=True, values=False)) for db in databases]
+        return actual == expected
+
+    def _secondary(self, artifact: Artifact) -> Iterator[tuple[lmdb._Database, bytes]]:
+        key = str(artifact.signature).encode()
+        yield self._hashes, artifact.signature.hash.encode() + b"\0" + key
+        yield self._trees, artifact.tree.encode() + b"\0" + key
+
+    def read_all(self) -> None:
+        """Read every page that is in use. Raises StoreDamaged, or ends the process (SIGSEGV)."""
+        for database in (self._artifacts, self._hashes, self._trees):
+            for _ in self._txn.cursor(database):
+                pass
 
     def like(self, abbreviation: str) -> list[Signature]:
         """Return the signatures that begin with the first or end near the last field given."""
@@ -95,10 +128,14 @@ class Writer(Reader):
                 self._txn.delete(secondary, db=database)
         return artifact
 
-    def _secondary(self, artifact: Artifact) -> Iterator[tuple[lmdb._Database, bytes]]:
-        key = str(artifact.signature).encode()
-        yield self._hashes, artifact.signature.hash.encode() + b"\0" + key
-        yield self._trees, artifact.tree.encode() + b"\0" + key
+    def forget(self, name: str) -> None:
+        """Forget the record of a signature, even one that makes no sense."""
+        key = name.encode()
+        self._txn.delete(key, db=self._artifacts)
+        for database in (self._hashes, self._trees):
+            keys = map(bytes, self._txn.cursor(database).iternext(keys=True, values=False))
+            for secondary in [one for one in keys if one.endswith(b"\0" + key)]:
+                self._txn.delete(secondary, db=database)
 
 
 class Index:
@@ -123,7 +160,16 @@ class Index:
                 metasync=False,
                 readahead=False,
             )
+            self._refuse_cut()
             self._databases = {name: self._env.open_db(name, create=create) for name in _DATABASES}
+
+    def _refuse_cut(self) -> None:
+        """Refuse a file that ends before its last page, where reading would be fatal (SIGBUS)."""
+        pages = self._env.info()["last_pgno"] + 1
+        size = os.stat(os.path.join(self._path, b"data.mdb")).st_size
+        if size < pages * self._env.stat()["psize"]:
+            self._env.close()
+            raise StoreDamaged(f"the index {quoted(self._path)} is cut short", hint=_HINT)
 
     def close(self) -> None:
         """Close it; nothing can be asked of it any more."""
@@ -176,4 +222,7 @@ class Index:
         except lmdb.Error as error:
             if os.strerror(errno.ENOSPC) in str(error):
                 raise IndexUnavailable(f"cannot write the index {where}: {error}") from error
-            raise StoreDamaged(f"the index {where} is damaged: {error}") from error
+            if "already open in this process" in str(error):
+                hint = "use that Store, or close it first"
+                raise IndexUnavailable(f"{where} is open in this process", hint=hint) from error
+            raise StoreDamaged(f"the index {where} is damaged: {error}", hint=_HINT) from error

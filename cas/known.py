@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cas import digest as hashing
 from cas.conflicts import Overlap
+from cas.dirs import disk_use
+from cas.lastuse import note_use
 from cas.manifest import Digest
+from cas.scratch import replace_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +39,12 @@ class Known:
     def overlaps(self, trees: Sequence[Digest]) -> list[Overlap] | None:
         """Return the overlaps of trees if they were looked for before."""
         with contextlib.suppress(OSError, ValueError, TypeError):
+            name = self._name("overlaps", trees)
+            _, *rows = self._read(name)
+            note_use(self._path(name))
             return [
                 Overlap(os.fsencode(path), winner, tuple(hidden), directory)
-                for path, winner, hidden, directory in self._read(self._name("overlaps", trees))
+                for path, winner, hidden, directory in rows
             ]
         return None
 
@@ -46,11 +52,49 @@ class Known:
         """Remember the overlaps of trees; where that fails, they will be looked for again."""
         rows = [[os.fsdecode(o.path), o.winner, o.hidden, o.directory] for o in overlaps]
         with contextlib.suppress(OSError):
-            self._write(self._name("overlaps", trees), rows)
+            self._write(self._name("overlaps", trees), [list(map(_short, trees)), *rows])
+
+    def forget_overlaps(self, trees: Iterable[str], before_ns: int) -> int:
+        """Forget the overlaps of trees that are not all there, or that were last used before.
+
+        `trees` are those that are there. Returns the bytes of disk given back. Raises OSError.
+        """
+        there = set(map(_short, trees))
+        freed = 0
+        names = map(os.fsencode, os.listdir(os.path.join(self._store, b"known")))
+        for name in (name for name in names if name.startswith(b"overlaps-")):
+            if self._last_used_ns(name) < before_ns or not self._are_of(name, there):
+                freed += self._forget(name)
+        return freed
+
+    def last_used_ns(self, merged: Merged) -> int:
+        """Return when a merged layer was last used, in nanoseconds since 1970; 0 if it is gone."""
+        return self._last_used_ns(self._name("merged", merged.parts))
+
+    def _last_used_ns(self, name: bytes) -> int:
+        try:
+            return os.stat(self._path(name)).st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    def _forget(self, name: bytes) -> int:
+        try:
+            freed = disk_use(os.stat(self._path(name)))
+            os.unlink(self._path(name))
+        except FileNotFoundError:
+            return 0
+        return freed
+
+    def _are_of(self, name: bytes, there: set[str]) -> bool:
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return there.issuperset(self._read(name)[0])
+        return False
 
     def merged(self, parts: Sequence[Digest]) -> Merged | None:
         """Return the merged layer of trees if one was made before."""
-        return self._merged(self._name("merged", parts))
+        name = self._name("merged", parts)
+        note_use(self._path(name))
+        return self._merged(name)
 
     def keep_merged(self, merged: Merged) -> None:
         """Remember a merged layer. Raises OSError."""
@@ -65,10 +109,9 @@ class Known:
                 if merged is not None:
                     yield merged
 
-    def forget_merged(self, merged: Merged) -> None:
-        """Forget a merged layer. Raises OSError."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path(self._name("merged", merged.parts)))
+    def forget_merged(self, merged: Merged) -> int:
+        """Forget a merged layer; return the bytes of disk given back. Raises OSError."""
+        return self._forget(self._name("merged", merged.parts))
 
     def _merged(self, name: bytes) -> Merged | None:
         with contextlib.suppress(OSError, ValueError, TypeError):
@@ -90,10 +133,9 @@ class Known:
         return content
 
     def _write(self, name: bytes, content: list[Any]) -> None:
-        unique = f"known-{os.getpid()}-{os.urandom(8).hex()}".encode()
-        unfinished = os.path.join(self._store, b"tmp", unique)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(os.path.join(self._store, b"known"), 0o755)
-        with open(unfinished, "w") as file:
-            json.dump(content, file)
-        os.rename(unfinished, self._path(name))
+        replace_file(self._store, os.path.join(b"known", name), json.dumps(content))
+
+
+def _short(tree: str) -> str:
+    """Return enough of a digest to tell that a tree is gone: a mistake keeps a small file."""
+    return tree[:12]

@@ -9,10 +9,20 @@ import stat
 from collections.abc import Iterator
 
 from cas import digest as hashing
-from cas.dirs import OPEN_DIRECTORY, DirCursor, Node, make_directory, remove_tree, walk
+from cas.dirs import (
+    DirCursor,
+    Node,
+    disk_use,
+    make_directory,
+    opened,
+    remove_tree,
+)
+from cas.findings import FaultKind
+from cas.layercheck import LayerFile, compare
 from cas.layout import layer_path, manifest_path
 from cas.manifest import (
     DIRECTORY,
+    BadManifest,
     Digest,
     Entry,
     Kind,
@@ -50,14 +60,11 @@ class Layers:
         """
         remove_tree(b"layer", scratch.fd)
         make_directory(b"layer", 0o755, scratch.fd)
-        fd = os.open(b"layer", OPEN_DIRECTORY, dir_fd=scratch.fd)
-        try:
-            with DirCursor(fd) as cursor:
-                for entry in manifest:
-                    parent, _, name = entry.path.rpartition(b"/")
-                    self._build_entry(entry, name, cursor.at(parent))
-        finally:
-            os.close(fd)
+        with opened(b"layer", scratch.fd) as fd, DirCursor(fd) as cursor:
+            for entry in manifest:
+                parent, _, name = entry.path.rpartition(b"/")
+                self._build_entry(entry, name, cursor.at(parent))
+            os.utime(fd)  # nothing in it is newer than its root
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         fd = os.open(b"manifest", flags, 0o644, dir_fd=scratch.fd)
         try:
@@ -71,8 +78,8 @@ class Layers:
             make_directory(name, 0o755, dir_fd)
         elif entry.target is not None:
             os.symlink(entry.target, name, dir_fd=dir_fd)
-        elif entry.digest is not None:
-            self._objects.link(ObjectKey(entry.digest, entry.executable), name, dir_fd)
+        elif (key := ObjectKey.of(entry)) is not None:
+            self._objects.link(key, name, dir_fd)
 
     def publish(self, tree: Digest, scratch: Scratch) -> None:
         """Give what `build` made its final names. Raises OSError.
@@ -99,39 +106,52 @@ class Layers:
     def reclaim(self, tree: Digest, scratch: Scratch) -> int:
         """Delete what `withdraw` moved, and the objects that nothing else links to.
 
-        Returns the bytes of disk given back by objects. Raises OSError, BadManifest.
+        Returns the bytes of disk given back. Objects of a damaged manifest stay for the sweep.
+        Raises OSError.
         """
         name = b"manifest-" + tree.encode()
+        freed = 0
         try:
             manifest = read_manifest(tree, scratch.fd, name)
-        except FileNotFoundError:
+        except (FileNotFoundError, BadManifest):
             manifest = Manifest({})
-        remove_tree(b"layer-" + tree.encode(), scratch.fd)
-        keys = {
-            ObjectKey(entry.digest, entry.executable)
-            for entry in manifest
-            if entry.digest is not None
-        }
-        return sum(self._objects.remove_unused(key) for key in keys)
+        with contextlib.suppress(FileNotFoundError):
+            freed += disk_use(os.stat(name, dir_fd=scratch.fd))
+            os.unlink(name, dir_fd=scratch.fd)
+        freed += remove_tree(b"layer-" + tree.encode(), scratch.fd)
+        keys = {key for entry in manifest if (key := ObjectKey.of(entry)) is not None}
+        return freed + sum(map(self._objects.remove_unused, keys))
 
     def problems(self, tree: Digest) -> Iterator[str]:
         """Compare a layer with its manifest, contents included; yield what is wrong, as text.
 
         Raises OSError, BadManifest.
         """
-        fd = os.open(layer_path(tree), OPEN_DIRECTORY, dir_fd=self._store)
-        try:
-            expected = dict(self.manifest(tree).nodes)
-            for node in walk(fd):
-                wanted = expected.pop(node.path, None)
-                if wanted is None:
-                    yield f"{quoted(node.path)} does not belong there"
-                elif _has_other_mode(node.stat) or wanted != node_of(node):
-                    yield f"{quoted(node.path)} is not what was stored"
-            for path in expected:
-                yield f"{quoted(path)} is missing"
-        finally:
-            os.close(fd)
+        with opened(layer_path(tree), self._store) as fd:
+            for seen in compare(fd, self.manifest(tree)):
+                if isinstance(seen, LayerFile):
+                    if node_of(seen.found) != seen.node:
+                        yield f"{quoted(seen.found.path)} is not what was stored"
+                elif seen.kind is not FaultKind.WRITTEN:  # its content shows
+                    yield str(seen)
+
+
+def overhead(manifest: Manifest, layer: bytes, file: bytes, dir_fd: int) -> int:
+    """Return the bytes of disk that a layer and its manifest take besides the objects.
+
+    `layer` and `file` are where they are below `dir_fd`. Raises OSError.
+    """
+    taken = disk_use(os.stat(file, dir_fd=dir_fd))
+    with opened(layer, dir_fd) as root, DirCursor(root) as cursor:
+        taken += disk_use(os.fstat(root))
+        for path, node in manifest.nodes.items():
+            if node == DIRECTORY:
+                taken += disk_use(os.fstat(cursor.at(path)))
+            elif node.startswith(b"l"):
+                parent, _, name = path.rpartition(b"/")
+                link = os.stat(name, dir_fd=cursor.at(parent), follow_symlinks=False)
+                taken += disk_use(link)
+    return taken
 
 
 def read_manifest(tree: Digest, dir_fd: int, path: bytes | None = None) -> Manifest:
@@ -164,7 +184,3 @@ def node_of(found: Node) -> bytes | None:
     finally:
         os.close(fd)
     return file_node(digest, size, executable=mode & 0o111 != 0)
-
-
-def _has_other_mode(found: os.stat_result) -> bool:
-    return stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) not in (0o444, 0o555)

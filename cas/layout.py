@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from cas.manifest import Digest
 from cas.signature import Signature
@@ -20,9 +21,12 @@ DIRECTORIES = (
     "manifests",
     "mounts",
     "objects",
+    "pins",
+    "quarantine",
     "tmp",
 )
 FILES = ("format", "lock")
+_OBJECT = re.compile(rb"[0-9a-f]{2}/[0-9a-f]{62}(\.x)?")
 EMPTY = (b"empty/1", b"empty/2")
 """Two empty directories, for compositions of less than the two layers that overlayfs needs."""
 MOST_LAYERS = 500
@@ -43,6 +47,11 @@ def artifact_path(signature: Signature) -> bytes:
     """Where the symbolic link from a signature to its layer is, relative to the store."""
     recipe, *rest = signature.fields
     return os.fsencode(f"artifacts/{recipe}/{':'.join(rest)}")
+
+
+def is_object_path(path: bytes) -> bool:
+    """Tell whether a path, relative to `objects/`, is that of an object."""
+    return _OBJECT.fullmatch(path) is not None
 
 
 def object_path(digest: Digest, *, executable: bool) -> bytes:

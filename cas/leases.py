@@ -16,8 +16,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 from cas.closing import Closing
+from cas.dirs import opened
 from cas.errors import CasError, StoreDamaged
 from cas.quoting import quoted
+from cas.scratch import locked_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,8 @@ class LeaseRecord:
     """What a lease says: `trees` are used since `since_ns` by process `pid` of user `uid`.
 
     `artifacts` are the pairs of signature and tree of its composition, lowest first; `purpose`
-    is text for a person. The process id is that in the process's own PID namespace.
+    is text for a person. The process id is that in the process's own PID namespace. Who puts has
+    a lease on no tree: what it brings is not named by one yet.
     """
 
     trees: list[str]
@@ -78,8 +81,7 @@ class Lease(Closing):
         self.name = f"{os.getpid()}-{os.urandom(8).hex()}"
         self.fd = -1
         self._path = os.path.join(store, b"leases", self.name.encode())
-        unfinished = os.path.join(store, b"tmp", b"lease-" + self.name.encode())
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        unfinished = os.path.join(store, b"tmp/lease-" + self.name.encode())
         record = LeaseRecord(
             trees=sorted(trees),
             artifacts=list(map(list, artifacts)),
@@ -89,7 +91,8 @@ class Lease(Closing):
             since_ns=time.time_ns(),
         )
         try:
-            self.fd = os.open(unfinished, flags, 0o644)
+            with opened(store) as store_fd:
+                self.fd = locked_file(unfinished, store_fd)
         except OSError as error:
             if error.errno == errno.EROFS:
                 return
@@ -97,7 +100,6 @@ class Lease(Closing):
                 raise NoLease(store) from error
             raise
         try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX)
             with open(self.fd, "w", closefd=False) as file:
                 json.dump(asdict(record), file)
             os.rename(unfinished, self._path)
@@ -139,6 +141,15 @@ def held_leases(store: bytes) -> Iterator[LeaseRecord]:
             continue
         with contextlib.suppress(OSError):  # left to somebody who may write there
             os.unlink(os.path.join(directory, name))
+
+
+def oldest_put_ns(store: bytes) -> int:
+    """Return since when puts are under way, in nanoseconds since 1970; now, if there are none.
+
+    The lease of a put names no tree. Raises OSError, StoreDamaged.
+    """
+    now = time.time_ns()
+    return min((lease.since_ns for lease in held_leases(store) if not lease.trees), default=now)
 
 
 def live_leases(store: bytes) -> Iterator[Use]:

@@ -14,11 +14,17 @@ from cas.quoting import quoted
 Digest = NewType("Digest", str)
 """A BLAKE3 digest, 64 lower-case hexadecimal digits."""
 
+_DIGEST = re.compile("[0-9a-f]{64}")
 MAGIC = b"sysroot-cas manifest 1"
 _NODE = re.compile(rb"d|[fx] (?:0|[1-9][0-9]{0,18}) [0-9a-f]{64}|l [^\0]{1,4095}", re.DOTALL)
 
 DIRECTORY = b"d"
 """The node of a directory. See `docs/format.md` for nodes."""
+
+
+def is_digest(text: str) -> bool:
+    """Tell whether a text has the form of a digest."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 class BadManifest(StoreDamaged):

@@ -77,13 +77,17 @@ class Merging:
                 self._known.keep_merged(Merged(merged.tree, parts, boot_id()))
         return not damaged
 
-    def unneeded(self, used: set[str]) -> list[Merged]:
-        """Return the merged layers that nobody uses and that lack a part in the store."""
-        exists = self._storage.layers.exists
+    def unneeded(self, used: set[str], before_ns: int) -> list[Merged]:
+        """Return the merged layers that nobody uses now.
+
+        Those that lack a part in the store, or that were last used before `before_ns`.
+        """
+        exists, known = self._storage.layers.exists, self._known
         return [
             merged
-            for merged in self._known.all_merged()
-            if merged.tree not in used and not all(map(exists, merged.parts))
+            for merged in known.all_merged()
+            if merged.tree not in used
+            and (known.last_used_ns(merged) < before_ns or not all(map(exists, merged.parts)))
         ]
 
 

@@ -13,9 +13,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cas.boot import boot_id
+from cas.dirs import opened
 from cas.errors import InUse, StoreDamaged
 from cas.leases import Use
 from cas.quoting import quoted
+from cas.scratch import replace_file, undisturbed
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,8 @@ def record_path(store: bytes, target: bytes) -> bytes:
 
 def write_record(store: bytes, record: MountRecord) -> None:
     """Keep a record, in the place of an older one for the same target. Raises OSError."""
-    path = record_path(store, os.fsencode(record.target))
-    unfinished = os.path.join(store, b"tmp", f"mount-{os.getpid()}-{os.urandom(8).hex()}".encode())
-    with open(unfinished, "w") as file:
-        json.dump(asdict(record), file)
-    os.rename(unfinished, path)
+    path = os.path.relpath(record_path(store, os.fsencode(record.target)), store)
+    replace_file(store, path, json.dumps(asdict(record)))
 
 
 def read_record(store: bytes, target: bytes) -> MountRecord | None:
@@ -90,10 +89,10 @@ def sole_changer(store: bytes, target: bytes) -> Iterator[None]:
     if not os.path.isdir(os.path.join(store, b"tmp")):
         yield  # where there is no store, there is nothing to change
         return
-    name = b"target-" + os.path.basename(record_path(store, target))
-    path = os.path.join(store, b"tmp", name)
+    path = os.path.join(store, b"tmp/target-" + os.path.basename(record_path(store, target)))
     try:
-        fd = _locked_file(path)
+        with opened(store) as store_fd, undisturbed(store_fd):
+            fd = _locked_file(path)
     except (BlockingIOError, FileNotFoundError) as error:
         raise InUse(
             f"another process is changing what is mounted at {quoted(target)}", hint="try again"

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cas import digest as hashing
+from cas.dirs import disk_use
 from cas.errors import InputRefused
 from cas.layout import object_path
-from cas.manifest import Digest
+from cas.manifest import Digest, Entry
 from cas.quoting import quoted
+from cas.scratch import locked_file, scratch, temporary_path
 
 _WHOLE = 1 << 20  # bytes; files up to this size are read into memory, and only once
 
@@ -40,6 +42,11 @@ class ObjectKey:
 
     digest: Digest
     executable: bool
+
+    @classmethod
+    def of(cls, entry: Entry) -> ObjectKey | None:
+        """Return the key of an entry's content; None if it is no regular file."""
+        return None if entry.digest is None else cls(entry.digest, entry.executable)
 
     @property
     def path(self) -> bytes:
@@ -142,14 +149,7 @@ class Objects:
         Deleting is safe at any time, since whoever uses an object holds a link of its own.
         Raises OSError.
         """
-        try:
-            found = os.stat(key.path, dir_fd=self._store)
-            if found.st_nlink > 1:
-                return 0
-            os.unlink(key.path, dir_fd=self._store)
-        except FileNotFoundError:
-            return 0
-        return found.st_blocks * 512
+        return unlink_unused(key.path, self._store)
 
     def remove(self, key: ObjectKey) -> None:
         """Delete the object's name; links to it stay what they are. Raises OSError."""
@@ -224,15 +224,28 @@ class Objects:
         old = os.open(key.path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._store)
         try:
             found = os.fstat(old)
-            name = f"tmp/object-{os.getpid()}-{os.urandom(8).hex()}"
-            with _new_file(self._store) as new:
-                hashing.of_file(old, copy_to=new)
-                os.fchmod(new, key.mode)
-                os.utime(new, ns=(found.st_mtime_ns, found.st_mtime_ns))
-                os.link(f"/proc/self/fd/{new}", name, dst_dir_fd=self._store, follow_symlinks=True)
-            os.rename(name, key.path, src_dir_fd=self._store, dst_dir_fd=self._store)
+            with scratch(self._store, "object") as work:
+                with _new_file(self._store) as new:
+                    hashing.of_file(old, copy_to=new)
+                    os.fchmod(new, key.mode)
+                    os.utime(new, ns=(found.st_mtime_ns, found.st_mtime_ns))
+                    source = f"/proc/self/fd/{new}"
+                    os.link(source, b"copy", dst_dir_fd=work.fd, follow_symlinks=True)
+                os.rename(b"copy", key.path, src_dir_fd=work.fd, dst_dir_fd=self._store)
         finally:
             os.close(old)
+
+
+def unlink_unused(path: bytes, dir_fd: int) -> int:
+    """Delete the object at a path if nothing links to it; see `Objects.remove_unused`."""
+    try:
+        found = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+        if found.st_nlink > 1:
+            return 0
+        os.unlink(path, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return 0
+    return disk_use(found)
 
 
 def _restore(fd: int, before: os.stat_result) -> None:
@@ -253,9 +266,8 @@ def _new_file(store_fd: int) -> Iterator[int]:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
             raise
-        name = f"tmp/object-{os.getpid()}-{os.urandom(8).hex()}"
-        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
-        fd = os.open(name, flags, 0o600, dir_fd=store_fd)
+        name = temporary_path("object")
+        fd = locked_file(name, store_fd)
     try:
         yield fd
     finally:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 from dataclasses import dataclass
 
 from cas import digest as hashing
+from cas import links
 from cas.artifact import Artifact
 from cas.boot import boot_id
 from cas.differences import differences
-from cas.dirs import OPEN_DIRECTORY
+from cas.dirs import opened
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
 from cas.index import Index
-from cas.layers import Layers
-from cas.layout import artifact_path, layer_path
+from cas.layers import Layers, overhead
+from cas.layout import layer_path, manifest_path
+from cas.leases import Lease
 from cas.manifest import Digest, Kind, Manifest
 from cas.objects import Objects, Overtaken
 from cas.quoting import quoted
@@ -84,20 +87,8 @@ def put_tree(
     """
     root = os.path.realpath(os.fsencode(tree))
     _refuse_root(root, storage.path)
-    fd = os.open(root, OPEN_DIRECTORY)
-    try:
+    with opened(root) as fd, Lease(storage.path, (), purpose=f"put of {signature}"):
         return _put(storage, signature, root, fd, known, move=move, replace=replace)
-    finally:
-        os.close(fd)
-
-
-def unlink_artifact(store_fd: int, signature: Signature) -> None:
-    """Remove a signature's symbolic link, and its recipe's directory with the last one."""
-    path = artifact_path(signature)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path, dir_fd=store_fd)
-    with contextlib.suppress(OSError):
-        os.rmdir(os.path.dirname(path), dir_fd=store_fd)
 
 
 def _put(
@@ -122,7 +113,7 @@ def _put(
         artifact = _artifact(signature, digest, reading)
         if not unchanged or not storage.layers.exists(digest):
             with scratch(storage.fd, "put") as work:
-                _record(storage, artifact, known, manifest, work)
+                artifact = _record(storage, artifact, known, manifest, work)
     except BaseException:
         undo(fd, storage.objects, reading)
         raise
@@ -135,12 +126,22 @@ def _put(
 
 def _record(
     storage: Storage, artifact: Artifact, known: Artifact | None, manifest: Manifest, work: Scratch
-) -> None:
-    """Build the layer if there is none to trust, and record the artifact in place of `known`."""
+) -> Artifact:
+    """Build the layer if there is none to trust, and record the artifact in place of `known`.
+
+    Returns the artifact with the disk space that its layer takes.
+    """
     tree = artifact.tree
     built = not _trustworthy(storage, tree)
     if built:
         storage.layers.build(manifest, work)
+        taken = overhead(manifest, b"layer", b"manifest", work.fd)
+    else:
+        try:
+            taken = overhead(manifest, layer_path(tree), manifest_path(tree), storage.fd)
+        except FileNotFoundError as error:
+            raise Overtaken from error
+    artifact = dataclasses.replace(artifact, overhead=taken)
     with storage.index.locked(exclusive=True):
         if built:
             storage.layers.publish(tree, work)
@@ -149,8 +150,9 @@ def _record(
         with storage.index.transaction() as writer:
             if writer.get(artifact.signature) != known:
                 raise Overtaken
-            _link_artifact(storage.fd, artifact, work)
+            links.make(storage.fd, artifact, work)
             writer.put(artifact)
+    return artifact
 
 
 def _trustworthy(storage: Storage, tree: Digest) -> bool:
@@ -169,15 +171,6 @@ def _trustworthy(storage: Storage, tree: Digest) -> bool:
     return False
 
 
-def _link_artifact(store_fd: int, artifact: Artifact, work: Scratch) -> None:
-    """Make the link for people, from which the index can also be made again."""
-    path = artifact_path(artifact.signature)
-    os.symlink(b"../../" + layer_path(artifact.tree), b"link", dir_fd=work.fd)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(os.path.dirname(path), 0o755, dir_fd=store_fd)
-    os.rename(b"link", path, src_dir_fd=work.fd, dst_dir_fd=store_fd)
-
-
 def _artifact(signature: Signature, tree: Digest, reading: Reading) -> Artifact:
     return Artifact(
         signature=signature,
@@ -186,6 +179,7 @@ def _artifact(signature: Signature, tree: Digest, reading: Reading) -> Artifact:
         directories=reading.kinds[Kind.DIRECTORY],
         symlinks=reading.kinds[Kind.SYMLINK],
         size=reading.size,
+        overhead=0,
         created_ns=time.time_ns(),
         boot_id=boot_id(),
         dropped=reading.dropped,

@@ -1,4 +1,9 @@
-"""A private directory in the store's `tmp/`, for as long as one operation lives."""
+"""The store's `tmp/`: work in progress, told from what killed processes left behind.
+
+Whatever is in it is locked (flock(2)) as long as its maker lives. Between making and locking,
+and where something is too short-lived to be locked, the maker holds a shared lock on `tmp/`
+itself; `clear_dead` holds it exclusively.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cas.dirs import OPEN_DIRECTORY, remove_tree
+from cas.dirs import OPEN_DIRECTORY, opened, remove_tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,19 +24,98 @@ class Scratch:
     path: bytes
 
 
+def temporary_path(purpose: str) -> bytes:
+    """Return an unused path in `tmp/`, relative to the store."""
+    return f"tmp/{purpose}-{os.getpid()}-{os.urandom(8).hex()}".encode()
+
+
+@contextlib.contextmanager
+def undisturbed(store_fd: int) -> Iterator[None]:
+    """Keep `clear_dead` away from what is in the making in `tmp/`. Raises OSError."""
+    with opened(b"tmp", store_fd) as fd:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        yield
+
+
 @contextlib.contextmanager
 def scratch(store_fd: int, purpose: str) -> Iterator[Scratch]:
-    """Make a scratch directory in the store open at `store_fd`, and delete it at the end.
+    """Make a private directory in the store open at `store_fd`; delete it at the end.
 
-    It is locked (flock(2)) while its owner lives, and so can be told from what a killed process
-    left behind. Raises OSError.
+    Raises OSError.
     """
-    path = f"tmp/{purpose}-{os.getpid()}-{os.urandom(8).hex()}".encode()
-    os.mkdir(path, 0o755, dir_fd=store_fd)
-    fd = os.open(path, OPEN_DIRECTORY, dir_fd=store_fd)
-    try:
+    path = temporary_path(purpose)
+    with undisturbed(store_fd):
+        os.mkdir(path, 0o755, dir_fd=store_fd)
+        fd = os.open(path, OPEN_DIRECTORY, dir_fd=store_fd)
         fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
         yield Scratch(fd, path)
     finally:
         os.close(fd)
         remove_tree(path, store_fd)
+
+
+def locked_file(path: bytes, store_fd: int) -> int:
+    """Make a file in `tmp/`, at a path relative to the store; return its locked descriptor.
+
+    Raises OSError.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with undisturbed(store_fd):
+        fd = os.open(path, flags, 0o644, dir_fd=store_fd)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def replace_file(store: bytes, path: bytes, text: str, *, durable: bool = False) -> None:
+    """Give the file `path`, relative to the store at the absolute path `store`, a new content.
+
+    Others see the old content or the new one; with `durable` it is the new one after a power
+    failure too. Raises OSError; then the old one is there.
+    """
+    unfinished = temporary_path(path.split(b"/")[0].decode())
+    with opened(store) as store_fd, undisturbed(store_fd):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        fd = os.open(unfinished, flags, 0o644, dir_fd=store_fd)
+        try:
+            with open(fd, "w") as file:
+                file.write(text)
+                if durable:
+                    file.flush()
+                    os.fsync(fd)
+            os.rename(unfinished, path, src_dir_fd=store_fd, dst_dir_fd=store_fd)
+            if durable:
+                with opened(os.path.dirname(path), store_fd) as directory:
+                    os.fsync(directory)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(unfinished, dir_fd=store_fd)
+            raise
+
+
+def clear_dead(store_fd: int, aside_fd: int) -> list[bytes]:
+    """Move what killed processes left in `tmp/` into the directory `aside_fd`; return the names.
+
+    Raises OSError.
+    """
+    with opened(b"tmp", store_fd) as tmp:
+        fcntl.flock(tmp, fcntl.LOCK_EX)
+        names = [name for name in map(os.fsencode, os.listdir(tmp)) if not _has_owner(name, tmp)]
+        for name in names:
+            os.rename(name, name, src_dir_fd=tmp, dst_dir_fd=aside_fd)
+    return names
+
+
+def _has_owner(name: bytes, tmp: int) -> bool:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(name, flags, dir_fd=tmp)
+    except PermissionError:
+        return True  # it is for another user to say
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

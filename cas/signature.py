@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cas.errors import CasError, ExitCode
@@ -110,3 +112,31 @@ class Signature:
                 return False
         left = iter(self.fields[:-1] if cut_hash else self.fields)
         return all(field in left for field in wanted)
+
+
+def pick(text: str, candidates: Iterable[Signature]) -> Signature | None:
+    """Return which of `candidates` a signature or abbreviation names; None if it names none.
+
+    Whole fields come before the beginning of a hash. Raises AmbiguousSignature.
+    """
+    among = list(candidates)
+    for cut_hash in (False, True):
+        matching = [s for s in among if str(s) == text or s.matches(text, cut_hash=cut_hash)]
+        exact = [s for s in matching if str(s) == text]
+        if len(matching) > 1 and not exact:
+            raise AmbiguousSignature(text, matching)
+        if matching:
+            return (exact or matching)[0]
+    return None
+
+
+def named_by(text: str, like: Callable[[str], Iterable[Signature]]) -> Iterable[Signature]:
+    """Return a whole signature, or all that an abbreviation may name among what `like` finds.
+
+    Raises BadSignature if `text` can be neither.
+    """
+    with contextlib.suppress(BadSignature):
+        return [Signature.parse(text)]
+    if not all(map(_FIELD.fullmatch, text.split(":"))):
+        raise BadSignature(text, "neither that, nor an abbreviation of one")
+    return [s for s in like(text) if any(s.matches(text, cut_hash=cut) for cut in (False, True))]

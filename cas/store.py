@@ -4,41 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from cas import put
+from cas import links, put
 from cas.artifact import Artifact
-from cas.boot import boot_id
 from cas.closing import Closing
 from cas.compose import Wanted, distinct, in_order
 from cas.composition import Composition, find_conflicts
 from cas.conflicts import Conflict, ConflictPolicy, judge
 from cas.dirs import OPEN_DIRECTORY
-from cas.errors import InputRefused, InUse, StoreDamaged
+from cas.errors import InputRefused, InUse
 from cas.format import NoStore, check_format, make_store
-from cas.index import Index, Reader
+from cas.index import Index, Writer
 from cas.known import Known
 from cas.layers import Layers
 from cas.layout import layer_path
-from cas.leases import Lease, Use, live_leases
+from cas.leases import Lease, Use
 from cas.manifest import Digest, Manifest
 from cas.merged import Merging
-from cas.mounts import mounted_uses
 from cas.objects import Objects, Overtaken
+from cas.pins import Pin, Pins
 from cas.quoting import quoted
-from cas.scratch import scratch
-from cas.signature import AmbiguousSignature, BadSignature, NoSuchSignature, Signature
+from cas.removal import Removal, Removed
+from cas.resolve import resolve
+from cas.signature import NoSuchSignature, Signature, named_by
+from cas.trust import trusted
+
+if TYPE_CHECKING:
+    from cas.findings import Finding
+    from cas.gc import Collected, Collector, GcPlan
+    from cas.policy import Policy
 
 StrPath = str | bytes | os.PathLike[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """`artifacts` were forgotten; `freed` bytes of disk came back from contents."""
-
-    artifacts: tuple[Artifact, ...]
-    freed: int
 
 
 class Store(Closing):
@@ -71,6 +71,8 @@ class Store(Closing):
                 self.path, self.fd, self._index, self._objects, self._layers
             )
             self._merging = Merging(self._storage, self._known)
+            self._removal = Removal(self._storage, self._known, self._merging)
+            self._pins = Pins(self.path)
         except BaseException:
             os.close(self.fd)
             raise
@@ -99,7 +101,9 @@ class Store(Closing):
                 )
                 break
         if done.replaced is not None:
-            self._discard({done.replaced})
+            self._removal.discard({done.replaced})
+        if done.unchanged:
+            links.note_use(self.fd, [signature])
         return done
 
     def find(self, signature: str | Signature) -> Artifact | None:
@@ -108,7 +112,7 @@ class Store(Closing):
             signature = Signature.parse(signature)
         with self._index.read() as reader:
             found = reader.get(signature)
-        return None if found is None else self._trusted(found)
+        return None if found is None else trusted(self._storage, found)
 
     def resolve(self, text: str) -> Artifact:
         """Return the artifact that a signature or an unambiguous abbreviation names.
@@ -116,16 +120,17 @@ class Store(Closing):
         Raises NoSuchSignature, AmbiguousSignature, StoreDamaged.
         """
         with self._index.read() as reader:
-            (found,) = self._resolve(reader, [text])
-        trusted = self._trusted(found)
-        if trusted is None:
+            (found,) = resolve(reader, [text], self.path)
+        artifact = trusted(self._storage, found)
+        if artifact is None:
             raise NoSuchSignature([text], quoted(self.path))
-        return trusted
+        return artifact
 
     def artifacts(self) -> list[Artifact]:
         """Return every artifact, in the order of signatures. Raises StoreDamaged."""
         with self._index.read() as reader:
-            return list(reader.all())
+            records = reader.records()
+        return [Artifact.decode(Signature.parse(key.decode()), data) for key, data in records]
 
     def manifest(self, artifact: Artifact) -> Manifest:
         """Return what an artifact consists of. Raises BadManifest, OSError."""
@@ -161,7 +166,7 @@ class Store(Closing):
         wanted = in_order(names)
         while True:
             with self._index.read() as reader:
-                artifacts = self._resolve(reader, [w.name for w in wanted])
+                artifacts = resolve(reader, [w.name for w in wanted], self.path)
                 trees = distinct(artifact.tree for artifact in artifacts)
                 ids = tuple(
                     str(replace(w, name=str(a.signature)))
@@ -179,65 +184,126 @@ class Store(Closing):
                 if layers is None:
                     self._merging.make(trees)
                 elif self._merging.trust(layers, trees):
+                    links.note_use(self.fd, (artifact.signature for artifact in artifacts))
                     return Composition(self.path, ids, tuple(artifacts), layers, told, lease)
             except BaseException:
                 lease.close()
                 raise
             lease.close()
 
-    def remove(self, names: Iterable[str]) -> Removed:
+    def remove(self, names: Iterable[str], *, force: bool = False) -> Removed:
         """Forget artifacts; give back the space that nothing else uses.
+
+        With `force` those too that are in use or pinned: what is mounted stays readable, and its
+        space returns by the next collection after that.
 
         Raises NoSuchSignature, AmbiguousSignature, InUse (then nothing was removed), OSError.
         """
-        with self._index.locked(exclusive=True):
-            with self._index.transaction() as writer:
-                artifacts = tuple(dict.fromkeys(self._resolve(writer, list(names))))
+
+        def choose(writer: Writer) -> Sequence[Artifact]:
+            artifacts = tuple(dict.fromkeys(resolve(writer, list(names), self.path)))
+            if not force:
                 self._refuse_used(artifacts)
-                for artifact in artifacts:
-                    writer.delete(artifact.signature)
-            for artifact in artifacts:
-                put.unlink_artifact(self.fd, artifact.signature)
-        return Removed(artifacts, self._discard({artifact.tree for artifact in artifacts}))
+            return artifacts
+
+        removed = self._removal.remove(choose)
+        for artifact in removed.artifacts:
+            self._pins.remove(artifact.signature)
+        return replace(removed, freed=removed.freed + self._removal.discard_merged())
 
     def uses(self) -> list[Use]:
         """Return what living processes and mounts use. Raises OSError, StoreDamaged."""
-        return [*live_leases(self.path), *mounted_uses(self.path)]
+        return self._removal.uses()
 
-    def problems(self, *, contents: bool = False) -> Iterator[str]:
-        """Yield what is wrong with any artifact, as text. Raises OSError, StoreDamaged.
+    def last_used_ns(self, artifact: Artifact) -> int:
+        """Return when an artifact was last used or put, in nanoseconds since 1970.
 
-        Looks whether layers and manifests are there; with `contents`, reads all of them.
+        The hour is right, the minute need not be.
         """
-        for artifact in self.artifacts():
-            if not self._layers.exists(artifact.tree):
-                yield f"{artifact.signature}: its layer or manifest is missing"
-            elif contents:
-                for problem in self._layers.problems(artifact.tree):
-                    yield f"{artifact.signature}: {problem}"
+        return links.last_used_ns(self.fd, artifact)
+
+    def is_pinned(self, signature: Signature) -> bool:
+        """Tell whether a signature is pinned. Raises OSError."""
+        return signature in self._pins.signatures()
+
+    def matching(self, names: Iterable[str]) -> frozenset[Signature]:
+        """Return whole signatures as they are, and for each abbreviation all that it may name.
+
+        Raises BadSignature.
+        """
+        with self._index.read() as reader:
+            return frozenset(s for name in names for s in named_by(name, reader.like))
+
+    def pin(self, name: str, reason: str = "") -> Pin:
+        """Keep the artifact of a signature or abbreviation until `unpin`.
+
+        Raises NoSuchSignature, AmbiguousSignature, OSError.
+        """
+        with self._index.read() as reader:  # under its lock: nobody removes the artifact meanwhile
+            (artifact,) = resolve(reader, [name], self.path)
+            pin = Pin(artifact.signature, reason, time.time_ns(), os.geteuid())
+            self._pins.add(pin)
+        return pin
+
+    def unpin(self, name: str) -> Signature:
+        """Forget the pin that a signature or abbreviation names; return whose it was.
+
+        Raises NotPinned, AmbiguousSignature, OSError.
+        """
+        signature = self._pins.find(name)
+        self._pins.remove(signature)
+        return signature
+
+    def pins(self) -> list[Pin]:
+        """Return the pins in the order of signatures. Raises StoreDamaged, OSError."""
+        return self._pins.all()
+
+    def plan_gc(self, policy: Policy) -> GcPlan:
+        """Work out what `gc` would remove. Raises OSError, StoreDamaged."""
+        return self._collector.plan(self.artifacts(), policy)
+
+    def gc(self, plan: GcPlan, progress: Callable[[int], None] = lambda count: None) -> Collected:
+        """Carry out a plan of `plan_gc`, and delete what nothing reaches; see Collector.collect."""
+        return self._collector.collect(plan, progress)
+
+    def verify(
+        self,
+        names: Iterable[str] = (),
+        *,
+        quick: bool = False,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Iterator[Finding]:
+        """Yield what is wrong with artifacts, or without names with anything in the store.
+
+        All contents are read and hashed, unless `quick`; `progress` gets how many bytes were, of
+        how many. Nothing is changed. Raises NoSuchSignature, AmbiguousSignature, OSError.
+        """
+        from cas.verify import verify
+
+        return verify(self._storage, self._known, names, quick=quick, progress=progress)
+
+    def repair(self, findings: Sequence[Finding]) -> Iterator[str]:
+        """Heal what a full `verify` found, as far as it can be; yield what was done, as text.
+
+        What is damaged and cannot be healed is moved to `quarantine/`, and artifacts that have
+        it are forgotten. Raises OSError, StoreDamaged.
+        """
+        from cas.repair import Repair
+
+        return Repair(self._storage, self._known, self._removal).run(findings)
 
     @property
     def _lock_path(self) -> bytes:
         return os.path.join(self.path, b"lock")
 
-    def _discard(self, trees: set[Digest]) -> int:
-        """Delete those trees that no record names and nobody uses; return the bytes freed."""
-        with scratch(self.fd, "rm") as aside:
-            with self._index.locked(exclusive=True):
-                used = {tree for use in self.uses() for tree in use.trees}
-                with self._index.transaction() as reader:
-                    idle = [t for t in trees if t not in used and not reader.of_tree(t)]
-                    for tree in idle:
-                        self._layers.withdraw(tree, aside)
-                    for merged in self._merging.unneeded(used):
-                        self._known.forget_merged(merged)
-                        if not reader.of_tree(merged.tree):
-                            self._layers.withdraw(merged.tree, aside)
-                            idle.append(merged.tree)
-            return sum(self._layers.reclaim(tree, aside) for tree in idle)
+    @property
+    def _collector(self) -> Collector:
+        from cas.gc import Collector
 
-    def _refuse_used(self, artifacts: tuple[Artifact, ...]) -> None:
-        uses = self.uses()
+        return Collector(self._storage, self._known, self._pins, self._removal)
+
+    def _refuse_used(self, artifacts: Sequence[Artifact]) -> None:
+        uses, pinned = self.uses(), self._pins.signatures()
         for artifact in artifacts:
             for use in uses:
                 if artifact.tree in use.trees:
@@ -245,56 +311,15 @@ class Store(Closing):
                         f"{artifact.signature} is in use by {use.what}",
                         hint="unmount it (`cas umount`), or wait for the task to end",
                     )
+            if artifact.signature in pinned:
+                raise InUse(
+                    f"{artifact.signature} is pinned",
+                    hint=f"`cas unpin {artifact.signature}` lets it go",
+                )
 
     def _check(self, wanted: Sequence[Wanted], artifacts: Sequence[Artifact]) -> None:
         """Make sure that artifacts can be trusted. Raises NoSuchSignature."""
-        trusted = map(self._trusted, artifacts)
-        lost = [w.name for w, found in zip(wanted, trusted, strict=True) if found is None]
+        checked = (trusted(self._storage, artifact) for artifact in artifacts)
+        lost = [w.name for w, found in zip(wanted, checked, strict=True) if found is None]
         if lost:
             raise NoSuchSignature(lost, quoted(self.path))
-
-    def _resolve(self, reader: Reader, names: list[str]) -> list[Artifact]:
-        found = [(name, _lookup(reader, name)) for name in names]
-        missing = [name for name, artifact in found if artifact is None]
-        if missing:
-            raise NoSuchSignature(missing, quoted(self.path))
-        return [artifact for _, artifact in found if artifact is not None]
-
-    def _trusted(self, artifact: Artifact) -> Artifact | None:
-        """Check an artifact of an earlier boot, whose data a power failure may have taken.
-
-        Returns the artifact, marked as safe on disk; or None, and forgets it, if it is damaged.
-        In a store that cannot be written, it is checked each time.
-        """
-        if artifact.boot_id in (None, boot_id()):
-            return artifact
-        try:
-            damage = next(self._layers.problems(artifact.tree), None)
-        except (FileNotFoundError, StoreDamaged) as error:
-            damage = str(error)
-        checked = replace(artifact, boot_id=None) if damage is None else None
-        if self._index.writable:
-            with self._index.write() as writer:
-                if writer.get(artifact.signature) == artifact:
-                    if checked is not None:
-                        writer.put(checked)
-                    else:
-                        writer.delete(artifact.signature)
-                        put.unlink_artifact(self.fd, artifact.signature)
-        return checked
-
-
-def _lookup(reader: Reader, text: str) -> Artifact | None:
-    """Return what a signature or abbreviation names. Raises AmbiguousSignature."""
-    with contextlib.suppress(BadSignature):
-        exact = reader.get(Signature.parse(text))
-        if exact is not None:
-            return exact
-    candidates = reader.like(text)
-    for cut_hash in (False, True):
-        matching = [s for s in candidates if s.matches(text, cut_hash=cut_hash)]
-        if len(matching) > 1:
-            raise AmbiguousSignature(text, matching)
-        if matching:
-            return reader.get(matching[0])
-    return None

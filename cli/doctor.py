@@ -60,7 +60,7 @@ def _writable(store: bytes) -> bytes:
 def _store_health(path: str) -> tuple[Finding, int]:
     try:
         with Store(path) as store:
-            problems = list(store.problems())
+            problems = [str(found) for found in store.verify(quick=True) if found.kind.is_damage]
             count = len(store.artifacts())
     except NoStore as error:
         return Finding("store", True, f"{error.message}; {error.hint}"), ExitCode.DONE

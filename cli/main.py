@@ -26,7 +26,13 @@ _COMMANDS = {
     "update": "mount",
     "mounts": "mount",
     "plan": "plan",
+    "pin": "pins",
+    "unpin": "pins",
+    "pins": "pins",
     "rm": "put",
+    "gc": "gc",
+    "verify": "verify",
+    "rebuild-index": "verify",
     "doctor": "doctor",
 }
 """In the order of `cas --help`: each command, and the module of `cli` that has it."""
@@ -44,7 +50,7 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"cli.{_COMMANDS[cmd_name]}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
 

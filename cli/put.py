@@ -50,18 +50,20 @@ def put_command(
 
 @click.command("rm")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Forget what is in use or pinned, too.")
 @json_option
 @store_option
 @click.pass_context
-def rm_command(ctx: click.Context, ids: tuple[str, ...], as_json: bool) -> None:
+def rm_command(ctx: click.Context, ids: tuple[str, ...], force: bool, as_json: bool) -> None:
     """Forget artifacts.
 
-    The space that nothing else uses returns at once. What is in use is not removed.
+    The space that nothing else uses returns at once. What is in use or pinned is not removed,
+    unless with --force: what is mounted stays readable even then.
 
     \b
     cas rm zlib:9f2c
     """
-    removed = open_store(ctx).remove(ids)
+    removed = open_store(ctx).remove(ids, force=force)
     names = [str(artifact.signature) for artifact in removed.artifacts]
     emit(
         as_json,

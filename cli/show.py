@@ -97,12 +97,16 @@ def show_command(ctx: click.Context, id_: str, as_json: bool) -> None:
     artifact = store.resolve(id_)
     document = _document(artifact)
     document["layer"] = os.fsdecode(store.layer_path(artifact))
+    document["last_used_ns"] = store.last_used_ns(artifact)
+    document["pinned"] = store.is_pinned(artifact.signature)
     lines = []
     for key, value in document.items():
-        if key == "stored_ns":
-            lines.append(f"stored: {time_of(artifact.created_ns)}")
+        if key.endswith("_ns") and isinstance(value, int):
+            lines.append(f"{key.removesuffix('_ns').replace('_', ' ')}: {time_of(value)}")
         elif isinstance(value, dict):
             lines += [f"{key} {name}: {count}" for name, count in value.items() if count]
+        elif isinstance(value, bool):
+            lines.append(f"{key}: {'yes' if value else 'no'}")
         elif value is not None:
             lines.append(f"{key}: {text_of(value) if isinstance(value, str) else value}")
     emit(as_json, document, lines)

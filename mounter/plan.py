@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 from cas.compose import union
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
 from cas.layout import EMPTY, layer_path, manifest_path
-from cas.manifest import Digest, Manifest
+from cas.manifest import Digest, Manifest, is_digest
 from cas.quoting import quoted
 
 if TYPE_CHECKING:
     from cas.composition import Composition
 
 VERSION = 1
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Strategy(enum.Enum):
@@ -217,6 +215,6 @@ def _layer(path: str, store: bytes) -> Digest:
 
 
 def _digest(text: str) -> Digest:
-    if not _DIGEST.fullmatch(text):
+    if not is_digest(text):
         raise ValueError(f"{text!r} is no digest")
     return Digest(text)

@@ -16,6 +16,7 @@ from typing import Any
 import mounter
 from cas.composition import Composition
 from cas.digest import of_bytes
+from cas.layout import object_path
 from cas.store import Store
 
 CAS = os.path.join(os.path.dirname(sys.executable), "cas")
@@ -95,8 +96,40 @@ def snapshot(root: Path | bytes | str) -> Tree:
 def sound(store: Path) -> None:
     """Assert that every artifact of a store is whole, and that nothing partial lies about."""
     with Store(store) as opened:
-        assert list(opened.problems(contents=True)) == []
+        assert list(opened.verify()) == []
     assert os.listdir(store / "tmp") == []
+
+
+def tidy(store: Path) -> None:
+    """Assert that all that a store has on disk is explained by its artifacts."""
+    with Store(store) as opened:
+        artifacts = opened.artifacts()
+        trees = {artifact.tree for artifact in artifacts}
+        contents = {
+            object_path(entry.digest, executable=entry.executable)
+            for artifact in artifacts
+            for entry in opened.manifest(artifact)
+            if entry.digest
+        }
+    assert set(os.listdir(store / "layers")) == set(os.listdir(store / "manifests")) == trees
+    assert {os.path.relpath(path, os.fsencode(store)) for path in objects_of(store)} == contents
+    links = {f"{path.parent.name}:{path.name}" for path in (store / "artifacts").glob("*/*")}
+    assert links == {str(artifact.signature) for artifact in artifacts}
+    assert {path.name for path in (store / "artifacts").iterdir()} == {
+        artifact.signature.recipe for artifact in artifacts
+    }
+    for name in ("tmp", "leases", "mounts"):
+        assert os.listdir(store / name) == []
+
+
+def disk_of(path: Path) -> int:
+    """Return the bytes of disk that a directory takes, as du(1) tells them.
+
+    Without the index, which grows when something is deleted from it, and never shrinks.
+    """
+    command = ["du", "-s", "-B1", "--exclude=data.mdb", str(path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(done.stdout.split()[0])
 
 
 def leftover_mounts(directory: Path) -> list[bytes]:

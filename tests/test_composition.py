@@ -268,7 +268,7 @@ def test_more_trees_than_the_kernel_takes_compose_by_overlay(work: Path, many: P
         made = os.stat(many / "layers" / merged).st_ctime_ns
         with _compose(store, 1200) as composition:  # made once
             assert os.stat(many / "layers" / merged).st_ctime_ns == made
-        assert list(store.problems(contents=True)) == []
+        assert list(store.verify()) == []
         # In use, it stays, and so do its parts; then it goes with the first of them.
         with _compose(store, 1200) as composition, pytest.raises(Exception, match="in use"):
             store.remove(["r0"])

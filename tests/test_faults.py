@@ -14,7 +14,7 @@ import pytest
 from cas.artifact import Artifact
 from cas.signature import NoSuchSignature
 from cas.store import Store
-from tests.support import CAS, Cas, make, objects_of, snapshot
+from tests.support import CAS, Cas, make, objects_of, snapshot, tidy
 
 _CALLS = (
     "link,linkat",
@@ -42,23 +42,27 @@ def _whole(store: Path, names: set[str]) -> None:
     """Assert that the store has these artifacts at least, and that all it has are whole."""
     with Store(store) as opened:
         assert names <= {str(artifact.signature) for artifact in opened.artifacts()}
-        assert list(opened.problems(contents=True)) == []
+        assert list(opened.verify()) == []
         for artifact in opened.artifacts():
             with opened.compose([str(artifact.signature)]) as composition:
                 assert composition.layers == (artifact.tree,)
 
 
 @pytest.mark.parametrize("call", _CALLS)
-def test_put_and_rm_killed_at_any_step_lose_nothing(cas: Cas, work: Path, call: str) -> None:
+def test_put_rm_and_gc_killed_at_any_step_lose_nothing(cas: Cas, work: Path, call: str) -> None:
     cas("put", "kept:t:12345678", make(work / "kept", {"shared": "1", "own": "kept"}))
+    cas("pin", "kept")
     tree = make(work / "tree", {"shared": "1", "new": "2", "tool*": "3", "d/l@": "x"})
     before = snapshot(tree)
     hits = 0
-    for command in (["put", "a:t:12345678", "tree"], ["rm", "a"]):
+    collect = ["gc", "--max-age=0s", "--grace=0s"]
+    for command in (["put", "a:t:12345678", "tree"], ["rm", "a"], collect):
         number = 1
         while _killed(cas, *command, call=call, number=number):
             hits, number = hits + 1, number + 1
             _whole(cas.store, {"kept:t:12345678"})
+            cas("gc")
+            tidy(cas.store)
             cas("put", "--replace", "a:t:12345678", "tree")
             _whole(cas.store, {"kept:t:12345678", "a:t:12345678"})
             if command[0] == "put":
@@ -197,7 +201,7 @@ def test_put_does_not_build_on_what_a_power_failure_cut(store: Store, work: Path
     store.put("b:t:12345678", work / "tree")
     store.put("a:t:12345678", work / "tree")
 
-    assert list(store.problems(contents=True)) == []
+    assert list(store.verify()) == []
     for name in ("a", "b"):
         layer = os.fsdecode(store.layer_path(store.resolve(name)))
         assert Path(layer, "file").read_text() == "content"

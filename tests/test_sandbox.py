@@ -295,7 +295,7 @@ def test_runs_nest_and_the_store_works_in_sandboxes_of_equal_process_ids(
         "import os, sys; from cas.store import Store\n"
         f"store = Store({os.fspath(cas.store)!r})\n"
         "with store._index.read() as reader:\n"
-        "    print(os.getpid(), len(list(reader.all())), flush=True); sys.stdin.readline()\n"
+        "    print(os.getpid(), len(reader.records()), flush=True); sys.stdin.readline()\n"
     )
     with (
         _start(cas, "--", sys.executable, "-c", code) as one,

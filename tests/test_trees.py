@@ -77,7 +77,7 @@ def test_names_of_any_bytes_and_links_of_any_kind_come_back(store: Store, work: 
     store.put(ID, tree)
 
     assert snapshot(_layer(store)) == snapshot(tree)
-    assert list(store.problems(contents=True)) == []
+    assert list(store.verify()) == []
 
 
 def test_paths_longer_than_the_kernel_takes_come_back(store: Store, work: Path) -> None:
@@ -102,7 +102,7 @@ def test_paths_longer_than_the_kernel_takes_come_back(store: Store, work: Path) 
             assert os.stat(b"leaf", dir_fd=cursor.at(deepest[:-5])).st_size == 0
     finally:
         os.close(layer)
-    assert list(store.problems(contents=True)) == []
+    assert list(store.verify()) == []
     subprocess.run(["rm", "-rf", work / "tree", _layer(store)], check=True)
 
 
@@ -216,7 +216,7 @@ def test_full_disk_is_an_error_and_nothing_is_lost(store: Store, work: Path) -> 
     assert len(objects_of(store.path)) == 1
     assert os.listdir(os.path.join(store.path, b"tmp")) == []
     store.put("b:t:12345678", big)
-    assert list(store.problems(contents=True)) == []
+    assert list(store.verify()) == []
 
 
 def test_errors_of_the_interface_are_cas_errors(store: Store, work: Path) -> None:

@@ -130,4 +130,4 @@ def test_compiler_builds_and_runs_a_program_of_many_libraries_in_the_sysroot(
 
 
 def test_store_of_all_packages_is_whole(full_store: Store) -> None:
-    assert list(full_store.problems(contents=True)) == []
+    assert list(full_store.verify()) == []

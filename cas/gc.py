@@ -1,0 +1,138 @@
+"""Collection: artifacts that no policy keeps go, and then all space that nothing reaches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from cas import links
+from cas.artifact import Artifact
+from cas.index import Writer
+from cas.known import Known
+from cas.pins import Pins
+from cas.policy import Idle, Policy, idle
+from cas.put import Storage
+from cas.removal import Removal
+from cas.space import Release, reachable
+from cas.sweep import Sweep
+
+_BATCH = 500
+"""How many artifacts go under one lock, which others wait for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """An artifact that would go, with what comes back then, in bytes of disk."""
+
+    artifact: Artifact
+    last_used_ns: int
+    reason: str
+    frees: int
+
+
+@dataclass(frozen=True, slots=True)
+class GcPlan:
+    """What a collection would remove, in that order. `kept` is how many artifacts stay.
+
+    What was found out about compositions goes too if it was last used before `before_ns`.
+    `size` is what the store takes now, in bytes of disk, without what nothing reaches; None if
+    the policy does not ask for it.
+    """
+
+    doomed: tuple[Doomed, ...]
+    before_ns: int
+    kept: int
+    size: int | None
+
+    @property
+    def frees(self) -> int:
+        """The bytes of disk that come back."""
+        return sum(one.frees for one in self.doomed)
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a collection did: `artifacts` are gone, `freed` bytes of disk came back in all."""
+
+    artifacts: tuple[Artifact, ...]
+    freed: int
+
+
+class Collector:
+    """Collects in the store whose open parts it borrows."""
+
+    def __init__(self, storage: Storage, known: Known, pins: Pins, removal: Removal) -> None:
+        self._storage = storage
+        self._known = known
+        self._pins = pins
+        self._removal = removal
+        self._sweep = Sweep(storage, known, removal)
+
+    def plan(self, artifacts: Sequence[Artifact], policy: Policy) -> GcPlan:
+        """Work out what would go of all the `artifacts` of the store. Nothing is changed.
+
+        Raises OSError, StoreDamaged.
+        """
+        now = time.time_ns()
+        used = self._removal.used_trees()
+        fd = self._storage.fd
+        found = idle(
+            [(artifact, links.last_used_ns(fd, artifact)) for artifact in artifacts],
+            policy,
+            used=used,
+            pinned=self._pins.signatures(),
+            now_ns=now,
+        )
+        all_merged = list(self._known.all_merged())
+        size = None
+        if policy.max_size is not None:
+            trees = {artifact.tree: artifact.overhead for artifact in artifacts}
+            size = reachable(self._storage, trees, all_merged)
+        release = Release(self._storage, artifacts, [m for m in all_merged if m.tree not in used])
+        excess = None if policy.max_size is None or size is None else size - policy.max_size
+        doomed = tuple(_doomed(found, release, excess))
+        before = 0 if policy.keeps_all else now - policy.least_age_ns
+        return GcPlan(doomed, before, len(artifacts) - len(doomed), size)
+
+    def collect(self, plan: GcPlan, progress: Callable[[int], None]) -> Collected:
+        """Sweep, and carry out a plan. What was used, pinned or put since the plan stays.
+
+        The sweep comes first: on a full disk, the index may need what it gives back. `progress`
+        gets how many more artifacts of the plan are done with, now and then. Raises OSError,
+        StoreDamaged, IndexUnavailable.
+        """
+        gone: list[Artifact] = []
+        freed = self._sweep.run()
+        for start in range(0, len(plan.doomed), _BATCH):
+            batch = plan.doomed[start : start + _BATCH]
+            done = self._removal.remove(partial(self._still, batch))
+            gone += done.artifacts
+            freed += done.freed
+            progress(len(batch))
+        freed += self._sweep.compositions(plan.before_ns)
+        return Collected(tuple(gone), freed)
+
+    def _still(self, batch: Sequence[Doomed], writer: Writer) -> list[Artifact]:
+        """Return what may still go, now that nothing can change."""
+        used, pinned = self._removal.used_trees(), self._pins.signatures()
+        return [
+            one.artifact
+            for one in batch
+            if writer.get(one.artifact.signature) == one.artifact
+            and one.artifact.tree not in used
+            and one.artifact.signature not in pinned
+            and links.last_used_ns(self._storage.fd, one.artifact) == one.last_used_ns
+        ]
+
+
+def _doomed(found: Sequence[Idle], release: Release, excess: int | None) -> Iterator[Doomed]:
+    """Yield what goes of what may go: everything, or until `excess` bytes have come back."""
+    for one in found:
+        if excess is not None and excess <= 0:
+            return
+        frees = release.of(one.artifact)
+        if excess is not None:
+            excess -= frees
+        yield Doomed(one.artifact, one.last_used_ns, one.reason, frees)

@@ -1,0 +1,24 @@
+"""When something of the store was last used: the file system keeps it, as the time of a file.
+
+So nothing has to be written to the index. It is right to `_PRECISION_NS`, which spares most
+writes of times too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+_PRECISION_NS = 3600 * 10**9
+
+
+def note_use(path: bytes, dir_fd: int | None = None) -> None:
+    """Note that what is at a path, or a symbolic link itself, is used now.
+
+    Where this user may not, or the file system takes no writes, nothing is noted.
+    """
+    with contextlib.suppress(OSError):
+        used = os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mtime_ns
+        if used < time.time_ns() - _PRECISION_NS:
+            os.utime(path, dir_fd=dir_fd, follow_symlinks=False)

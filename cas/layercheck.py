@@ -1,0 +1,88 @@
+"""Comparing a layer with its manifest, without reading contents."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cas.dirs import Node, walk
+from cas.findings import FaultKind
+from cas.manifest import DIRECTORY, Manifest, symlink_node
+from cas.quoting import quoted
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something is wrong at `path` of a layer; `what` says it, as text after the path."""
+
+    kind: FaultKind
+    path: bytes
+    what: str
+
+    def __str__(self) -> str:
+        return f"{quoted(self.path)} {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFile:
+    """A regular file of a layer, where there has to be one.
+
+    `found` is where it is, until the next step, and `node` what the manifest says of it.
+    """
+
+    found: Node
+    node: bytes
+
+
+def compare(layer_fd: int, manifest: Manifest) -> Iterator[Fault | LayerFile]:
+    """Compare the layer open at `layer_fd` (borrowed) with its manifest.
+
+    Yields what is wrong, and the files whose contents are left to check. A file that is newer
+    than the layer's root, which is touched when the layer is complete, was written to since.
+    Raises OSError.
+    """
+    built_ns = os.fstat(layer_fd).st_mtime_ns
+    missing = dict(manifest.nodes)
+    for found in walk(layer_fd):
+        wanted = missing.pop(found.path, None)
+        if wanted is None:
+            yield Fault(FaultKind.ENTRY, found.path, "does not belong there")
+            continue
+        mode = found.stat.st_mode
+        if stat.S_ISREG(mode) and wanted[:1] in (b"f", b"x"):
+            yield from _compare_file(found, wanted, built_ns)
+        elif _node(found) != wanted:
+            yield Fault(FaultKind.ENTRY, found.path, "is not what was stored")
+        elif stat.S_ISDIR(mode) and stat.S_IMODE(mode) != 0o755:
+            yield _mode(found, 0o755)
+    for path in missing:
+        yield Fault(FaultKind.ENTRY, path, "is missing")
+
+
+def _compare_file(found: Node, wanted: bytes, built_ns: int) -> Iterator[Fault | LayerFile]:
+    size = int(wanted.split(b" ")[1])
+    if found.stat.st_size != size:
+        what = f"has {found.stat.st_size} bytes, not {size}"
+        yield Fault(FaultKind.CONTENT, found.path, what)
+    elif found.stat.st_mtime_ns > built_ns:
+        yield Fault(FaultKind.WRITTEN, found.path, "was written to after it was stored")
+    mode = 0o555 if wanted.startswith(b"x") else 0o444
+    if stat.S_IMODE(found.stat.st_mode) != mode:
+        yield _mode(found, mode)
+    yield LayerFile(found, wanted)
+
+
+def _mode(found: Node, mode: int) -> Fault:
+    has = stat.S_IMODE(found.stat.st_mode)
+    return Fault(FaultKind.MODE, found.path, f"has mode {has:04o}, not {mode:04o}")
+
+
+def _node(found: Node) -> bytes | None:
+    """Return the manifest's node of a directory or symbolic link."""
+    if stat.S_ISDIR(found.stat.st_mode):
+        return DIRECTORY
+    if stat.S_ISLNK(found.stat.st_mode):
+        return symlink_node(os.readlink(found.name, dir_fd=found.dir_fd))
+    return None

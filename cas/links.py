@@ -1,0 +1,86 @@
+"""`artifacts/`: a symbolic link from each signature to its layer.
+
+People find layers by them, and the index can be made again from them. The time of a link is when
+its artifact was last used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable, Iterator
+
+from cas import lastuse
+from cas.artifact import Artifact
+from cas.dirs import disk_use, opened
+from cas.layout import artifact_path, layer_path
+from cas.scratch import Scratch
+from cas.signature import BadSignature, Signature
+
+
+def make(store_fd: int, artifact: Artifact, work: Scratch) -> None:
+    """Make an artifact's link, in the place of an older one. Raises OSError."""
+    path = artifact_path(artifact.signature)
+    os.symlink(b"../../" + layer_path(artifact.tree), b"link", dir_fd=work.fd)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(os.path.dirname(path), 0o755, dir_fd=store_fd)
+    os.rename(b"link", path, src_dir_fd=work.fd, dst_dir_fd=store_fd)
+
+
+def remove(store_fd: int, signature: Signature) -> int:
+    """Remove a signature's link, and its recipe's directory with the last one.
+
+    Returns the bytes of disk given back. Raises OSError.
+    """
+    path = artifact_path(signature)
+    freed = 0
+    with contextlib.suppress(FileNotFoundError):
+        freed += disk_use(os.stat(path, dir_fd=store_fd, follow_symlinks=False))
+        os.unlink(path, dir_fd=store_fd)
+    return freed + remove_recipe(store_fd, signature.recipe)
+
+
+def remove_recipe(store_fd: int, recipe: str) -> int:
+    """Remove a recipe's directory if it is empty; return the bytes of disk given back."""
+    path = os.path.join(b"artifacts", os.fsencode(recipe))
+    try:
+        found = os.stat(path, dir_fd=store_fd)
+        os.rmdir(path, dir_fd=store_fd)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+            raise
+        return 0
+    return disk_use(found)
+
+
+def note_use(store_fd: int, signatures: Iterable[Signature]) -> None:
+    """Note that artifacts are used now; see `cas.lastuse`."""
+    for signature in signatures:
+        lastuse.note_use(artifact_path(signature), store_fd)
+
+
+def last_used_ns(store_fd: int, artifact: Artifact) -> int:
+    """Return when an artifact was last used, or put, in nanoseconds since 1970."""
+    with contextlib.suppress(OSError):
+        path = artifact_path(artifact.signature)
+        used = os.stat(path, dir_fd=store_fd, follow_symlinks=False).st_mtime_ns
+        return max(used, artifact.created_ns)
+    return artifact.created_ns
+
+
+def by_recipe(store_fd: int) -> Iterator[tuple[str, list[Signature]]]:
+    """Yield each recipe with its signatures that have a link. Raises OSError.
+
+    What is no signature is passed over.
+    """
+    with opened(b"artifacts", store_fd) as artifacts:
+        for recipe in sorted(os.listdir(artifacts)):
+            with contextlib.suppress(NotADirectoryError, FileNotFoundError):
+                with opened(os.fsencode(recipe), artifacts) as directory:
+                    names = os.listdir(directory)
+                signatures = []
+                for name in sorted(names):
+                    with contextlib.suppress(BadSignature):
+                        signatures.append(Signature.parse(f"{recipe}:{name}"))
+                yield recipe, signatures

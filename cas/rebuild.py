@@ -1,0 +1,109 @@
+"""The index, made again from what is on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections import Counter
+from dataclasses import dataclass
+
+from cas import links
+from cas.artifact import Artifact
+from cas.dirs import opened
+from cas.errors import StoreDamaged
+from cas.format import check_format
+from cas.index import Index
+from cas.layers import Layers, overhead
+from cas.layout import artifact_path, layer_path, manifest_path
+from cas.manifest import Digest, Kind, is_digest
+from cas.objects import Objects
+from cas.quoting import quoted
+from cas.scratch import scratch, temporary_path
+from cas.signature import Signature
+
+_DATA = b"index/data.mdb"
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """`artifacts` have a record again; `lost` are the signatures that cannot have one, and why."""
+
+    artifacts: tuple[Artifact, ...]
+    lost: tuple[str, ...]
+
+
+def rebuild_index(store: str | bytes | os.PathLike[str]) -> Rebuilt:
+    """Make a new index for the store at a path from its links, manifests and layers.
+
+    The old one is moved to `quarantine/`. What other processes have open is that: they must open
+    the store again. Contents are not read now, but before each artifact is used the first time.
+    Raises NoStore, StoreDamaged, OSError.
+    """
+    path = os.path.realpath(os.fsencode(store))
+    check_format(path)
+    with opened(path) as fd, scratch(fd, "index") as work:
+        lock = os.open(b"lock", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return _rebuild(path, fd, os.path.join(path, work.path), work.fd)
+        finally:
+            os.close(lock)
+
+
+def _rebuild(store: bytes, store_fd: int, work: bytes, work_fd: int) -> Rebuilt:
+    layers = Layers(store_fd, Objects(store_fd))
+    artifacts: list[Artifact] = []
+    lost: list[str] = []
+    for _, signatures in links.by_recipe(store_fd):
+        for signature in signatures:
+            try:
+                artifacts.append(artifact_of(layers, signature, store_fd))
+            except (StoreDamaged, OSError) as error:
+                why = error.message if isinstance(error, StoreDamaged) else error.strerror
+                lost.append(f"{signature}: {why}")
+    os.mkdir(b"index", 0o755, dir_fd=work_fd)
+    os.close(os.open(b"lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=work_fd))
+    index = Index(os.path.join(work, b"index"), os.path.join(work, b"lock"), create=True)
+    with index.write() as writer:
+        for artifact in artifacts:
+            writer.put(artifact)
+    index.close()
+    aside = b"quarantine/" + os.path.basename(temporary_path("index"))
+    with contextlib.suppress(FileNotFoundError):
+        os.link(_DATA, aside, src_dir_fd=store_fd, dst_dir_fd=store_fd)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(b"index", 0o755, dir_fd=store_fd)
+    os.rename(_DATA, _DATA, src_dir_fd=work_fd, dst_dir_fd=store_fd)
+    return Rebuilt(tuple(artifacts), tuple(lost))
+
+
+def artifact_of(layers: Layers, signature: Signature, store_fd: int) -> Artifact:
+    """Make an artifact's record from its link, layer and manifest.
+
+    It is as if it had been put in another boot: before it is used, its contents are read. What
+    the put dropped is not known any more. Raises StoreDamaged, OSError.
+    """
+    tree = _tree_of(signature, store_fd)
+    manifest = layers.manifest(tree)
+    kinds = Counter(entry.kind for entry in manifest)
+    return Artifact(
+        signature=signature,
+        tree=tree,
+        files=kinds[Kind.FILE],
+        directories=kinds[Kind.DIRECTORY],
+        symlinks=kinds[Kind.SYMLINK],
+        size=sum(entry.size for entry in manifest),
+        overhead=overhead(manifest, layer_path(tree), manifest_path(tree), store_fd),
+        created_ns=os.stat(layer_path(tree), dir_fd=store_fd).st_mtime_ns,
+        boot_id="unknown",
+    )
+
+
+def _tree_of(signature: Signature, store_fd: int) -> Digest:
+    path = artifact_path(signature)
+    target = os.readlink(path, dir_fd=store_fd)
+    name = os.path.basename(target).decode(errors="replace")
+    if not is_digest(name) or target != b"../../" + layer_path(Digest(name)):
+        raise StoreDamaged(f"the link {quoted(path)} leads to no layer")
+    return Digest(name)

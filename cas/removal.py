@@ -1,0 +1,83 @@
+"""Taking artifacts and trees out of the store, and giving back the space that nothing else uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from cas import links
+from cas.artifact import Artifact
+from cas.index import Writer
+from cas.known import Known, Merged
+from cas.leases import Use, live_leases
+from cas.manifest import Digest
+from cas.merged import Merging
+from cas.mounts import mounted_uses
+from cas.put import Storage
+from cas.scratch import scratch
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """`artifacts` were forgotten; `freed` bytes of disk came back."""
+
+    artifacts: tuple[Artifact, ...]
+    freed: int
+
+
+class Removal:
+    """Removes from the store whose open parts it borrows."""
+
+    def __init__(self, storage: Storage, known: Known, merging: Merging) -> None:
+        self._storage = storage
+        self._known = known
+        self._merging = merging
+
+    def uses(self) -> list[Use]:
+        """Return what living processes and mounts use. Raises OSError, StoreDamaged."""
+        store = self._storage.path
+        return [*live_leases(store), *mounted_uses(store)]
+
+    def used_trees(self) -> set[str]:
+        """Return all trees that are in use. Raises OSError, StoreDamaged."""
+        return {tree for use in self.uses() for tree in use.trees}
+
+    def remove(self, choose: Callable[[Writer], Sequence[Artifact]]) -> Removed:
+        """Forget the artifacts that `choose` returns, and what only they need.
+
+        `choose` is called under the store's exclusive lock. If it raises, nothing is removed.
+        Raises what it raises, and OSError.
+        """
+        with self._storage.index.locked(exclusive=True):
+            with self._storage.index.transaction() as writer:
+                artifacts = tuple(choose(writer))
+                for artifact in artifacts:
+                    writer.delete(artifact.signature)
+            freed = sum(links.remove(self._storage.fd, a.signature) for a in artifacts)
+        return Removed(artifacts, freed + self.discard({artifact.tree for artifact in artifacts}))
+
+    def discard(self, trees: Iterable[Digest], merged: Sequence[Merged] = ()) -> int:
+        """Delete those trees that no record names and nobody uses; return the bytes freed.
+
+        So also the `merged` layers, which are forgotten. Raises OSError, StoreDamaged.
+        """
+        storage = self._storage
+        with scratch(storage.fd, "rm") as aside:
+            with storage.index.locked(exclusive=True):
+                used = self.used_trees()
+                freed = sum(self._known.forget_merged(m) for m in merged if m.tree not in used)
+                used |= {layer.tree for layer in self._known.all_merged()}
+                asked = {*trees, *(layer.tree for layer in merged)}
+                with storage.index.transaction() as reader:
+                    idle = [t for t in asked if t not in used and not reader.of_tree(t)]
+                for tree in idle:
+                    storage.layers.withdraw(tree, aside)
+            return freed + sum(storage.layers.reclaim(tree, aside) for tree in idle)
+
+    def discard_merged(self, before_ns: int = 0) -> int:
+        """Delete the merged layers that `Merging.unneeded` names; return the bytes freed.
+
+        Raises OSError, StoreDamaged.
+        """
+        unneeded = self._merging.unneeded(self.used_trees(), before_ns)
+        return self.discard((), unneeded) if unneeded else 0

@@ -1,0 +1,119 @@
+"""Disk space: what a store takes, and what would come back if artifacts went."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable
+
+from cas.artifact import Artifact
+from cas.dirs import Node, disk_use, opened, walk
+from cas.errors import StoreDamaged
+from cas.known import Merged
+from cas.layers import overhead
+from cas.layout import artifact_path, layer_path, manifest_path
+from cas.manifest import Digest
+from cas.objects import ObjectKey
+from cas.put import Storage
+
+_NOT_WALKED = (b"layers", b"manifests", b"tmp")
+
+
+def reachable(storage: Storage, trees: dict[Digest, int], merged: Iterable[Merged]) -> int:
+    """Return the bytes of disk that a store takes, but for what a sweep would give back.
+
+    `trees` are those of its artifacts, with their overheads. Raises OSError.
+    """
+    taken = sum(trees.values())
+    for layer in merged:
+        if layer.tree not in trees:
+            taken += _overhead(storage, layer.tree)
+    taken += os.fstat(storage.fd).st_blocks * 512
+    for name in map(os.fsencode, os.listdir(storage.fd)):
+        found = os.stat(name, dir_fd=storage.fd, follow_symlinks=False)
+        taken += found.st_blocks * 512
+        if stat.S_ISDIR(found.st_mode) and name not in _NOT_WALKED:
+            with opened(name, storage.fd) as root:
+                for node in walk(root, vanishing=True):
+                    if not _unreached(name, node):
+                        taken += node.stat.st_blocks * 512
+    return taken
+
+
+def _unreached(directory: bytes, node: Node) -> bool:
+    return directory == b"objects" and stat.S_ISREG(node.stat.st_mode) and node.stat.st_nlink == 1
+
+
+def _overhead(storage: Storage, tree: Digest) -> int:
+    """Return what a layer takes besides the objects; 0 if it is gone or damaged."""
+    try:
+        manifest = storage.layers.manifest(tree)
+        return overhead(manifest, layer_path(tree), manifest_path(tree), storage.fd)
+    except (FileNotFoundError, StoreDamaged):
+        return 0
+
+
+class Release:
+    """Works out what comes back when artifacts go, one after the other.
+
+    A content comes back with the last layer that links to it: the file system counts the links.
+    `artifacts` are all that there are, `merged` the merged layers that would go too.
+    """
+
+    def __init__(
+        self, storage: Storage, artifacts: Iterable[Artifact], merged: Iterable[Merged]
+    ) -> None:
+        self._storage = storage
+        artifacts = tuple(artifacts)
+        self._recipes = Counter(artifact.signature.recipe for artifact in artifacts)
+        self._names = Counter(artifact.tree for artifact in artifacts)
+        self._links: dict[bytes, int] = {}
+        self._merged: dict[Digest, list[Merged]] = {}
+        for layer in merged:
+            for part in layer.parts:
+                self._merged.setdefault(part, []).append(layer)
+
+    def of(self, artifact: Artifact) -> int:
+        """Return the bytes of disk that come back with this artifact. Raises OSError."""
+        link = artifact_path(artifact.signature)
+        freed = self._size(link)
+        self._recipes[artifact.signature.recipe] -= 1
+        if self._recipes[artifact.signature.recipe] == 0:
+            freed += self._size(os.path.dirname(link))
+        self._names[artifact.tree] -= 1
+        if self._names[artifact.tree] == 0:
+            freed += artifact.overhead + self._of_tree(artifact.tree)
+            for layer in self._merged.pop(artifact.tree, ()):
+                if self._names[layer.tree] == 0:
+                    self._names[layer.tree] = -1
+                    freed += _overhead(self._storage, layer.tree) + self._of_tree(layer.tree)
+        return freed
+
+    def _of_tree(self, tree: Digest) -> int:
+        try:
+            manifest = self._storage.layers.manifest(tree)
+        except (FileNotFoundError, StoreDamaged):
+            return 0
+        freed = 0
+        for entry in manifest:
+            key = ObjectKey.of(entry)
+            if key is not None:
+                freed += self._unlinked(key.path)
+        return freed
+
+    def _unlinked(self, path: bytes) -> int:
+        """Take one link from an object; return its size if it was the last but its own name."""
+        try:
+            found = os.stat(path, dir_fd=self._storage.fd)
+        except FileNotFoundError:
+            return 0
+        left = self._links.get(path, found.st_nlink) - 1
+        self._links[path] = left
+        return found.st_blocks * 512 if left == 1 else 0
+
+    def _size(self, path: bytes) -> int:
+        try:
+            return disk_use(os.stat(path, dir_fd=self._storage.fd, follow_symlinks=False))
+        except FileNotFoundError:
+            return 0

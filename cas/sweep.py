@@ -1,0 +1,95 @@
+"""Giving back space that nothing reaches: what killed processes left, and what removal left over.
+
+Nothing here is looked up before it is known to be unreachable under a lock, or by its number of
+links; so it can run beside everything else.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from cas import links
+from cas.dirs import opened, remove, walk
+from cas.known import Known
+from cas.layout import is_object_path
+from cas.leases import oldest_put_ns
+from cas.manifest import Digest, is_digest
+from cas.objects import unlink_unused
+from cas.put import Storage
+from cas.removal import Removal
+from cas.scratch import clear_dead, scratch
+from cas.signature import Signature
+
+_TICK_NS = 10_000_000
+"""By how much the time of a file may be behind the clock: a tick at CONFIG_HZ=100."""
+
+
+class Sweep:
+    """Sweeps the store whose open parts it borrows."""
+
+    def __init__(self, storage: Storage, known: Known, removal: Removal) -> None:
+        self._storage = storage
+        self._known = known
+        self._removal = removal
+
+    def run(self) -> int:
+        """Sweep everything; return the bytes of disk freed. Raises OSError, StoreDamaged."""
+        freed = self._temporary() + self._links() + self.compositions()
+        return freed + self._layers() + self._objects()
+
+    def compositions(self, before_ns: int = 0) -> int:
+        """Delete merged layers, and what was found out about compositions.
+
+        Those that lack a part, or that were last used before `before_ns`. Returns the bytes of
+        disk freed. Raises OSError, StoreDamaged.
+        """
+        with self._storage.index.read() as reader:
+            trees = reader.trees()
+        freed = self._removal.discard_merged(before_ns)
+        return freed + self._known.forget_overlaps(trees, before_ns)
+
+    def _temporary(self) -> int:
+        """Delete what dead processes left in `tmp/`."""
+        with scratch(self._storage.fd, "sweep") as aside:
+            dead = clear_dead(self._storage.fd, aside.fd)
+            return sum(remove(name, aside.fd) for name in dead)
+
+    def _links(self) -> int:
+        """Delete the links of signatures that have no record, and recipes without any."""
+        index, store = self._storage.index, self._storage.fd
+        with index.read() as reader:
+            recorded = reader.signatures()
+        stray: list[Signature] = []
+        empty: list[str] = []
+        for recipe, signatures in links.by_recipe(store):
+            stray += [signature for signature in signatures if signature not in recorded]
+            empty += [] if signatures else [recipe]
+        if not stray and not empty:
+            return 0
+        with index.write() as writer:
+            freed = sum(links.remove(store, s) for s in stray if writer.get(s) is None)
+            return freed + sum(links.remove_recipe(store, recipe) for recipe in empty)
+
+    def _layers(self) -> int:
+        """Delete layers and manifests that have no record, and are not merged ones."""
+        with self._storage.index.read() as reader:
+            needed = reader.trees()
+        needed |= {merged.tree for merged in self._known.all_merged()}
+        names: set[str] = set()
+        for directory in (b"layers", b"manifests"):
+            with opened(directory, self._storage.fd) as fd:
+                names.update(os.listdir(fd))
+        stray = [Digest(name) for name in sorted(names - needed) if is_digest(name)]
+        return self._removal.discard(stray) if stray else 0
+
+    def _objects(self) -> int:
+        """Delete contents that no layer links to, but for those of puts that are under way."""
+        before = min(time.time_ns(), oldest_put_ns(self._storage.path)) - _TICK_NS
+        freed = 0
+        with opened(b"objects", self._storage.fd) as root:
+            for node in walk(root, vanishing=True):
+                unused = node.stat.st_nlink == 1 and node.stat.st_mtime_ns < before
+                if unused and is_object_path(node.path):
+                    freed += unlink_unused(node.name, node.dir_fd)
+        return freed

@@ -1,0 +1,35 @@
+"""What may be relied on, after a power failure may have taken what was not on the disk yet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cas import links
+from cas.artifact import Artifact
+from cas.boot import boot_id
+from cas.errors import StoreDamaged
+from cas.put import Storage
+
+
+def trusted(storage: Storage, artifact: Artifact) -> Artifact | None:
+    """Check an artifact of an earlier boot, contents included.
+
+    Returns the artifact, marked as safe on disk; or None, and forgets it, if it is damaged. In a
+    store that cannot be written, it is checked each time. Raises OSError.
+    """
+    if artifact.boot_id in (None, boot_id()):
+        return artifact
+    try:
+        damage = next(storage.layers.problems(artifact.tree), None)
+    except (FileNotFoundError, StoreDamaged) as error:
+        damage = str(error)
+    checked = replace(artifact, boot_id=None) if damage is None else None
+    if storage.index.writable:
+        with storage.index.write() as writer:
+            if writer.get(artifact.signature) == artifact:
+                if checked is not None:
+                    writer.put(checked)
+                else:
+                    writer.delete(artifact.signature)
+                    links.remove(storage.fd, artifact.signature)
+    return checked

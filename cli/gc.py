@@ -1,0 +1,138 @@
+"""`cas gc`: what nobody needs goes."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+import click
+
+from cas.errors import InputRefused
+from cas.gc import Doomed, GcPlan
+from cas.policy import Policy
+from cas.store import Store
+from cli.options import emit, json_option, note, open_store, read_ids, store_option, table, time_of
+from cli.quantities import age, size, size_text
+
+
+@click.command("gc")
+@click.option("--max-age", type=age, metavar="AGE", help="Keep what was used since, as in 30d.")
+@click.option(
+    "--max-size",
+    type=size,
+    metavar="SIZE",
+    help="Keep what was used last, as far as the store fits in SIZE, as in 50G.",
+)
+@click.option("--keep-from", metavar="FILE", help="Keep the IDs in FILE; - is standard input.")
+@click.option(
+    "--keep-last",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Keep the newest N of each recipe, architecture and task.",
+)
+@click.option(
+    "--grace",
+    type=age,
+    metavar="AGE",
+    default="1h",
+    show_default=True,
+    help="Keep what was stored or used since.",
+)
+@click.option("--dry-run", is_flag=True, help="Only tell what would go.")
+@json_option
+@store_option
+@click.pass_context
+def gc_command(
+    ctx: click.Context,
+    max_age: int | None,
+    max_size: int | None,
+    keep_from: str | None,
+    keep_last: int | None,
+    grace: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Remove what nobody needs, and give back its space.
+
+    What is pinned, mounted, or used by a running command always stays. What any of the --max and
+    --keep options keeps stays too, everything else goes. Without any of them no artifact goes,
+    only the space that killed commands left behind.
+
+    \b
+    cas gc --max-age 30d
+    cas gc --max-size 50G --keep-last 2 --dry-run
+    cas gc --keep-from live-signatures.txt
+    """
+    store = open_store(ctx)
+    live = None if keep_from is None else store.matching(_names(keep_from))
+    plan = store.plan_gc(Policy(max_age, max_size, live, keep_last, grace))
+    if dry_run:
+        _show(plan, as_json)
+    else:
+        _collect(store, plan, as_json)
+    if max_size is not None and plan.size is not None and plan.size - plan.frees > max_size:
+        note(
+            f"{size_text(plan.size - plan.frees)} are still in the store: they are in use, "
+            "pinned, in their grace time, or kept by other options"
+        )
+
+
+def _names(path: str) -> list[str]:
+    names = [name.partition("@")[0] for name in read_ids(path)]
+    if not names:
+        raise InputRefused(
+            "there is no ID in the list of what to keep, so that everything would go",
+            hint="give a list with the IDs that the build uses",
+        )
+    return names
+
+
+def _show(plan: GcPlan, as_json: bool) -> None:
+    rows = [
+        (str(one.artifact.signature), size_text(one.frees), time_of(one.last_used_ns), one.reason)
+        for one in plan.doomed
+    ]
+    count = len(plan.doomed)
+    lines = table(("ID", "SIZE", "LAST USE", "REASON"), rows) if rows else []
+    lines.append(f"{count} artifacts would go, {plan.kept} stay; {size_text(plan.frees)} return")
+    document = {
+        "would_remove": [_document(one) for one in plan.doomed],
+        "kept": plan.kept,
+        "frees_bytes": plan.frees,
+        "store_bytes": plan.size,
+    }
+    emit(as_json, document, lines)
+
+
+def _document(one: Doomed) -> dict[str, object]:
+    return {
+        "id": str(one.artifact.signature),
+        "frees_bytes": one.frees,
+        "last_used_ns": one.last_used_ns,
+        "reason": one.reason,
+    }
+
+
+def _collect(store: Store, plan: GcPlan, as_json: bool) -> None:
+    with _progress(len(plan.doomed)) as progress:
+        collected = store.gc(plan, progress)
+    names = [str(artifact.signature) for artifact in collected.artifacts]
+    emit(
+        as_json,
+        {"removed": names, "freed_bytes": collected.freed},
+        [
+            *(f"removed {name}" for name in names),
+            f"{len(names)} artifacts removed, {size_text(collected.freed)} freed",
+        ],
+    )
+
+
+@contextlib.contextmanager
+def _progress(length: int) -> Iterator[Callable[[int], None]]:
+    """Show how far it is to `length`, to a person at a terminal."""
+    if not sys.stderr.isatty() or not length:
+        yield lambda count: None
+        return
+    with click.progressbar(length=length, label="Removing artifacts", file=sys.stderr) as bar:
+        yield bar.update

@@ -1,0 +1,63 @@
+"""`cas pin`, `cas unpin` and `cas pins`: what is kept whatever `cas gc` is told."""
+
+from __future__ import annotations
+
+import click
+
+from cli.options import emit, json_option, open_store, store_option, table, text_of, time_of
+
+
+@click.command("pin")
+@click.argument("id_", metavar="ID")
+@click.option("--reason", metavar="TEXT", default="", help="Why, for those who ask.")
+@store_option
+@click.pass_context
+def pin_command(ctx: click.Context, id_: str, reason: str) -> None:
+    """Keep an artifact until it is unpinned.
+
+    \b
+    cas pin zlib --reason "release 4.2"
+    """
+    print(f"pinned {open_store(ctx).pin(id_, reason).signature}")
+
+
+@click.command("unpin")
+@click.argument("id_", metavar="ID")
+@store_option
+@click.pass_context
+def unpin_command(ctx: click.Context, id_: str) -> None:
+    """Keep an artifact no longer.
+
+    \b
+    cas unpin zlib
+    """
+    print(f"unpinned {open_store(ctx).unpin(id_)}")
+
+
+@click.command("pins")
+@json_option
+@store_option
+@click.pass_context
+def pins_command(ctx: click.Context, as_json: bool) -> None:
+    """List what is pinned, since when, and why.
+
+    \b
+    cas pins
+    """
+    found = open_store(ctx).pins()
+    emit(
+        as_json,
+        [
+            {
+                "id": str(pin.signature),
+                "reason": pin.reason,
+                "since_ns": pin.since_ns,
+                "uid": pin.uid,
+            }
+            for pin in found
+        ],
+        table(
+            ("ID", "SINCE", "REASON"),
+            [(str(pin.signature), time_of(pin.since_ns), text_of(pin.reason)) for pin in found],
+        ),
+    )

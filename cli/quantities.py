@@ -1,0 +1,38 @@
+"""Amounts on the command line: spans of time and sizes, read and shown."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_AMOUNT = re.compile(r"([0-9]{1,15})([A-Za-z]*)")
+
+
+def age(text: str) -> int:
+    """Read a span of time such as `30d`; return nanoseconds. Raises click.BadParameter."""
+    found = _AMOUNT.fullmatch(text)
+    if found is None or found[2] not in _SECONDS:
+        raise click.BadParameter(f"{text!r} is no span of time: give a number and s, m, h, d or w")
+    return int(found[1]) * _SECONDS[found[2]] * 10**9
+
+
+def size(text: str) -> int:
+    """Read a size such as `50G`, in units of 1024; return bytes. Raises click.BadParameter."""
+    found = _AMOUNT.fullmatch(text)
+    unit = "" if found is None else found[2].upper().removesuffix("B").removesuffix("I")
+    if found is None or unit not in _BYTES:
+        raise click.BadParameter(f"{text!r} is no size: give a number, and K, M, G or T")
+    return int(found[1]) * _BYTES[unit]
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes for a person, in units of 1024."""
+    amount = float(size)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{size} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"

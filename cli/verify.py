@@ -1,0 +1,118 @@
+"""`cas verify`: is everything in the store what it should be?"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+import click
+
+from cas.contents import Progress
+from cas.errors import ExitCode, StoreDamaged
+from cas.findings import Finding
+from cas.indexcheck import index_damage
+from cas.store import Store
+from cli.options import emit, json_option, open_store, store_option, store_path
+
+
+@click.command("verify")
+@click.argument("ids", metavar="[ID...]", nargs=-1)
+@click.option("--quick", is_flag=True, help="Look at sizes, times, modes and links only.")
+@click.option("--repair", is_flag=True, help="Heal what can be, take the rest out of service.")
+@json_option
+@store_option
+@click.pass_context
+def verify_command(
+    ctx: click.Context, ids: tuple[str, ...], quick: bool, repair: bool, as_json: bool
+) -> None:
+    """Read all that is stored, or what IDs name, and tell what is not as it should be.
+
+    A line for each finding: its kind, where it is in the store, what is wrong, and which
+    artifacts have it. Exits with 6 if data is damaged. Nothing is changed, unless with --repair:
+    then what is damaged is made again from what is not, or moved to quarantine/ in the store, so
+    that nobody uses it; and what is still wrong afterwards is told.
+
+    \b
+    cas verify
+    cas verify --quick
+    cas verify --repair
+    """
+    if repair and quick:
+        raise click.UsageError("--repair needs to read everything: give it without --quick", ctx)
+    damage = index_damage(store_path(ctx))
+    if damage is not None:
+        raise StoreDamaged(damage, hint="`cas rebuild-index` makes the index again from the store")
+    store = open_store(ctx)
+    findings = _verify(store, ids, quick=quick)
+    done = list(store.repair(findings)) if repair else []
+    if done:
+        findings = _verify(store, (), quick=False)
+    _show(findings, done, as_json)
+    damaged = any(found.kind.is_damage for found in findings)
+    ctx.exit(ExitCode.DAMAGED if damaged else ExitCode.DONE)
+
+
+@click.command("rebuild-index")
+@json_option
+@store_option
+@click.pass_context
+def rebuild_index_command(ctx: click.Context, as_json: bool) -> None:
+    """Make a new index from what is on disk, if the old one is lost or broken.
+
+    Every artifact that has its link, manifest and layer is there again, and so are the pins. The
+    old index is moved to quarantine/ in the store. To be used when nobody else uses the store.
+
+    \b
+    cas rebuild-index
+    """
+    from cas.rebuild import rebuild_index
+
+    rebuilt = rebuild_index(store_path(ctx))
+    emit(
+        as_json,
+        {
+            "artifacts": [str(artifact.signature) for artifact in rebuilt.artifacts],
+            "lost": list(rebuilt.lost),
+        },
+        [
+            *(f"lost {text}" for text in rebuilt.lost),
+            f"{len(rebuilt.artifacts)} artifacts have a record again, {len(rebuilt.lost)} do not",
+        ],
+    )
+
+
+def _verify(store: Store, ids: tuple[str, ...], *, quick: bool) -> list[Finding]:
+    with _progress() as progress:
+        return list(store.verify(ids, quick=quick, progress=progress))
+
+
+def _show(findings: list[Finding], done: list[str], as_json: bool) -> None:
+    damage = sum(found.kind.is_damage for found in findings)
+    documents = [
+        {
+            "kind": found.kind.value,
+            "damage": found.kind.is_damage,
+            "path": os.fsdecode(found.path),
+            "what": found.what,
+            "ids": list(found.signatures),
+        }
+        for found in findings
+    ]
+    summary = f"{damage} damaged, {len(findings) - damage} out of order"
+    emit(
+        as_json,
+        {"findings": documents, "repaired": done},
+        [*done, *map(str, findings), summary if findings else "all is well"],
+    )
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    """Show how much was read, to a person at a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    with click.progressbar(length=1000, label="Reading contents", file=sys.stderr) as bar:
+        yield lambda done, total: bar.update(1000 * done // max(total, 1) - bar.pos)
