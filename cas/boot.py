@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
+
+from cas.scratch import replace_file
+
+_MARK = b"boot"
+
 
 def boot_id() -> str:
     """Return the kernel's name for this boot (proc(5), random/boot_id)."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
+
+
+def contents_since_ns(store: bytes) -> int:
+    """Return a time (nanoseconds since 1970): contents that are newer came in this boot.
+
+    The first put of a boot notes it, in the store at the absolute path `store`. The clock need
+    not be right: it may have gone back between boots, but a directory of contents is never older
+    than what is in it. Raises OSError.
+    """
+    path = os.path.join(store, _MARK)
+    try:
+        with open(path) as file:
+            boot, since = json.load(file)
+        if boot == boot_id() and isinstance(since, int):
+            return since
+    except (FileNotFoundError, ValueError, TypeError):
+        pass  # the first one in a store, or cut by a power failure
+    objects = os.path.join(store, b"objects")
+    times = [os.stat(os.path.join(objects, name)).st_mtime_ns for name in os.listdir(objects)]
+    since = max(time.time_ns(), *times)
+    replace_file(store, _MARK, json.dumps([boot_id(), since]))
+    return since

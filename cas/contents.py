@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from cas import digest as hashing
+from cas.dirs import reachable
 from cas.manifest import Digest
 
 _CHUNK = 64
@@ -67,7 +68,8 @@ def _damaged(store_fd: int, contents: Sequence[Content]) -> list[tuple[Content, 
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     for content in contents:
         try:
-            fd = os.open(content.path, flags, dir_fd=store_fd)
+            with reachable(content.path, store_fd) as (path, directory):
+                fd = os.open(path, flags, dir_fd=directory)
             try:
                 if hashing.of_file(fd)[0].encode() != content.name[:64]:
                     damaged.append((content, "is not what was stored"))

@@ -25,7 +25,7 @@ class StoreTooNew(StoreDamaged):
 
 
 def make_store(path: bytes) -> None:
-    """Make an empty store. The format file comes last: with it, the store is whole.
+    """Make an empty store, on the disk. The format file comes last: with it, the store is whole.
 
     Raises InputRefused, OSError.
     """
@@ -41,8 +41,10 @@ def make_store(path: bytes) -> None:
         os.makedirs(os.path.join(path, name.encode()), exist_ok=True)
     lock = os.path.join(path, b"lock")
     os.close(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
-    Index(os.path.join(path, b"index"), lock, create=True).close()
-    replace_file(os.path.realpath(path), b"format", FORMAT + "\n")
+    index = Index(os.path.join(path, b"index"), lock, create=True)
+    index.sync()
+    index.close()
+    replace_file(os.path.realpath(path), b"format", FORMAT + "\n", durable=True)
 
 
 def check_format(path: bytes) -> None:

@@ -160,16 +160,24 @@ class Index:
                 metasync=False,
                 readahead=False,
             )
-            self._refuse_cut()
+            self._lengthen()
             self._databases = {name: self._env.open_db(name, create=create) for name in _DATABASES}
 
-    def _refuse_cut(self) -> None:
-        """Refuse a file that ends before its last page, where reading would be fatal (SIGBUS)."""
-        pages = self._env.info()["last_pgno"] + 1
-        size = os.stat(os.path.join(self._path, b"data.mdb")).st_size
-        if size < pages * self._env.stat()["psize"]:
-            self._env.close()
-            raise StoreDamaged(f"the index {quoted(self._path)} is cut short", hint=_HINT)
+    def _lengthen(self) -> None:
+        """Make a file that ends before its last page longer, since to read there is fatal (SIGBUS).
+
+        LMDB does not write a page at the end that is not in use; so short is not damaged, but what
+        lost its end is short too. Then empty pages are found, which LMDB refuses.
+        """
+        path = os.path.join(self._path, b"data.mdb")
+        length = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        if self.writable and os.stat(path).st_size < length:
+            os.truncate(path, length)
+
+    def sync(self) -> None:
+        """Write it to the disk. Raises IndexUnavailable."""
+        with self._faults():
+            self._env.sync(True)
 
     def close(self) -> None:
         """Close it; nothing can be asked of it any more."""

@@ -7,11 +7,12 @@ import errno
 import fcntl
 import os
 import stat
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from cas import digest as hashing
+from cas.boot import contents_since_ns
 from cas.dirs import disk_use
 from cas.errors import InputRefused
 from cas.layout import object_path
@@ -75,11 +76,15 @@ class Ingested:
 
 
 class Objects:
-    """The `objects/` of the store that is open at `store_fd` (borrowed)."""
+    """The `objects/` of the store at the absolute path `store`, open at `store_fd` (borrowed)."""
 
-    def __init__(self, store_fd: int) -> None:
+    def __init__(self, store: bytes, store_fd: int) -> None:
+        self._path = store
         self._store = store_fd
-        self._booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    @cached_property
+    def _of_this_boot_ns(self) -> int:
+        return contents_since_ns(self._path)
 
     def ingest(self, name: bytes, dir_fd: int, path: bytes, *, move: bool = False) -> Ingested:
         """Make sure that the content of a regular file is an object.
@@ -87,6 +92,7 @@ class Objects:
         With `move` the file itself becomes the object if that is safe: it keeps its name, but is
         read-only from then on. `path` is for messages. Raises OSError, FileChanged.
         """
+        _ = self._of_this_boot_ns  # noted before the first content comes
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         fd = os.open(name, flags, dir_fd=dir_fd)
         try:
@@ -121,7 +127,9 @@ class Objects:
         except FileNotFoundError:
             return False
         try:
-            if os.fstat(fd).st_mtime >= self._booted or hashing.of_file(fd)[0] == key.digest:
+            if os.fstat(fd).st_mtime_ns > self._of_this_boot_ns:
+                return True
+            if hashing.of_file(fd)[0] == key.digest:
                 return True
         finally:
             os.close(fd)

@@ -52,7 +52,7 @@ def rebuild_index(store: str | bytes | os.PathLike[str]) -> Rebuilt:
 
 
 def _rebuild(store: bytes, store_fd: int, work: bytes, work_fd: int) -> Rebuilt:
-    layers = Layers(store_fd, Objects(store_fd))
+    layers = Layers(store_fd, Objects(store, store_fd))
     artifacts: list[Artifact] = []
     lost: list[str] = []
     for _, signatures in links.by_recipe(store_fd):
@@ -68,6 +68,7 @@ def _rebuild(store: bytes, store_fd: int, work: bytes, work_fd: int) -> Rebuilt:
     with index.write() as writer:
         for artifact in artifacts:
             writer.put(artifact)
+    index.sync()
     index.close()
     aside = b"quarantine/" + os.path.basename(temporary_path("index"))
     with contextlib.suppress(FileNotFoundError):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from cas import digest as hashing
 from cas import links
 from cas.contents import content_name, content_path
-from cas.dirs import walk
+from cas.dirs import reachable, walk
 from cas.errors import StoreDamaged
 from cas.findings import FaultKind, Finding
 from cas.known import Known
@@ -104,7 +104,8 @@ class Repair:
                 for inside, node in self._storage.layers.manifest(tree).nodes.items():
                     source = layer_path(tree) + b"/" + inside
                     if content_name(node) == name and self._is_good(source, name):
-                        os.link(source, path, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=False)
+                        with reachable(source, fd) as (found, directory):
+                            os.link(found, path, src_dir_fd=directory, dst_dir_fd=fd)
                         yield f"restored {quoted(path)} from {quoted(source)}"
                         return
 
@@ -184,7 +185,8 @@ class Repair:
     @contextlib.contextmanager
     def _open(self, path: bytes) -> Iterator[int]:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(path, flags, dir_fd=self._storage.fd)
+        with reachable(path, self._storage.fd) as (name, directory):
+            fd = os.open(name, flags, dir_fd=directory)
         try:
             yield fd
         finally:

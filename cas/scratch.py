@@ -85,7 +85,7 @@ def replace_file(store: bytes, path: bytes, text: str, *, durable: bool = False)
                     os.fsync(fd)
             os.rename(unfinished, path, src_dir_fd=store_fd, dst_dir_fd=store_fd)
             if durable:
-                with opened(os.path.dirname(path), store_fd) as directory:
+                with opened(os.path.dirname(path) or b".", store_fd) as directory:
                     os.fsync(directory)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):

@@ -64,7 +64,7 @@ class Store(Closing):
         self.fd = os.open(self.path, OPEN_DIRECTORY)
         try:
             self._index = Index(os.path.join(self.path, b"index"), self._lock_path)
-            self._objects = Objects(self.fd)
+            self._objects = Objects(self.path, self.fd)
             self._layers = Layers(self.fd, self._objects)
             self._known = Known(self.path)
             self._storage = put.Storage(
@@ -265,6 +265,12 @@ class Store(Closing):
     def gc(self, plan: GcPlan, progress: Callable[[int], None] = lambda count: None) -> Collected:
         """Carry out a plan of `plan_gc`, and delete what nothing reaches; see Collector.collect."""
         return self._collector.collect(plan, progress)
+
+    def sync(self) -> int:
+        """Make all that was put survive a power failure; see `cas.sync.sync`."""
+        from cas.sync import sync
+
+        return sync(self._storage)
 
     def verify(
         self,

@@ -31,6 +31,7 @@ _COMMANDS = {
     "pins": "pins",
     "rm": "put",
     "gc": "gc",
+    "sync": "sync",
     "verify": "verify",
     "rebuild-index": "verify",
     "doctor": "doctor",

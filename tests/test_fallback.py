@@ -103,7 +103,7 @@ def test_doctor_tells_of_a_damaged_store(cas: Cas, tree: Path) -> None:
     (manifest,) = (cas.store / "manifests").iterdir()
     manifest.unlink()
 
-    assert "a:t:12345678: its layer or manifest is missing" in cas("doctor", code=6).stdout
+    assert "is missing (a:t:12345678)" in cas("doctor", code=6).stdout
 
 
 def test_run_with_namespaces_but_no_overlay_binds_a_linked_tree(

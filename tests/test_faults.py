@@ -42,7 +42,7 @@ def _whole(store: Path, names: set[str]) -> None:
     """Assert that the store has these artifacts at least, and that all it has are whole."""
     with Store(store) as opened:
         assert names <= {str(artifact.signature) for artifact in opened.artifacts()}
-        assert list(opened.verify()) == []
+        assert [found for found in opened.verify() if found.kind.is_damage] == []
         for artifact in opened.artifacts():
             with opened.compose([str(artifact.signature)]) as composition:
                 assert composition.layers == (artifact.tree,)

@@ -389,7 +389,9 @@ def test_lost_index_is_made_again_from_the_store(
     before = {one["id"]: {**one, "stored_ns": 0} for one in cas.json("ls")}
     harm(cas.store / "index/data.mdb")
 
-    for command in (["ls"], ["verify"], ["has", "a:t:12345678"], ["put", "c:t:12345678", "a"]):
+    others = (["ls"], ["has", "a:t:12345678"], ["put", "c:t:12345678", "a"])
+    # Some pages of what is cut in the middle are there: whoever needs no others has an answer.
+    for command in (["verify"], *(others if harm is not _cut else ())):
         done = cas(*command, code=6)
         assert "cas rebuild-index" in done.stderr, done.stderr
     assert cas("rebuild-index").stdout == "3 artifacts have a record again, 0 do not\n"

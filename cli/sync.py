@@ -1,0 +1,24 @@
+"""`cas sync`: what was put survives a power failure."""
+
+from __future__ import annotations
+
+import click
+
+from cli.options import emit, json_option, open_store, store_option
+
+
+@click.command("sync")
+@json_option
+@store_option
+@click.pass_context
+def sync_command(ctx: click.Context, as_json: bool) -> None:
+    """Write everything to the disk.
+
+    Afterwards, what was put so far survives a power failure, and needs no check after it. Without
+    this, the check of what was put shortly before may find it damaged, and then it is missing.
+
+    \b
+    cas sync
+    """
+    count = open_store(ctx).sync()
+    emit(as_json, {"artifacts": count}, [f"{count} artifacts are safe now"])

@@ -1,0 +1,172 @@
+"""Power failures, as an ext4 that is shut down without its log shows them (ioctl_fs_shutdown).
+
+What was not on the disk at that moment is lost, in whatever order the kernel had written. Then the
+file system is mounted again, by processes that see another boot.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import struct
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import CAS, ROOT, Cas, sound, tidy
+
+pytestmark = pytest.mark.skipif(not ROOT, reason="only root can mount a disk")
+
+_EXT4_IOC_SHUTDOWN = 0x8004587D
+_NO_LOG_FLUSH = 2
+
+# Puts trees, and tells of those that were put, and of those that were synced too.
+_WRITER = """
+import sys
+from pathlib import Path
+from cas.store import Store
+from tests.test_power import tree_of
+with Store(sys.argv[1], create=True) as store:
+    for number in range(int(sys.argv[3]), 1000):
+        store.put(f"r{number}:t:12345678", tree_of(Path(sys.argv[2]), number))
+        print("put", number, flush=True)
+        if number % 5 == 4:
+            store.sync()
+            print("synced", number, flush=True)
+"""
+
+# In the next boot: everything that the store says it has is compared with what was put.
+_READER = """
+import sys
+from pathlib import Path
+from cas.signature import NoSuchSignature
+from cas.store import Store
+from tests.support import snapshot
+from tests.test_power import tree_of
+with Store(sys.argv[1], create=True) as store:
+    for artifact in store.artifacts():
+        name = str(artifact.signature)
+        try:
+            store.compose([name]).close()
+        except NoSuchSignature:
+            continue
+        number = int(artifact.signature.recipe[1:])
+        expected = snapshot(tree_of(Path(sys.argv[2]), number))
+        assert snapshot(store.layer_path(artifact)) == expected, name
+        print("there", number)
+"""
+
+
+def tree_of(place: Path, number: int) -> Path:
+    """Make the tree of a number: some contents of its own, some that others have too."""
+    tree = place / str(number)
+    (tree / "usr").mkdir(parents=True, exist_ok=True)
+    for file in range(4):
+        (tree / f"usr/own{file}").write_bytes(b"%d %d" % (number, file) * (10 ** (file + 1)))
+    (tree / "usr/shared").write_bytes(b"%d" % (number % 7) * 5000)
+    return tree
+
+
+@pytest.fixture
+def disk(work: Path) -> Iterator[Path]:
+    """A mounted ext4 of 64 MiB, on an image beside it."""
+    image, point = work / "image", work / "disk"
+    point.mkdir()
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    _mount(point)
+    yield point
+    subprocess.run(["umount", point], check=False)
+
+
+def _mount(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "loop", disk.parent / "image", disk], check=True)
+
+
+def _lose_power(disk: Path) -> None:
+    fd = os.open(disk, os.O_RDONLY)
+    try:
+        fcntl.ioctl(fd, _EXT4_IOC_SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
+    finally:
+        os.close(fd)
+
+
+def _in_next_boot(work: Path, *command: str | Path) -> str:
+    """Run a command that sees another boot id, and a machine that began a second ago."""
+    boot = work / "boot"
+    boot.write_text(f"{uuid.uuid4()}\n")
+    offset = 1 - int(time.clock_gettime(time.CLOCK_BOOTTIME))
+    script = 'mount --bind "$0" /proc/sys/kernel/random/boot_id; exec "$@"'
+    unshare = ["unshare", "--mount", "--time", "--boottime", str(offset), "--fork"]
+    done = subprocess.run(
+        [*unshare, "sh", "-euc", script, boot, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    return done.stdout
+
+
+def test_nothing_damaged_is_served_and_what_was_synced_is_there(disk: Path, work: Path) -> None:
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    store, trees = disk / "store", work / "trees"
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    begun, lost, synced = 0, 0, set[int]()
+    for _ in range(8):
+        with subprocess.Popen(
+            [sys.executable, "-c", _WRITER, store, trees, str(begun)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as writer:
+            assert writer.stdout is not None
+            for _ in range(chance.randrange(1, 9)):
+                writer.stdout.readline()
+            time.sleep(chance.random() * 0.02)
+            _lose_power(disk)
+            writer.kill()
+            told = [line.split() for line in writer.stdout.read().splitlines()]
+        synced |= {
+            number for what, last in told if what == "synced" for number in range(int(last) + 1)
+        }
+        subprocess.run(["umount", disk], check=True)
+        _mount(disk)
+        seen = _in_next_boot(work, sys.executable, "-c", _READER, store, trees)
+        there = {int(line.split()[1]) for line in seen.splitlines()}
+        assert synced <= there
+        begun = max([begun, *there, *(int(n) for what, n in told if what == "put")]) + 1
+        lost += begun - len(there)
+    assert lost > 0  # or else it was no power failure
+    _in_next_boot(work, CAS, "--store", str(store), "verify", "--repair")
+    _in_next_boot(work, CAS, "--store", str(store), "gc")
+    sound(store)
+    tidy(store)
+
+
+def test_put_again_after_a_power_failure_is_whole(disk: Path, work: Path) -> None:
+    cas = Cas(disk / "store", work)
+    tree = tree_of(work / "trees", 1)
+    cas("put", "r0:t:12345678", tree_of(work / "trees", 8))
+    cas("sync")
+    cas("put", "r1:t:12345678", tree)
+    _lose_power(disk)
+    subprocess.run(["umount", disk], check=True)
+    _mount(disk)
+
+    _in_next_boot(work, CAS, "--store", str(cas.store), "put", "r1:t:12345678", tree)
+
+    names = _in_next_boot(work, CAS, "--store", str(cas.store), "ls")
+    assert "r0:t:12345678" in names
+    assert "r1:t:12345678" in names
+    _in_next_boot(work, CAS, "--store", str(cas.store), "verify", "r0", "r1")
+    assert (work / "trees/1/usr/own3").exists()
