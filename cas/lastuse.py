@@ -11,6 +11,8 @@ import os
 import time
 
 _PRECISION_NS = 3600 * 10**9
+TICK_NS = 10_000_000
+"""By how much the time of a file may be behind the clock: a tick at CONFIG_HZ=100."""
 
 
 def note_use(path: bytes, dir_fd: int | None = None) -> None:

@@ -51,8 +51,8 @@ def scratch(store_fd: int, purpose: str) -> Iterator[Scratch]:
     try:
         yield Scratch(fd, path)
     finally:
-        os.close(fd)
         remove_tree(path, store_fd)
+        os.close(fd)  # and not before: what is not locked is dead
 
 
 def locked_file(path: bytes, store_fd: int) -> int:
@@ -98,20 +98,23 @@ def clear_dead(store_fd: int, aside_fd: int) -> list[bytes]:
 
     Raises OSError.
     """
+    dead = []
     with opened(b"tmp", store_fd) as tmp:
         fcntl.flock(tmp, fcntl.LOCK_EX)
-        names = [name for name in map(os.fsencode, os.listdir(tmp)) if not _has_owner(name, tmp)]
-        for name in names:
-            os.rename(name, name, src_dir_fd=tmp, dst_dir_fd=aside_fd)
-    return names
+        for name in map(os.fsencode, os.listdir(tmp)):
+            if not _has_owner(name, tmp):
+                with contextlib.suppress(FileNotFoundError):  # its owner has just deleted it
+                    os.rename(name, name, src_dir_fd=tmp, dst_dir_fd=aside_fd)
+                    dead.append(name)
+    return dead
 
 
 def _has_owner(name: bytes, tmp: int) -> bool:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         fd = os.open(name, flags, dir_fd=tmp)
-    except PermissionError:
-        return True  # it is for another user to say
+    except (FileNotFoundError, PermissionError):
+        return True  # its owner has deleted it; or it is for another user to say
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -12,6 +12,7 @@ import time
 from cas import links
 from cas.dirs import opened, remove, walk
 from cas.known import Known
+from cas.lastuse import TICK_NS
 from cas.layout import is_object_path
 from cas.leases import oldest_put_ns
 from cas.manifest import Digest, is_digest
@@ -20,9 +21,6 @@ from cas.put import Storage
 from cas.removal import Removal
 from cas.scratch import clear_dead, scratch
 from cas.signature import Signature
-
-_TICK_NS = 10_000_000
-"""By how much the time of a file may be behind the clock: a tick at CONFIG_HZ=100."""
 
 
 class Sweep:
@@ -85,7 +83,7 @@ class Sweep:
 
     def _objects(self) -> int:
         """Delete contents that no layer links to, but for those of puts that are under way."""
-        before = min(time.time_ns(), oldest_put_ns(self._storage.path)) - _TICK_NS
+        before = min(time.time_ns(), oldest_put_ns(self._storage.path)) - TICK_NS
         freed = 0
         with opened(b"objects", self._storage.fd) as root:
             for node in walk(root, vanishing=True):
