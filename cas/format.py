@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 
+from cas.dirs import opened
 from cas.errors import CasError, InputRefused, StoreDamaged
 from cas.index import Index
 from cas.layout import DIRECTORIES, FILES, FORMAT
 from cas.quoting import quoted
+from cas.reserve import keep_reserve
 from cas.scratch import replace_file
 
 
@@ -44,6 +46,8 @@ def make_store(path: bytes) -> None:
     index = Index(os.path.join(path, b"index"), lock, create=True)
     index.sync()
     index.close()
+    with opened(path) as fd:
+        keep_reserve(fd)
     replace_file(os.path.realpath(path), b"format", FORMAT + "\n", durable=True)
 
 

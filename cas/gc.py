@@ -9,12 +9,13 @@ from functools import partial
 
 from cas import links
 from cas.artifact import Artifact
-from cas.index import Writer
+from cas.index import IndexUnavailable, Writer
 from cas.known import Known
 from cas.pins import Pins
 from cas.policy import Idle, Policy, idle
 from cas.put import Storage
-from cas.removal import Removal
+from cas.removal import Removal, Removed
+from cas.reserve import spare_space
 from cas.space import Release, reachable
 from cas.sweep import Sweep
 
@@ -104,15 +105,26 @@ class Collector:
         StoreDamaged, IndexUnavailable.
         """
         gone: list[Artifact] = []
-        freed = self._sweep.run()
-        for start in range(0, len(plan.doomed), _BATCH):
-            batch = plan.doomed[start : start + _BATCH]
-            done = self._removal.remove(partial(self._still, batch))
-            gone += done.artifacts
-            freed += done.freed
-            progress(len(batch))
-        freed += self._sweep.compositions(plan.before_ns)
+        with spare_space(self._storage.fd):
+            freed = self._sweep.run()
+            for start in range(0, len(plan.doomed), _BATCH):
+                batch = plan.doomed[start : start + _BATCH]
+                for done in self._remove(batch):
+                    gone += done.artifacts
+                    freed += done.freed
+                progress(len(batch))
+            freed += self._sweep.compositions(plan.before_ns)
         return Collected(tuple(gone), freed)
+
+    def _remove(self, batch: Sequence[Doomed]) -> Iterator[Removed]:
+        """Remove artifacts at once; one by one where there is no space for so large a change."""
+        try:
+            yield self._removal.remove(partial(self._still, batch))
+        except IndexUnavailable:
+            if len(batch) == 1:
+                raise
+            for one in batch:
+                yield from self._remove([one])
 
     def _still(self, batch: Sequence[Doomed], writer: Writer) -> list[Artifact]:
         """Return what may still go, now that nothing can change."""

@@ -228,8 +228,12 @@ class Index:
         except (lmdb.DiskError, lmdb.ReadonlyError, lmdb.MemoryError) as error:
             raise IndexUnavailable(f"cannot use the index {where}: {error}") from error
         except lmdb.Error as error:
-            if os.strerror(errno.ENOSPC) in str(error):
-                raise IndexUnavailable(f"cannot write the index {where}: {error}") from error
+            # A write that a full disk cuts short is an "Input/output error" to LMDB.
+            if any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EIO)):
+                hint = "if the disk is full, `cas gc` makes room"
+                raise IndexUnavailable(
+                    f"cannot write the index {where}: {error}", hint=hint
+                ) from error
             if "already open in this process" in str(error):
                 hint = "use that Store, or close it first"
                 raise IndexUnavailable(f"{where} is open in this process", hint=hint) from error

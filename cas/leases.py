@@ -103,9 +103,11 @@ class Lease(Closing):
             with open(self.fd, "w", closefd=False) as file:
                 json.dump(asdict(record), file)
             os.rename(unfinished, self._path)
-        except BaseException:
+        except BaseException as error:
             os.unlink(unfinished)
             os.close(self.fd)
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = os.fsdecode(unfinished)
             raise
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from cas.manifest import Digest
 from cas.merged import Merging
 from cas.mounts import mounted_uses
 from cas.put import Storage
+from cas.reserve import spare_space
 from cas.scratch import scratch
 
 
@@ -48,13 +49,15 @@ class Removal:
         `choose` is called under the store's exclusive lock. If it raises, nothing is removed.
         Raises what it raises, and OSError.
         """
-        with self._storage.index.locked(exclusive=True):
-            with self._storage.index.transaction() as writer:
-                artifacts = tuple(choose(writer))
-                for artifact in artifacts:
-                    writer.delete(artifact.signature)
-            freed = sum(links.remove(self._storage.fd, a.signature) for a in artifacts)
-        return Removed(artifacts, freed + self.discard({artifact.tree for artifact in artifacts}))
+        with spare_space(self._storage.fd):
+            with self._storage.index.locked(exclusive=True):
+                with self._storage.index.transaction() as writer:
+                    artifacts = tuple(choose(writer))
+                    for artifact in artifacts:
+                        writer.delete(artifact.signature)
+                freed = sum(links.remove(self._storage.fd, a.signature) for a in artifacts)
+            freed += self.discard({artifact.tree for artifact in artifacts})
+        return Removed(artifacts, freed)
 
     def discard(self, trees: Iterable[Digest], merged: Sequence[Merged] = ()) -> int:
         """Delete those trees that no record names and nobody uses; return the bytes freed.

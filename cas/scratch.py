@@ -87,9 +87,11 @@ def replace_file(store: bytes, path: bytes, text: str, *, durable: bool = False)
             if durable:
                 with opened(os.path.dirname(path) or b".", store_fd) as directory:
                     os.fsync(directory)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(unfinished, dir_fd=store_fd)
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = os.fsdecode(os.path.join(store, path))
             raise
 
 

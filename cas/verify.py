@@ -18,6 +18,7 @@ from cas.known import Known
 from cas.leases import Lease, NoLease, held_leases
 from cas.pins import Pins
 from cas.put import Storage
+from cas.reserve import spare_space
 from cas.resolve import resolve
 from cas.signature import BadSignature, Signature
 from cas.verification import Verification
@@ -40,7 +41,7 @@ def verify(
         remembered = () if names else known.all_merged()
         merged = [m.tree for m in remembered if storage.layers.exists(m.tree)]
         trees = {*merged, *(artifact.tree for artifact in artifacts)}
-        lease = _lease(storage.path, trees)
+        lease = _lease(storage, trees)
     with lease:
         yield from damaged
         if not names:
@@ -50,9 +51,10 @@ def verify(
         yield from verification.run(quick=quick, progress=progress)
 
 
-def _lease(store: bytes, trees: Iterable[str]) -> contextlib.AbstractContextManager[object]:
+def _lease(storage: Storage, trees: Iterable[str]) -> contextlib.AbstractContextManager[object]:
     try:
-        return Lease(store, trees, purpose="verify")
+        with spare_space(storage.fd):
+            return Lease(storage.path, trees, purpose="verify")
     except NoLease:
         return contextlib.nullcontext()  # who may only read verifies what nothing holds
 

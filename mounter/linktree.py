@@ -205,6 +205,9 @@ def _is_ours(found: Node, node: bytes, layer: bytes, store_fd: int) -> bool:
         return stat.S_ISLNK(mode) and os.readlink(found.name, dir_fd=found.dir_fd) == node[2:]
     if not node or not stat.S_ISREG(mode):
         return False
-    with reachable(layer + b"/" + found.path, store_fd) as (path, fd):
-        stored = os.stat(path, dir_fd=fd, follow_symlinks=False)
+    try:
+        with reachable(layer + b"/" + found.path, store_fd) as (path, fd):
+            stored = os.stat(path, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:  # the store has lost it, which must not keep the tree
+        return found.stat.st_size == int(node.split(b" ")[1])
     return (found.stat.st_size, found.stat.st_mtime_ns) == (stored.st_size, stored.st_mtime_ns)
