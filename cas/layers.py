@@ -93,6 +93,18 @@ class Layers:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
 
+    def replace(self, tree: Digest, scratch: Scratch) -> None:
+        """Put what `build` made in the place of what is damaged. Raises OSError.
+
+        Called under the store's exclusive lock. If the process dies in between, the layer is
+        missing, and its manifest is there.
+        """
+        new, old = scratch.fd, self._store
+        os.rename(b"manifest", manifest_path(tree), src_dir_fd=new, dst_dir_fd=old)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(layer_path(tree), b"damaged", src_dir_fd=old, dst_dir_fd=new)
+        os.rename(b"layer", layer_path(tree), src_dir_fd=new, dst_dir_fd=old)
+
     def withdraw(self, tree: Digest, scratch: Scratch) -> None:
         """Move layer and manifest into `scratch`, out of sight. Raises OSError.
 

@@ -129,8 +129,7 @@ class Repair:
             with scratch(storage.fd, "repair") as work:
                 storage.layers.build(manifest, work)
                 with storage.index.locked(exclusive=True):
-                    storage.layers.withdraw(tree, work)
-                    storage.layers.publish(tree, work)
+                    storage.layers.replace(tree, work)
         except (StoreDamaged, FileNotFoundError, Overtaken):
             yield from self._withdraw(tree)
         else:

@@ -25,7 +25,7 @@ from cli.options import emit, json_option, open_store, store_option, text_of
 def which_command(
     ctx: click.Context, path: str, ids: tuple[str, ...], from_file: str | None, as_json: bool
 ) -> None:
-    """Tell which artifact brought a file, and which others it hides.
+    """Tell who brought a file, and whom that hides.
 
     With IDs, PATH is a path in their composition; without, a file in a mounted sysroot. Prints
     for each artifact, the winner first: whether it wins, its ID, and what it has there, like

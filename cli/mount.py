@@ -88,7 +88,7 @@ def umount_command(ctx: click.Context, target: str | None, all_stale: bool) -> N
 @store_option
 @click.pass_context
 def mounts_command(ctx: click.Context, as_json: bool) -> None:
-    """List what is mounted from the store, and which running commands use it.
+    """List what is mounted from the store, and who uses it.
 
     STATE is alive, stale (after a reboot, or when it was taken away by hand), elsewhere (in
     another mount namespace, covered by another mount, or moved), or running (in a command's own

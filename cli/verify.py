@@ -27,12 +27,14 @@ from cli.options import emit, json_option, open_store, store_option, store_path
 def verify_command(
     ctx: click.Context, ids: tuple[str, ...], quick: bool, repair: bool, as_json: bool
 ) -> None:
-    """Read all that is stored, or what IDs name, and tell what is not as it should be.
+    """Tell what in the store is not as it should be.
 
-    A line for each finding: its kind, where it is in the store, what is wrong, and which
-    artifacts have it. Exits with 6 if data is damaged. Nothing is changed, unless with --repair:
-    then what is damaged is made again from what is not, or moved to quarantine/ in the store, so
-    that nobody uses it; and what is still wrong afterwards is told.
+    All that is stored is read, or what IDs name. A line for each finding: its kind, where it is
+    in the store, what is wrong, and which artifacts have it. Exits with 6 if data is damaged.
+
+    Nothing is changed, unless with --repair: then what is damaged is made again from what is not,
+    or moved to quarantine/ in the store, so that nobody uses it; and what is still wrong
+    afterwards is told.
 
     \b
     cas verify
@@ -59,7 +61,7 @@ def verify_command(
 @store_option
 @click.pass_context
 def rebuild_index_command(ctx: click.Context, as_json: bool) -> None:
-    """Make a new index from what is on disk, if the old one is lost or broken.
+    """Make a lost or broken index again.
 
     Every artifact that has its link, manifest and layer is there again, and so are the pins. The
     old index is moved to quarantine/ in the store. To be used when nobody else uses the store.

@@ -74,6 +74,16 @@ def make(root: Path, files: Mapping[str, str | None]) -> Path:
     return root
 
 
+def killed(cas: Cas, *arguments: str, call: str, number: int) -> bool:
+    """Run a command, and kill it at its `number`th system call of a kind; tell whether it was."""
+    inject = f"inject={call}:signal=SIGKILL:when={number}"
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject,
+               CAS, "--store", str(cas.store), *arguments]  # fmt: skip
+    done = subprocess.run(command, cwd=cas.directory, capture_output=True, check=False)
+    assert done.returncode in (0, -9, 137), done.stderr
+    return done.returncode != 0
+
+
 def snapshot(root: Path | bytes | str) -> Tree:
     """Read a whole tree: kinds, contents (as digests), executable bits and link targets."""
     found: Tree = {}

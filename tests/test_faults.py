@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from cas.artifact import Artifact
 from cas.signature import NoSuchSignature
 from cas.store import Store
-from tests.support import CAS, Cas, make, objects_of, snapshot, tidy
+from tests.support import Cas, killed, make, objects_of, snapshot, tidy
 
 _CALLS = (
     "link,linkat",
@@ -27,15 +28,6 @@ _CALLS = (
     "fdatasync,fsync,msync",
     "fchmod,fchmodat",
 )
-
-
-def _killed(cas: Cas, *arguments: str, call: str, number: int) -> bool:
-    inject = f"inject={call}:signal=SIGKILL:when={number}"
-    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject,
-               CAS, "--store", str(cas.store), *arguments]  # fmt: skip
-    done = subprocess.run(command, cwd=cas.directory, capture_output=True, check=False)
-    assert done.returncode in (0, -9, 137), done.stderr
-    return done.returncode != 0
 
 
 def _whole(store: Path, names: set[str]) -> None:
@@ -58,7 +50,7 @@ def test_put_rm_and_gc_killed_at_any_step_lose_nothing(cas: Cas, work: Path, cal
     collect = ["gc", "--max-age=0s", "--grace=0s"]
     for command in (["put", "a:t:12345678", "tree"], ["rm", "a"], collect):
         number = 1
-        while _killed(cas, *command, call=call, number=number):
+        while killed(cas, *command, call=call, number=number):
             hits, number = hits + 1, number + 1
             _whole(cas.store, {"kept:t:12345678"})
             cas("gc")
@@ -77,7 +69,7 @@ def test_first_put_killed_while_it_makes_the_store_can_be_repeated(
 ) -> None:
     tree = make(work / "tree", {"a": "1"})
     for number in (1, 2, 3, 5, 8, 100, 270):
-        if _killed(cas, "put", "a:t:12345678", str(tree), call=call, number=number):
+        if killed(cas, "put", "a:t:12345678", str(tree), call=call, number=number):
             cas("put", "--replace", "a:t:12345678", tree)
             _whole(cas.store, {"a:t:12345678"})
         subprocess.run(["rm", "-rf", cas.store], check=True)
@@ -89,7 +81,7 @@ def test_moved_tree_survives_a_kill_wholly_in_one_place_or_the_other(cas: Cas, w
     for call in ("link,linkat", "unlink,unlinkat", "rename,renameat,renameat2"):
         number = 1
         tree = make(work / "tree", files)
-        while _killed(cas, "put", "--move", "a:t:12345678", "tree", call=call, number=number):
+        while killed(cas, "put", "--move", "a:t:12345678", "tree", call=call, number=number):
             number += 1
             with Store(cas.store, create=True) as store:
                 stored = store.find("a:t:12345678")
@@ -205,6 +197,26 @@ def test_put_does_not_build_on_what_a_power_failure_cut(store: Store, work: Path
     for name in ("a", "b"):
         layer = os.fsdecode(store.layer_path(store.resolve(name)))
         assert Path(layer, "file").read_text() == "content"
+
+
+def test_contents_of_another_boot_are_not_trusted_even_if_its_clock_was_ahead(
+    cas: Cas, work: Path
+) -> None:
+    tree = make(work / "tree", {"file": "content"})
+    cas("put", "a:t:12345678", tree)
+    (damaged,) = (Path(os.fsdecode(path)) for path in objects_of(cas.store))
+    damaged.chmod(0o644)
+    damaged.write_text("")
+    damaged.chmod(0o444)
+    tomorrow = time.time() + 86400
+    os.utime(damaged, (tomorrow, tomorrow))
+    os.utime(damaged.parent, (tomorrow, tomorrow))
+    (cas.store / "boot").write_text('["an-earlier-boot", 0]')
+
+    cas("put", "b:t:12345678", make(work / "other", {"file": "content", "more": "x"}))
+
+    layer = Path(cas.json("show", "b")["layer"])
+    assert (layer / "file").read_text() == "content"
 
 
 def test_damaged_manifest_is_found_and_not_followed(cas: Cas, work: Path) -> None:

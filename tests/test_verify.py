@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from cas.policy import Policy
 from cas.rebuild import rebuild_index
 from cas.signature import Signature
 from cas.store import Store
-from tests.support import CAS, Cas, make, objects_of, snapshot, sound, tidy
+from tests.support import CAS, Cas, killed, make, objects_of, snapshot, sound, tidy
 
 BIG = "b" * 5000
 
@@ -450,3 +451,41 @@ def test_flipped_bits_of_the_index_are_no_crash_and_no_wrong_answer(
             assert {artifact.signature: artifact.tree for artifact in store.artifacts()} == whole
     assert found > 0
     sound(cas.store)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "link,linkat",
+        "rename,renameat,renameat2",
+        "unlink,unlinkat,rmdir",
+        "mkdir,mkdirat",
+        "pwrite64,pwritev,writev",
+        "fdatasync,fsync,msync",
+    ],
+)
+def test_repair_and_rebuild_killed_at_any_step_lose_nothing(
+    cas: Cas, work: Path, trees: None, call: str
+) -> None:
+    hits = 0
+    for command in (["verify", "--repair"], ["rebuild-index"]):
+        number = 1
+        while True:
+            with Store(cas.store) as store:
+                a, b = (Path(os.fsdecode(store.layer_path(store.resolve(n)))) for n in "ab")
+            _write(a / "usr/a", _flip, keep_time=True)
+            (b / "usr/b").unlink()
+            if not killed(cas, *command, call=call, number=number):
+                break
+            hits, number = hits + 1, number + 1
+            with Store(cas.store) as store:
+                list(store.repair(list(store.verify())))
+                assert {one.signature.recipe for one in store.artifacts()} == {"b", "twin"}
+                assert snapshot(b) == snapshot(work / "b")
+                store.gc(store.plan_gc(Policy()))
+            tidy(cas.store)
+            with Store(cas.store) as store:
+                store.put("a:t:12345678", work / "a")
+        cas("verify", "--repair")
+        cas("put", "a:t:12345678", work / "a")
+    assert hits > 0
