@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from cas import links, put
 from cas.artifact import Artifact
 from cas.closing import Closing
-from cas.compose import Wanted, distinct, in_order
-from cas.composition import Composition, find_conflicts
-from cas.conflicts import Conflict, ConflictPolicy, judge
+from cas.composing import compose
+from cas.composition import Composition
+from cas.conflicts import ConflictPolicy
 from cas.dirs import OPEN_DIRECTORY
 from cas.errors import InputRefused, InUse
 from cas.format import NoStore, check_format, make_store
@@ -22,7 +22,7 @@ from cas.index import Index, Writer
 from cas.known import Known
 from cas.layers import Layers
 from cas.layout import layer_path
-from cas.leases import Lease, Use
+from cas.leases import Use
 from cas.manifest import Digest, Manifest
 from cas.merged import Merging
 from cas.objects import Objects, Overtaken
@@ -163,33 +163,15 @@ class Store(Closing):
         (which names all that are missing), AmbiguousSignature, ConflictRefused, StoreDamaged,
         OSError.
         """
-        wanted = in_order(names)
-        while True:
-            with self._index.read() as reader:
-                artifacts = resolve(reader, [w.name for w in wanted], self.path)
-                trees = distinct(artifact.tree for artifact in artifacts)
-                ids = tuple(
-                    str(replace(w, name=str(a.signature)))
-                    for w, a in zip(wanted, artifacts, strict=True)
-                )
-                layers = self._merging.layers(trees)
-                named = zip(ids, (artifact.tree for artifact in artifacts), strict=True)
-                lease = Lease(self.path, {*trees, *(layers or ())}, named, purpose)
-            try:
-                self._check(wanted, artifacts)
-                told: tuple[Conflict, ...] = ()
-                if conflicts is not None:
-                    found = find_conflicts(artifacts, self._layers, self._known)
-                    told = judge(found, conflicts, allow)
-                if layers is None:
-                    self._merging.make(trees)
-                elif self._merging.trust(layers, trees):
-                    links.note_use(self.fd, (artifact.signature for artifact in artifacts))
-                    return Composition(self.path, ids, tuple(artifacts), layers, told, lease)
-            except BaseException:
-                lease.close()
-                raise
-            lease.close()
+        return compose(
+            self._storage,
+            self._known,
+            self._merging,
+            names,
+            conflicts=conflicts,
+            allow=allow,
+            purpose=purpose,
+        )
 
     def remove(self, names: Iterable[str], *, force: bool = False) -> Removed:
         """Forget artifacts; give back the space that nothing else uses.
@@ -322,10 +304,3 @@ class Store(Closing):
                     f"{artifact.signature} is pinned",
                     hint=f"`cas unpin {artifact.signature}` lets it go",
                 )
-
-    def _check(self, wanted: Sequence[Wanted], artifacts: Sequence[Artifact]) -> None:
-        """Make sure that artifacts can be trusted. Raises NoSuchSignature."""
-        checked = (trusted(self._storage, artifact) for artifact in artifacts)
-        lost = [w.name for w, found in zip(wanted, checked, strict=True) if found is None]
-        if lost:
-            raise NoSuchSignature(lost, quoted(self.path))
