@@ -61,9 +61,9 @@ class Repair:
 
     def _mode(self, found: Finding) -> Iterator[str]:
         _, node = self._node(found)
-        with self._open(found.path) as fd:
-            mode = 0o755 if node == DIRECTORY else 0o555 if node.startswith(b"x") else 0o444
-            os.fchmod(fd, mode)
+        mode = 0o755 if node == DIRECTORY else 0o555 if node.startswith(b"x") else 0o444
+        with reachable(found.path, self._storage.fd) as (name, directory):
+            os.chmod(name, mode, dir_fd=directory)  # by name: it may be that nobody may open it
         yield f"gave {quoted(found.path)} its mode {mode:04o}"
 
     def _time(self, found: Finding) -> Iterator[str]:

@@ -99,6 +99,9 @@ class Verification:
             self._compared.add(tree.encode())
         except FileNotFoundError:
             yield self._of(FaultKind.LAYER, base, "is missing", tree)
+        except PermissionError:
+            what = "has a directory that this user may not read"
+            yield self._of(FaultKind.ENTRY, base, what, tree)
 
     def _note(self, file: LayerFile, base: bytes, tree: Digest) -> None:
         """Note a file's link; and its content, if another file does not say the same."""

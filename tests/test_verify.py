@@ -18,7 +18,7 @@ from cas.policy import Policy
 from cas.rebuild import rebuild_index
 from cas.signature import Signature
 from cas.store import Store
-from tests.support import CAS, Cas, killed, make, objects_of, snapshot, sound, tidy
+from tests.support import CAS, ROOT, Cas, killed, make, objects_of, snapshot, sound, tidy
 
 BIG = "b" * 5000
 
@@ -165,6 +165,10 @@ def _lose_bit(cas: Cas) -> None:
     (_layer(cas, "a") / "tool").chmod(0o444)
 
 
+def _shut(cas: Cas) -> None:
+    (_layer(cas, "a") / "tool").chmod(0)
+
+
 def _touch(cas: Cas) -> None:
     os.utime(_layer(cas, "b") / "usr/b")
 
@@ -249,6 +253,7 @@ def _counts(cas: Cas) -> None:
         (_truncate, {"content"}, True, {"b", "twin"}),
         (_chmod, {"mode"}, True, {"a", "b", "twin"}),
         (_lose_bit, {"mode"}, True, {"a", "b", "twin"}),
+        (_shut, {"mode"} if ROOT else {"mode", "content"}, False, {"a", "b", "twin"}),
         (_touch, {"written"}, True, {"a", "b", "twin"}),
         (_delete, {"entry"}, True, {"a", "b", "twin"}),
         (_add, {"entry"}, True, {"a", "b", "twin"}),
