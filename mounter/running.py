@@ -132,6 +132,12 @@ def _check(plans: Sequence[Plan], sandbox: Sandbox) -> None:
     targets = [*(plan.target for plan in plans), *(bind.target for bind in sandbox.binds)]
     if b"/" in targets:
         raise InputRefused("nothing can be mounted at /", hint="give a directory in it")
+    for target in targets:
+        if is_inside(target, b"/proc"):
+            raise InputRefused(
+                f"nothing can be mounted at {quoted(target)}: the command gets a /proc of its own",
+                hint="give a directory elsewhere",
+            )
     if len(set(targets)) < len(targets):
         raise InputRefused("two things have the same path", hint="give each a path of its own")
     for plan in plans:

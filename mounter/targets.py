@@ -12,6 +12,7 @@ from cas.errors import InputRefused, InUse
 from cas.quoting import quoted
 from mounter.plan import Plan
 
+_ATTEMPTS = 100
 StrPath = str | bytes | os.PathLike[str]
 
 
@@ -52,15 +53,19 @@ def make_directories(path: bytes) -> list[bytes]:
     Others may make and remove the same ones meanwhile. Raises OSError.
     """
     made: list[bytes] = []
+    attempts = 0
     while not os.path.isdir(path):
+        attempts += 1
         missing = path
         while not os.path.isdir(os.path.dirname(missing)):
             missing = os.path.dirname(missing)
         try:
             os.mkdir(missing)
             made.append(missing)
-        except FileNotFoundError:
-            continue
+        except FileNotFoundError:  # its parent has just gone, or it is a place such as /proc
+            if attempts > _ATTEMPTS:
+                remove_directories(made)
+                raise
         except FileExistsError:
             if not os.path.isdir(missing):
                 remove_directories(made)

@@ -211,3 +211,12 @@ def test_store_that_may_not_be_written_is_refused_with_a_reason(
     (cas.store / "tmp").chmod(0o755)
     assert "may not write" in done.stderr
     assert str(cas.store) in done.stderr
+
+
+def test_place_where_nothing_can_be_made_is_an_error_that_names_it(cas: Cas, work: Path) -> None:
+    cas("put", "a:t:12345678", make(work / "tree", {"usr/x": "x"}))
+
+    ran = cas("run", "--sysroot", "/proc/nowhere=a", "--", "true", code=125)
+    assert "nothing can be mounted at /proc/nowhere" in ran.stderr
+    mounted = cas("mount", "/proc/nowhere", "a", code=1)
+    assert "No such file or directory: /proc/nowhere" in mounted.stderr
