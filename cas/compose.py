@@ -23,10 +23,13 @@ class Wanted:
     def parse(cls, text: str) -> Wanted:
         """Read `ID` or `ID@PRIORITY`. Raises BadSignature."""
         name, at, priority = text.partition("@")
+        if not name:
+            raise BadSignature(text, "it is empty")
         if not at:
             return cls(name)
         if not _PRIORITY.fullmatch(priority):
-            raise BadSignature(text, f"the priority {priority!r} is no whole number")
+            why = f"the priority {priority!r} is no whole number of at most nine digits"
+            raise BadSignature(text, why)
         return cls(name, int(priority))
 
     def __str__(self) -> str:

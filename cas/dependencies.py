@@ -29,15 +29,18 @@ def read_dependencies(text: str) -> list[str]:
     a list of IDs, and of objects with an `id` and, if wanted, a `priority` (whole number).
     Raises InputRefused.
     """
-    if not text.lstrip().startswith("["):
+    if not text.lstrip().startswith(("[", "{")):
         lines = [line.strip() for line in text.splitlines()]
         return [line for line in lines if line and not line.startswith("#")]
     try:
-        return [_entry(entry) for entry in json.loads(text)]
-    except (ValueError, KeyError, TypeError) as error:
+        entries = json.loads(text)
+        if not isinstance(entries, list):
+            raise ValueError("it is JSON, but no list")
+        return [_entry(entry) for entry in entries]
+    except ValueError as error:
         raise InputRefused(
-            f"the dependency list makes no sense: {error!r}",
-            hint='give an ID a line, or JSON like [{"id": "zlib", "priority": 1}]',
+            f"the dependency list makes no sense: {error}",
+            hint='give an ID a line, or JSON like ["glibc", {"id": "zlib", "priority": 1}]',
         ) from error
 
 
@@ -62,9 +65,12 @@ def is_native(signature: Signature) -> bool:
 def _entry(entry: object) -> str:
     if isinstance(entry, str):
         return entry
+    shown = json.dumps(entry)
     if not isinstance(entry, dict):
-        raise TypeError(f"{entry!r} is no ID")
-    name, priority = entry["id"], entry.get("priority", 0)
-    if not isinstance(name, str) or not isinstance(priority, int):
-        raise TypeError(f"{entry!r} has no text as its id and number as its priority")
+        raise ValueError(f"{shown} is no ID")
+    name, priority = entry.get("id"), entry.get("priority", 0)
+    if not isinstance(name, str) or type(priority) is not int:
+        raise ValueError(f"{shown} has no text as its id, or no whole number as its priority")
+    if entry.keys() - {"id", "priority"}:
+        raise ValueError(f"{shown} has more than an id and a priority")
     return str(Wanted(name, priority))

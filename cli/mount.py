@@ -151,7 +151,8 @@ def update_command(
     """Exchange what is mounted at TARGET, at once.
 
     Whoever opens a file there meanwhile gets it from the old composition or from the new one;
-    files that are open stay as they are. Where the kernel cannot do that, TARGET is empty for a
+    files that are open stay as they are. Conflicts are dealt with as the options here say, not
+    those that `cas mount` was given. Where the kernel cannot do that, TARGET is empty for a
     moment, and how long that was is told.
 
     \b

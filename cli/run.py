@@ -174,8 +174,8 @@ def _sandbox(ctx: click.Context, options: dict[str, Any]) -> Sandbox:
 def _bind(ctx: click.Context, text: str) -> Bind:
     read_only = text.endswith(":ro")
     source, colon, target = text.removesuffix(":ro").rpartition(":/")
-    if not source or not colon:
-        raise click.UsageError(f"--bind {text!r} is not DIR:/PATH", ctx)
+    if not source or not colon or ":" in target.rpartition("/")[2]:
+        raise click.UsageError(f"--bind {text!r} is not DIR:/PATH or DIR:/PATH:ro", ctx)
     return Bind(
         os.path.realpath(os.fsencode(source)),
         os.path.realpath(os.fsencode("/" + target)),

@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from cas.errors import CasError
 from cas.quoting import quoted
@@ -36,6 +37,7 @@ _FORWARDED = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
+_ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 _BLOCKED = (*_FORWARDED, signal.SIGCHLD)
 
 
@@ -65,10 +67,12 @@ def run_sandboxed(command: Sequence[bytes], sysroots: Sequence[Placed], sandbox:
         os.close(go)
         with open(status) as reports, open(go_end, "wb", buffering=0) as permission:
             try:
-                init = _introduce(keeper, sandbox, reports.readline, permission.write)
-            except BaseException:
+                init = _introduce(keeper, sandbox, lambda: _report_of(reports), permission.write)
+            except BaseException as error:
                 os.kill(keeper, signal.SIGKILL)
                 os.waitpid(keeper, 0)
+                if isinstance(error, _Interrupted):
+                    return _SIGNAL + error.number
                 raise
             return supervise(keeper, forward_to=init)
 
@@ -174,6 +178,23 @@ def _child(work: Callable[[], int], status_end: int) -> NoReturn:
 
 def _report(status_end: int, key: str, value: str | int, hint: str | None = None) -> None:
     os.write(status_end, json.dumps([key, value, hint]).encode() + b"\n")
+
+
+class _Interrupted(Exception):
+    """A signal came before the command was begun."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _report_of(reports: TextIO) -> str:
+    """Wait for a line from the keeper, or for a signal that is to end it. Raises _Interrupted."""
+    while not select.select([reports], [], [], 0.1)[0]:
+        received = signal.sigtimedwait(_ENDING, 0)
+        if received is not None:
+            raise _Interrupted(received.si_signo)
+    return reports.readline()
 
 
 def _introduce(

@@ -18,6 +18,8 @@ StrPath = str | bytes | os.PathLike[str]
 
 def absolute(target: StrPath) -> bytes:
     """Resolve all but the last part, so that a symbolic link as the target is seen as one."""
+    if not os.fsencode(target):
+        raise InputRefused("the path of the target is empty", hint="give a directory")
     path = os.path.abspath(os.fsencode(target))
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
@@ -66,10 +68,12 @@ def make_directories(path: bytes) -> list[bytes]:
             if attempts > _ATTEMPTS:
                 remove_directories(made)
                 raise
-        except FileExistsError:
-            if not os.path.isdir(missing):
+        except FileExistsError as error:
+            if os.path.lexists(missing) and not os.path.isdir(missing):
                 remove_directories(made)
-                raise
+                raise InputRefused(
+                    f"{quoted(missing)} is not a directory", hint="give a path below a directory"
+                ) from error
         except OSError:
             remove_directories(made)
             raise

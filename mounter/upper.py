@@ -17,6 +17,9 @@ from mounter.overlay import Upper
 from mounter.plan import Plan, StrategyRefused
 from mounter.targets import is_inside
 
+_OWN = frozenset((b"lock", b"upper", b"work", b"lost+found"))
+"""What an upper directory may hold; the last, because it may be a file system of its own."""
+
 
 @contextlib.contextmanager
 def upper_of(plan: Plan, source: str, target_fd: int) -> Iterator[Upper | None]:
@@ -78,7 +81,13 @@ def claim_upper(plan: Plan) -> int | None:
             f"the upper directory {where} is in the store or in the sysroot",
             hint="give a directory elsewhere",
         )
+    if os.path.lexists(plan.upper) and not os.path.isdir(plan.upper):
+        raise InputRefused(f"{where} is not a directory", hint="give a directory for the changes")
     os.makedirs(plan.upper, exist_ok=True)
+    if set(os.listdir(plan.upper)) - _OWN:
+        raise InputRefused(
+            f"{where} is not empty, and no directory for changes", hint="give an empty or a new one"
+        )
     fd = os.open(os.path.join(plan.upper, b"lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

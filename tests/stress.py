@@ -52,6 +52,7 @@ class Worker:
         self.trees = trees
         self.work = work
         self.expected = [snapshot(trees / str(number)) for number in range(RECIPES)]
+        Store(store, create=True).close()
         self.operations: tuple[tuple[int, Callable[[], object]], ...] = (
             (30, self.put),
             (6, self.put_by_command),

@@ -40,9 +40,14 @@ def test_higher_priority_wins_and_equal_ones_keep_their_order(
     assert cas("run", "--sysroot-from", "s=ids", *script).stdout == "c"
 
 
-@pytest.mark.parametrize("name", ["a@", "a@x", "a@1.5", "a@1@2", "a@--1"])
+@pytest.mark.parametrize("name", ["a@", "a@x", "a@1.5", "a@1@2", "a@--1", "a@9999999999"])
 def test_what_is_no_priority_is_refused(cas: Cas, trees: None, name: str) -> None:
     assert "no whole number" in cas("mount", "target", name, code=2).stderr
+
+
+def test_empty_id_is_refused(cas: Cas, trees: None) -> None:
+    for name in ("", "@3"):
+        assert "it is empty" in cas("mount", "target", name, code=2).stderr
 
 
 def test_conflict_is_told_with_both_recipes_and_the_winner(cas: Cas, trees: None) -> None:

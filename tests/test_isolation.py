@@ -205,7 +205,16 @@ def test_dependencies_are_split_into_target_and_native(cas: Cas, work: Path, as_
 
 
 @pytest.mark.parametrize(
-    "text", ["[1]", "[", '[{"priority": 1}]', '[{"id": "a", "priority": "x"}]']
+    "text",
+    [
+        "[1]",
+        "[",
+        '{"ids": ["a"]}',
+        '[{"priority": 1}]',
+        '[{"id": "a", "priority": "x"}]',
+        '[{"id": "a", "priority": true}]',
+        '[{"id": "a", "prio": 1}]',
+    ],
 )
 def test_dependency_list_that_makes_no_sense_is_refused(
     cas: Cas, work: Path, stored: None, text: str

@@ -220,3 +220,17 @@ def test_place_where_nothing_can_be_made_is_an_error_that_names_it(cas: Cas, wor
     assert "nothing can be mounted at /proc/nowhere" in ran.stderr
     mounted = cas("mount", "/proc/nowhere", "a", code=1)
     assert "No such file or directory: /proc/nowhere" in mounted.stderr
+
+
+def test_places_that_cannot_be_meant_are_refused(cas: Cas, work: Path) -> None:
+    cas("put", "a:t:12345678", make(work / "tree", {"usr/x": "x"}))
+    (work / "file").write_text("")
+
+    assert "is empty" in cas("mount", "", "a", code=8).stderr
+    assert f"{work}/file is not a directory" in cas("mount", "file/x/y", "a", code=8).stderr
+    assert "is not a directory" in cas("mount", "t", "a", "--upper", "file", code=8).stderr
+    assert "is not empty" in cas("mount", "t", "a", "--upper", "tree", code=8).stderr
+    assert snapshot(work / "tree") == snapshot(make(work / "same", {"usr/x": "x"}))
+    bind = ("run", "--bind", "tree:/w:xx", "--", "true")
+    assert "is not DIR:/PATH" in cas(*bind, code=125).stderr
+    assert not (work / "t").exists()

@@ -312,3 +312,36 @@ def test_root_keeps_its_ids(cas: Cas, work: Path, sysroot: str) -> None:
     script = "touch f && chown 4242:4243 f && stat -c %u:%g f"
 
     assert cas("run", "--cap", "chown", sysroot, "--", "sh", "-c", script).stdout == "4242:4243\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_a_run_that_is_still_being_set_up(
+    cas: Cas, work: Path, number: signal.Signals
+) -> None:
+    cas("put", "slow:t:12345678", make(work / "slow", {"x": "x"}))
+    fault = "inject=unshare:delay_exit=4000000"  # microseconds
+    command = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        fault,
+        CAS,
+        "--store",
+        str(cas.store),
+    ]
+    with subprocess.Popen(
+        [*command, "run", "--sysroot", "s=slow", "--", "touch", "ran"],
+        cwd=work,
+        start_new_session=True,
+    ) as tracer:
+        deadline = time.monotonic() + 60
+        while not (runs := [m for m in cas.json("mounts") if m["state"] == "running"]):
+            assert time.monotonic() < deadline
+        time.sleep(0.5)
+        os.kill(runs[0]["pid"], number)
+        assert tracer.wait() == 128 + number
+    assert not (work / "ran").exists()
+    assert not (work / "s").exists()
