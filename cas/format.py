@@ -18,7 +18,8 @@ class NoStore(CasError):
 
     def __init__(self, path: bytes) -> None:
         super().__init__(
-            f"there is no store at {quoted(path)}", hint="the first `cas put` makes it"
+            f"there is no store at {quoted(path)}",
+            hint="the first `cas put` makes it, or `cas init`",
         )
 
 

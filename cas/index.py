@@ -18,9 +18,11 @@ from collections.abc import Iterator
 import lmdb
 
 from cas.artifact import Artifact
+from cas.dirs import opened
 from cas.errors import CasError, StoreDamaged
 from cas.manifest import Digest
 from cas.quoting import quoted
+from cas.sharing import share_new
 from cas.signature import BadSignature, Signature
 
 # Address space, not disk: room for some ten million records, and never changed afterwards,
@@ -147,6 +149,7 @@ class Index:
 
     def __init__(self, path: bytes, lock: bytes, *, create: bool = False) -> None:
         self._path = path
+        self._data = os.path.join(path, b"data.mdb")
         self._lock = lock
         self.writable = os.access(path, os.W_OK)
         with self.locked(exclusive=create), self._faults():
@@ -160,8 +163,14 @@ class Index:
                 metasync=False,
                 readahead=False,
             )
+            if create:
+                self._share()
             self._lengthen()
             self._databases = {name: self._env.open_db(name, create=create) for name in _DATABASES}
+
+    def _share(self) -> None:
+        with opened(self._path) as directory, open(self._data, "rb") as file:
+            share_new(file.fileno(), directory)
 
     def _lengthen(self) -> None:
         """Make a file that ends before its last page longer, since to read there is fatal (SIGBUS).
@@ -169,10 +178,9 @@ class Index:
         LMDB does not write a page at the end that is not in use; so short is not damaged, but what
         lost its end is short too. Then empty pages are found, which LMDB refuses.
         """
-        path = os.path.join(self._path, b"data.mdb")
         length = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
-        if self.writable and os.stat(path).st_size < length:
-            os.truncate(path, length)
+        if self.writable and os.stat(self._data).st_size < length:
+            os.truncate(self._data, length)
 
     def sync(self) -> None:
         """Write it to the disk. Raises IndexUnavailable."""

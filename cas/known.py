@@ -18,7 +18,7 @@ from cas.conflicts import Overlap
 from cas.dirs import disk_use
 from cas.lastuse import note_use
 from cas.manifest import Digest
-from cas.scratch import replace_file
+from cas.scratch import MayNotWrite, replace_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Known:
     def keep_overlaps(self, trees: Sequence[Digest], overlaps: Sequence[Overlap]) -> None:
         """Remember the overlaps of trees; where that fails, they will be looked for again."""
         rows = [[os.fsdecode(o.path), o.winner, o.hidden, o.directory] for o in overlaps]
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, MayNotWrite):
             self._write(self._name("overlaps", trees), [list(map(_short, trees)), *rows])
 
     def forget_overlaps(self, trees: Iterable[str], before_ns: int) -> int:

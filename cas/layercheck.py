@@ -7,10 +7,11 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cas.dirs import Node, walk
+from cas.dirs import Node, opened, walk
 from cas.findings import FaultKind
 from cas.manifest import DIRECTORY, Manifest, symlink_node
 from cas.quoting import quoted
+from cas.sharing import directory_mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ def compare(layer_fd: int, manifest: Manifest) -> Iterator[Fault | LayerFile]:
     Raises OSError.
     """
     built_ns = os.fstat(layer_fd).st_mtime_ns
+    with opened(b"..", layer_fd) as layers:
+        mode_of_directories = directory_mode(layers)
     missing = dict(manifest.nodes)
     for found in walk(layer_fd):
         wanted = missing.pop(found.path, None)
@@ -55,8 +58,8 @@ def compare(layer_fd: int, manifest: Manifest) -> Iterator[Fault | LayerFile]:
             yield from _compare_file(found, wanted, built_ns)
         elif _node(found) != wanted:
             yield Fault(FaultKind.ENTRY, found.path, "is not what was stored")
-        elif stat.S_ISDIR(mode) and stat.S_IMODE(mode) != 0o755:
-            yield _mode(found, 0o755)
+        elif stat.S_ISDIR(mode) and stat.S_IMODE(mode) != mode_of_directories:
+            yield _mode(found, mode_of_directories)
     for path in missing:
         yield Fault(FaultKind.ENTRY, path, "is missing")
 

@@ -33,6 +33,7 @@ from cas.manifest import (
 from cas.objects import ObjectKey, Objects
 from cas.quoting import quoted
 from cas.scratch import Scratch
+from cas.sharing import directory_mode
 
 
 class Layers:
@@ -59,11 +60,12 @@ class Layers:
         Raises Overtaken, OSError.
         """
         remove_tree(b"layer", scratch.fd)
-        make_directory(b"layer", 0o755, scratch.fd)
+        mode = directory_mode(scratch.fd)
+        make_directory(b"layer", mode, scratch.fd)
         with opened(b"layer", scratch.fd) as fd, DirCursor(fd) as cursor:
             for entry in manifest:
                 parent, _, name = entry.path.rpartition(b"/")
-                self._build_entry(entry, name, cursor.at(parent))
+                self._build_entry(entry, name, cursor.at(parent), mode)
             os.utime(fd)  # nothing in it is newer than its root
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         fd = os.open(b"manifest", flags, 0o644, dir_fd=scratch.fd)
@@ -73,9 +75,9 @@ class Layers:
         finally:
             os.close(fd)
 
-    def _build_entry(self, entry: Entry, name: bytes, dir_fd: int) -> None:
+    def _build_entry(self, entry: Entry, name: bytes, dir_fd: int, directory_mode: int) -> None:
         if entry.kind is Kind.DIRECTORY:
-            make_directory(name, 0o755, dir_fd)
+            make_directory(name, directory_mode, dir_fd)
         elif entry.target is not None:
             os.symlink(entry.target, name, dir_fd=dir_fd)
         elif (key := ObjectKey.of(entry)) is not None:
@@ -130,9 +132,13 @@ class Layers:
         with contextlib.suppress(FileNotFoundError):
             freed += disk_use(os.stat(name, dir_fd=scratch.fd))
             os.unlink(name, dir_fd=scratch.fd)
-        freed += remove_tree(b"layer-" + tree.encode(), scratch.fd)
+        owner = os.geteuid()
+        with contextlib.suppress(FileNotFoundError):
+            layer = b"layer-" + tree.encode()
+            owner = os.stat(layer, dir_fd=scratch.fd).st_uid
+            freed += remove_tree(layer, scratch.fd)
         keys = {key for entry in manifest if (key := ObjectKey.of(entry)) is not None}
-        return freed + sum(map(self._objects.remove_unused, keys))
+        return freed + sum(self._objects.remove_unused(key, owner) for key in keys)
 
     def problems(self, tree: Digest) -> Iterator[str]:
         """Compare a layer with its manifest, contents included; yield what is wrong, as text.

@@ -26,7 +26,7 @@ DIRECTORIES = (
     "tmp",
 )
 FILES = ("boot", "format", "lock", "reserve")
-_OBJECT = re.compile(rb"[0-9a-f]{2}/[0-9a-f]{62}(\.x)?")
+_OBJECT = re.compile(rb"([0-9a-f]{2}/[0-9a-f]{62}(\.x)?)(\.[0-9]+)?")
 EMPTY = (b"empty/1", b"empty/2")
 """Two empty directories, for compositions of less than the two layers that overlayfs needs."""
 MOST_LAYERS = 500
@@ -49,11 +49,20 @@ def artifact_path(signature: Signature) -> bytes:
     return os.fsencode(f"artifacts/{recipe}/{':'.join(rest)}")
 
 
-def is_object_path(path: bytes) -> bool:
-    """Tell whether a path, relative to `objects/`, is that of an object."""
-    return _OBJECT.fullmatch(path) is not None
+def content_of(path: bytes) -> bytes | None:
+    """Return the name of the content of an object, from its path relative to `objects/`.
+
+    That is its digest, and `.x` if it is executable; None if the path is not that of an object.
+    """
+    found = _OBJECT.fullmatch(path)
+    return None if found is None else found[1].replace(b"/", b"")
 
 
 def object_path(digest: Digest, *, executable: bool) -> bytes:
     """Where the object is, relative to the store."""
     return f"objects/{digest[:2]}/{digest[2:]}{'.x' if executable else ''}".encode()
+
+
+def own_path(path: bytes, uid: int) -> bytes:
+    """Where a user keeps a copy of the object at `path` that belongs to somebody else."""
+    return b"%s.%d" % (path, uid)

@@ -19,7 +19,7 @@ from cas.closing import Closing
 from cas.dirs import opened
 from cas.errors import CasError, StoreDamaged
 from cas.quoting import quoted
-from cas.scratch import locked_file
+from cas.scratch import MayNotWrite, locked_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class NoLease(CasError):
         super().__init__(
             f"this user may not write to the store {quoted(store)}, where it has to say that it "
             "uses something, lest it be removed",
-            hint="let the user write to it, or use another store",
+            hint="its owner can let a group share it: `cas init --shared`",
         )
 
 
@@ -93,11 +93,11 @@ class Lease(Closing):
         try:
             with opened(store) as store_fd:
                 self.fd = locked_file(unfinished, store_fd)
+        except MayNotWrite as error:
+            raise NoLease(store) from error
         except OSError as error:
             if error.errno == errno.EROFS:
                 return
-            if error.errno == errno.EACCES:
-                raise NoLease(store) from error
             raise
         try:
             with open(self.fd, "w", closefd=False) as file:

@@ -16,6 +16,7 @@ from cas.artifact import Artifact
 from cas.dirs import disk_use, opened
 from cas.layout import artifact_path, layer_path
 from cas.scratch import Scratch
+from cas.sharing import make_subdirectory
 from cas.signature import BadSignature, Signature
 
 
@@ -23,8 +24,8 @@ def make(store_fd: int, artifact: Artifact, work: Scratch) -> None:
     """Make an artifact's link, in the place of an older one. Raises OSError."""
     path = artifact_path(artifact.signature)
     os.symlink(b"../../" + layer_path(artifact.tree), b"link", dir_fd=work.fd)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(os.path.dirname(path), 0o755, dir_fd=store_fd)
+    with opened(b"artifacts", store_fd) as artifacts, contextlib.suppress(FileExistsError):
+        make_subdirectory(os.fsencode(artifact.signature.recipe), artifacts)
     os.rename(b"link", path, src_dir_fd=work.fd, dst_dir_fd=store_fd)
 
 

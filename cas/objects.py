@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from cas import digest as hashing
 from cas.boot import contents_since_ns
 from cas.dirs import disk_use
-from cas.errors import InputRefused
-from cas.layout import object_path
+from cas.errors import StoreDamaged
+from cas.layout import object_path, own_path
 from cas.manifest import Digest, Entry
 from cas.quoting import quoted
-from cas.scratch import locked_file, scratch, temporary_path
-
-_WHOLE = 1 << 20  # bytes; files up to this size are read into memory, and only once
-
-
-class FileChanged(InputRefused):
-    """A file was written to while it was read."""
-
-    def __init__(self, path: bytes) -> None:
-        super().__init__(
-            f"{quoted(path)} changed while it was read; nothing was stored",
-            hint="put a tree when the task that makes it has ended",
-        )
+from cas.scratch import scratch, unnamed_file
 
 
 class Overtaken(Exception):
@@ -60,61 +45,16 @@ class ObjectKey:
         return 0o555 if self.executable else 0o444
 
 
-@dataclass(frozen=True, slots=True)
-class Ingested:
-    """A file's content is in the store: as `key`, `size` bytes, and by this call if `new`.
-
-    `stat` is of the file when it was read. `adopted` is what it was before that, if the file
-    itself became the object.
-    """
-
-    key: ObjectKey
-    size: int
-    new: bool
-    stat: os.stat_result
-    adopted: os.stat_result | None = None
-
-
 class Objects:
     """The `objects/` of the store at the absolute path `store`, open at `store_fd` (borrowed)."""
 
     def __init__(self, store: bytes, store_fd: int) -> None:
         self._path = store
-        self._store = store_fd
+        self.store_fd = store_fd
 
     @cached_property
     def _of_this_boot_ns(self) -> int:
         return contents_since_ns(self._path)
-
-    def ingest(self, name: bytes, dir_fd: int, path: bytes, *, move: bool = False) -> Ingested:
-        """Make sure that the content of a regular file is an object.
-
-        With `move` the file itself becomes the object if that is safe: it keeps its name, but is
-        read-only from then on. `path` is for messages. Raises OSError, FileChanged.
-        """
-        _ = self._of_this_boot_ns  # noted before the first content comes
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        fd = os.open(name, flags, dir_fd=dir_fd)
-        try:
-            before = os.fstat(fd)
-            if not stat.S_ISREG(before.st_mode):
-                raise FileChanged(path)
-            data = _read(fd, before.st_size) if before.st_size <= _WHOLE else None
-            if data is None:
-                digest, size = hashing.of_file(fd)
-            else:
-                digest, size = hashing.of_bytes(data), len(data)
-            if size != before.st_size:
-                raise FileChanged(path)
-            _unchanged(fd, before, path)
-            key = ObjectKey(digest, bool(before.st_mode & 0o111))
-            if self.usable(key):
-                return Ingested(key, size, False, before)
-            if move and self._adopt(fd, before, key, path):
-                return Ingested(key, size, True, os.fstat(fd), adopted=before)
-            return Ingested(key, size, self._copy(fd, data, key, path), before)
-        finally:
-            os.close(fd)
 
     def usable(self, key: ObjectKey) -> bool:
         """Tell whether the object is there, and whole.
@@ -122,95 +62,88 @@ class Objects:
         One from before this boot may have been cut by a power failure, since nothing syncs it:
         it is read, and deleted if it is not what its name says. Raises OSError.
         """
+        whole = self._is_whole(key.path, key)
+        if whole is False:
+            self.remove(key)
+        return bool(whole)
+
+    def _is_whole(self, path: bytes, key: ObjectKey) -> bool | None:
+        """Tell whether what is at a path is the whole object; None if nothing is there."""
+        since_ns = self._of_this_boot_ns  # noted before the first content comes
         try:
-            fd = os.open(key.path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._store)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.store_fd)
         except FileNotFoundError:
-            return False
+            return None
         try:
-            if os.fstat(fd).st_mtime_ns > self._of_this_boot_ns:
+            if os.fstat(fd).st_mtime_ns > since_ns:
                 return True
-            if hashing.of_file(fd)[0] == key.digest:
-                return True
+            return hashing.of_file(fd)[0] == key.digest
         finally:
             os.close(fd)
-        self.remove(key)
-        return False
 
     def link(self, key: ObjectKey, name: bytes, dir_fd: int) -> None:
         """Make `name` in `dir_fd`, on the store's file system, a hard link to an object.
 
-        Raises Overtaken, OSError.
+        The kernel lets nobody but root link a file of somebody else's that is read-only (proc(5),
+        protected_hardlinks): then a copy is linked, which this user keeps as an object too.
+        Raises Overtaken, StoreDamaged, OSError.
         """
         try:
-            os.link(key.path, name, src_dir_fd=self._store, dst_dir_fd=dir_fd)
+            self._link(key.path, key, name, dir_fd)
         except FileNotFoundError as error:
             raise Overtaken from error
+        except PermissionError:
+            own = own_path(key.path, os.geteuid())
+            linked = False
+            while not linked:  # a collection may take the copy away before it is linked
+                if not self._is_whole(own, key):
+                    self._copy_object(key.path, own, key)
+                with contextlib.suppress(FileNotFoundError):
+                    self._link(own, key, name, dir_fd)
+                    linked = True
+
+    def _link(self, path: bytes, key: ObjectKey, name: bytes, dir_fd: int) -> None:
+        """Link the object at a path. The old file stays where it is linked as often as it can be.
+
+        ext4 allows 65,000 links, and the empty file gets there first.
+        """
+        try:
+            os.link(path, name, src_dir_fd=self.store_fd, dst_dir_fd=dir_fd)
         except OSError as error:
             if error.errno != errno.EMLINK:
                 raise
-            self._renew(key)
-            self.link(key, name, dir_fd)
+            self._copy_object(path, path, key)
+            self._link(path, key, name, dir_fd)
 
-    def remove_unused(self, key: ObjectKey) -> int:
-        """Delete the object if nothing links to it; return the bytes that this gave back.
+    def remove_unused(self, key: ObjectKey, owner: int) -> int:
+        """Delete the object if nothing links to it, and so the copy of it that `owner` keeps.
 
-        Deleting is safe at any time, since whoever uses an object holds a link of its own.
-        Raises OSError.
+        Returns the bytes that this gave back. Deleting is safe at any time, since whoever uses an
+        object holds a link of its own. Raises OSError.
         """
-        return unlink_unused(key.path, self._store)
+        paths = (key.path, own_path(key.path, owner))
+        return sum(unlink_unused(path, self.store_fd) for path in paths)
+
+    def linked_by(self, key: ObjectKey, owner: int) -> tuple[bytes, os.stat_result] | None:
+        """Find the object that a layer of the user `owner` links to: its path, and its state.
+
+        None if there is none. Raises OSError.
+        """
+        path, found = key.path, None
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(path, dir_fd=self.store_fd, follow_symlinks=False)
+        if owner and (found is None or found.st_uid != owner):
+            with contextlib.suppress(FileNotFoundError):
+                own = own_path(path, owner)
+                return own, os.stat(own, dir_fd=self.store_fd, follow_symlinks=False)
+        return None if found is None else (path, found)
 
     def remove(self, key: ObjectKey) -> None:
         """Delete the object's name; links to it stay what they are. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(key.path, dir_fd=self._store)
+            os.unlink(key.path, dir_fd=self.store_fd)
 
-    def disown(self, name: bytes, dir_fd: int, before: os.stat_result) -> None:
-        """Give a file that was an object, and no longer is, back to its owner. Raises OSError.
-
-        If somebody linked the object meanwhile, the file is theirs, and a copy takes its place.
-        """
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
-        try:
-            if os.fstat(fd).st_nlink == 1:
-                return _restore(fd, before)
-            with _new_file(self._store) as new:
-                hashing.of_file(fd, copy_to=new)
-                _restore(new, before)
-                beside = name[:200] + b".cas-" + os.urandom(8).hex().encode()
-                source = f"/proc/self/fd/{new}"
-                os.link(source, beside, dst_dir_fd=dir_fd, follow_symlinks=True)
-                os.rename(beside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
-        finally:
-            os.close(fd)
-
-    def _copy(self, fd: int, data: bytes | None, key: ObjectKey, path: bytes) -> bool:
-        with _new_file(self._store) as new:
-            if data is not None:
-                hashing.write_all(new, data)
-            elif hashing.of_file(fd, copy_to=new)[0] != key.digest:
-                raise FileChanged(path)
-            os.fchmod(new, key.mode)
-            return self._publish(new, key)
-
-    def _adopt(self, fd: int, before: os.stat_result, key: ObjectKey, path: bytes) -> bool:
-        """Make the file open at `fd` the object itself, if nobody else can write into it."""
-        if before.st_nlink != 1 or before.st_uid != os.geteuid() or os.listxattr(fd):
-            return False
-        if before.st_dev != os.fstat(self._store).st_dev or _has_writer(fd):
-            return False
-        os.fchmod(fd, key.mode)
-        try:
-            _unchanged(fd, before, path)
-            os.utime(fd)
-            if self._publish(fd, key):
-                return True
-        except BaseException:
-            _restore(fd, before)
-            raise
-        _restore(fd, before)
-        return False
-
-    def _publish(self, fd: int, key: ObjectKey) -> bool:
+    def publish(self, fd: int, key: ObjectKey) -> bool:
         """Give an open file its name as an object; False if there was one already.
 
         link(2), not rename(2): a rename would replace an object that another process has found
@@ -218,28 +151,34 @@ class Objects:
         """
         source = f"/proc/self/fd/{fd}"
         try:
-            os.link(source, key.path, dst_dir_fd=self._store, follow_symlinks=True)
+            os.link(source, key.path, dst_dir_fd=self.store_fd, follow_symlinks=True)
         except FileExistsError:
             return False
         return True
 
-    def _renew(self, key: ObjectKey) -> None:
-        """Put a fresh copy in the place of an object that has all the links it can have.
+    def _copy_object(self, source: bytes, target: bytes, key: ObjectKey) -> None:
+        """Put a copy of the object at `source` in the place of what is at `target`.
 
-        The old file stays where it is linked. ext4 allows 65,000 links, and the empty file gets
-        there first. The copy keeps the time, which make(1) looks at.
+        It keeps the time, which make(1) looks at. Raises Overtaken, StoreDamaged, OSError.
         """
-        old = os.open(key.path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._store)
+        try:
+            old = os.open(source, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.store_fd)
+        except FileNotFoundError as error:
+            raise Overtaken from error
         try:
             found = os.fstat(old)
-            with scratch(self._store, "object") as work:
-                with _new_file(self._store) as new:
-                    hashing.of_file(old, copy_to=new)
+            with scratch(self.store_fd, "object") as work:
+                with unnamed_file(self.store_fd) as new:
+                    if hashing.of_file(old, copy_to=new)[0] != key.digest:
+                        raise StoreDamaged(
+                            f"the object {quoted(source)} is damaged",
+                            hint="`cas verify --repair` heals what can be healed",
+                        )
                     os.fchmod(new, key.mode)
                     os.utime(new, ns=(found.st_mtime_ns, found.st_mtime_ns))
-                    source = f"/proc/self/fd/{new}"
-                    os.link(source, b"copy", dst_dir_fd=work.fd, follow_symlinks=True)
-                os.rename(b"copy", key.path, src_dir_fd=work.fd, dst_dir_fd=self._store)
+                    made = f"/proc/self/fd/{new}"
+                    os.link(made, b"copy", dst_dir_fd=work.fd, follow_symlinks=True)
+                os.rename(b"copy", target, src_dir_fd=work.fd, dst_dir_fd=self.store_fd)
         finally:
             os.close(old)
 
@@ -254,55 +193,3 @@ def unlink_unused(path: bytes, dir_fd: int) -> int:
     except FileNotFoundError:
         return 0
     return disk_use(found)
-
-
-def _restore(fd: int, before: os.stat_result) -> None:
-    """Give an open file the mode and the time that it had `before`. Raises OSError."""
-    os.fchmod(fd, stat.S_IMODE(before.st_mode))
-    os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-@contextlib.contextmanager
-def _new_file(store_fd: int) -> Iterator[int]:
-    """A new file on the store's file system, without a name if that can be (open(2), O_TMPFILE).
-
-    It is gone at the end unless it was linked.
-    """
-    name = None
-    try:
-        fd = os.open("tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=store_fd)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
-            raise
-        name = temporary_path("object")
-        fd = locked_file(name, store_fd)
-    try:
-        yield fd
-    finally:
-        if name is not None:
-            os.unlink(name, dir_fd=store_fd)
-        os.close(fd)
-
-
-def _read(fd: int, size: int) -> bytes:
-    """Read up to one byte more than `size`, which shows a file that has grown."""
-    data = os.read(fd, size + 1)
-    while len(data) <= size and (more := os.read(fd, size + 1 - len(data))):
-        data += more
-    return data
-
-
-def _unchanged(fd: int, before: os.stat_result, path: bytes) -> None:
-    now = os.fstat(fd)
-    if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-        raise FileChanged(path)
-
-
-def _has_writer(fd: int) -> bool:
-    """Tell whether anybody has the file open for writing: fcntl(2) refuses a read lease then."""
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError:
-        return True
-    return False

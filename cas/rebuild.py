@@ -20,6 +20,7 @@ from cas.manifest import Digest, Kind, is_digest
 from cas.objects import Objects
 from cas.quoting import quoted
 from cas.scratch import scratch, temporary_path
+from cas.sharing import make_subdirectory
 from cas.signature import Signature
 
 _DATA = b"index/data.mdb"
@@ -62,7 +63,7 @@ def _rebuild(store: bytes, store_fd: int, work: bytes, work_fd: int) -> Rebuilt:
             except (StoreDamaged, OSError) as error:
                 why = error.message if isinstance(error, StoreDamaged) else error.strerror
                 lost.append(f"{signature}: {why}")
-    os.mkdir(b"index", 0o755, dir_fd=work_fd)
+    make_subdirectory(b"index", work_fd)
     os.close(os.open(b"lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=work_fd))
     index = Index(os.path.join(work, b"index"), os.path.join(work, b"lock"), create=True)
     with index.write() as writer:
@@ -74,7 +75,7 @@ def _rebuild(store: bytes, store_fd: int, work: bytes, work_fd: int) -> Rebuilt:
     with contextlib.suppress(FileNotFoundError):
         os.link(_DATA, aside, src_dir_fd=store_fd, dst_dir_fd=store_fd)
     with contextlib.suppress(FileExistsError):
-        os.mkdir(b"index", 0o755, dir_fd=store_fd)
+        make_subdirectory(b"index", store_fd)
     os.rename(_DATA, _DATA, src_dir_fd=work_fd, dst_dir_fd=store_fd)
     return Rebuilt(tuple(artifacts), tuple(lost))
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from cas import digest as hashing
 from cas import links
 from cas.contents import content_name, content_path
-from cas.dirs import reachable, walk
+from cas.dirs import opened, reachable, walk
 from cas.errors import StoreDamaged
 from cas.findings import FaultKind, Finding
 from cas.known import Known
 from cas.layers import node_of
-from cas.layout import layer_path
+from cas.layout import content_of, layer_path, own_path
 from cas.manifest import DIRECTORY, Digest, Manifest
 from cas.objects import Overtaken
 from cas.put import Storage
@@ -23,6 +23,7 @@ from cas.quoting import quoted
 from cas.rebuild import artifact_of
 from cas.removal import Removal
 from cas.scratch import scratch, temporary_path
+from cas.sharing import directory_mode
 from cas.signature import BadSignature, Signature
 
 _WHOLE_LAYER = (FaultKind.MANIFEST, FaultKind.LAYER, FaultKind.ENTRY)
@@ -61,7 +62,9 @@ class Repair:
 
     def _mode(self, found: Finding) -> Iterator[str]:
         _, node = self._node(found)
-        mode = 0o755 if node == DIRECTORY else 0o555 if node.startswith(b"x") else 0o444
+        with opened(b"layers", self._storage.fd) as layers:
+            of_directory = directory_mode(layers)
+        mode = of_directory if node == DIRECTORY else 0o555 if node.startswith(b"x") else 0o444
         with reachable(found.path, self._storage.fd) as (name, directory):
             os.chmod(name, mode, dir_fd=directory)  # by name: it may be that nobody may open it
         yield f"gave {quoted(found.path)} its mode {mode:04o}"
@@ -76,25 +79,33 @@ class Repair:
 
     def _content(self, found: Finding) -> Iterator[str]:
         """Take a damaged content's name away, and give it to an undamaged copy if there is one."""
+        name, paths = self._objects_of(found)
+        fd = self._storage.fd
+        for path in paths:
+            if self._is_good(path, name):
+                continue
+            aside = b"quarantine/" + os.path.basename(temporary_path("object")) + b"-" + name
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(path, aside, src_dir_fd=fd, dst_dir_fd=fd)
+                yield f"moved the damaged {quoted(path)} to {quoted(aside)}"
+        if not self._is_good(content_path(name), name):
+            yield from self._name_again(name, found.trees)
+
+    def _objects_of(self, found: Finding) -> tuple[bytes, list[bytes]]:
+        """Return the name of a damaged content, and the objects that may have it."""
         if found.path.startswith(b"objects/"):
-            name = found.path.removeprefix(b"objects/").replace(b"/", b"")
-        else:
-            name = content_name(self._node(found)[1])
-        path, fd = content_path(name), self._storage.fd
-        if self._is_good(path, name):
-            return
-        aside = b"quarantine/" + os.path.basename(temporary_path("object")) + b"-" + name
-        try:
-            os.rename(path, aside, src_dir_fd=fd, dst_dir_fd=fd)
-        except FileNotFoundError:
-            pass
-        else:
-            yield f"moved the damaged {quoted(path)} to {quoted(aside)}"
-        yield from self._name_again(name, found.trees)
+            return self._name(found), [found.path]
+        name = content_name(self._node(found)[1])
+        path = content_path(name)
+        with reachable(found.path, self._storage.fd) as (inside, directory):
+            owner = os.stat(inside, dir_fd=directory, follow_symlinks=False).st_uid
+        return name, [path, own_path(path, owner)]
+
+    def _name(self, found: Finding) -> bytes:
+        return content_of(found.path.removeprefix(b"objects/")) or b""
 
     def _object(self, found: Finding) -> Iterator[str]:
-        name = found.path.removeprefix(b"objects/").replace(b"/", b"")
-        yield from self._name_again(name, found.trees)
+        yield from self._name_again(self._name(found), found.trees)
 
     def _name_again(self, name: bytes, trees: Iterable[Digest]) -> Iterator[str]:
         """Link a content to its name from a layer that has it undamaged."""

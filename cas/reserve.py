@@ -6,6 +6,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from cas.sharing import share_new
+
 _NAME = b"reserve"
 _SIZE = 1 << 20
 _LOW = 8 * _SIZE
@@ -17,6 +19,7 @@ def keep_reserve(store_fd: int) -> None:
     with contextlib.suppress(OSError):
         fd = os.open(_NAME, flags, 0o644, dir_fd=store_fd)
         try:
+            share_new(fd, store_fd)
             os.posix_fallocate(fd, 0, _SIZE)
         finally:
             os.close(fd)

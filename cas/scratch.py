@@ -8,12 +8,26 @@ itself; `clear_dead` holds it exclusively.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cas.dirs import OPEN_DIRECTORY, opened, remove_tree
+from cas.errors import CasError
+from cas.quoting import quoted
+from cas.sharing import share_new
+
+
+class MayNotWrite(CasError):
+    """This user may not write to a store."""
+
+    def __init__(self, store: str | bytes) -> None:
+        super().__init__(
+            f"this user may not write to the store {quoted(store)}",
+            hint="its owner can let a group share it: `cas init --shared`",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +44,17 @@ def temporary_path(purpose: str) -> bytes:
 
 
 @contextlib.contextmanager
-def undisturbed(store_fd: int) -> Iterator[None]:
-    """Keep `clear_dead` away from what is in the making in `tmp/`. Raises OSError."""
+def undisturbed(store_fd: int) -> Iterator[int]:
+    """Keep `clear_dead` away from what is in the making in `tmp/`, which it opens.
+
+    Raises OSError, MayNotWrite.
+    """
     with opened(b"tmp", store_fd) as fd:
         fcntl.flock(fd, fcntl.LOCK_SH)
-        yield
+        try:
+            yield fd
+        except PermissionError as error:
+            raise MayNotWrite(os.readlink(f"/proc/self/fd/{store_fd}")) from error
 
 
 @contextlib.contextmanager
@@ -44,9 +64,10 @@ def scratch(store_fd: int, purpose: str) -> Iterator[Scratch]:
     Raises OSError.
     """
     path = temporary_path(purpose)
-    with undisturbed(store_fd):
+    with undisturbed(store_fd) as tmp:
         os.mkdir(path, 0o755, dir_fd=store_fd)
         fd = os.open(path, OPEN_DIRECTORY, dir_fd=store_fd)
+        share_new(fd, tmp)
         fcntl.flock(fd, fcntl.LOCK_EX)
     try:
         yield Scratch(fd, path)
@@ -61,10 +82,33 @@ def locked_file(path: bytes, store_fd: int) -> int:
     Raises OSError.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with undisturbed(store_fd):
+    with undisturbed(store_fd) as tmp:
         fd = os.open(path, flags, 0o644, dir_fd=store_fd)
+        share_new(fd, tmp)
         fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
+
+
+@contextlib.contextmanager
+def unnamed_file(store_fd: int) -> Iterator[int]:
+    """Make a file on the store's file system, without a name if that can be (open(2), O_TMPFILE).
+
+    It is gone at the end unless it was linked. Raises OSError.
+    """
+    name = None
+    try:
+        fd = os.open("tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=store_fd)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+            raise
+        name = temporary_path("object")
+        fd = locked_file(name, store_fd)
+    try:
+        yield fd
+    finally:
+        if name is not None:
+            os.unlink(name, dir_fd=store_fd)
+        os.close(fd)
 
 
 def replace_file(store: bytes, path: bytes, text: str, *, durable: bool = False) -> None:
@@ -74,11 +118,12 @@ def replace_file(store: bytes, path: bytes, text: str, *, durable: bool = False)
     failure too. Raises OSError; then the old one is there.
     """
     unfinished = temporary_path(path.split(b"/")[0].decode())
-    with opened(store) as store_fd, undisturbed(store_fd):
+    with opened(store) as store_fd, undisturbed(store_fd) as tmp:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         fd = os.open(unfinished, flags, 0o644, dir_fd=store_fd)
         try:
             with open(fd, "w") as file:
+                share_new(fd, tmp)
                 file.write(text)
                 if durable:
                     file.flush()

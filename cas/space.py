@@ -93,21 +93,18 @@ class Release:
     def _of_tree(self, tree: Digest) -> int:
         try:
             manifest = self._storage.layers.manifest(tree)
+            owner = os.stat(layer_path(tree), dir_fd=self._storage.fd).st_uid
         except (FileNotFoundError, StoreDamaged):
             return 0
-        freed = 0
-        for entry in manifest:
-            key = ObjectKey.of(entry)
-            if key is not None:
-                freed += self._unlinked(key.path)
-        return freed
+        keys = [key for entry in manifest if (key := ObjectKey.of(entry)) is not None]
+        return sum(self._unlinked(key, owner) for key in keys)
 
-    def _unlinked(self, path: bytes) -> int:
+    def _unlinked(self, key: ObjectKey, owner: int) -> int:
         """Take one link from an object; return its size if it was the last but its own name."""
-        try:
-            found = os.stat(path, dir_fd=self._storage.fd)
-        except FileNotFoundError:
+        linked = self._storage.objects.linked_by(key, owner)
+        if linked is None:
             return 0
+        path, found = linked
         left = self._links.get(path, found.st_nlink) - 1
         self._links[path] = left
         return found.st_blocks * 512 if left == 1 else 0

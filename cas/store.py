@@ -240,6 +240,15 @@ class Store(Closing):
         """Return the pins in the order of signatures. Raises StoreDamaged, OSError."""
         return self._pins.all()
 
+    def share(self, group: int) -> None:
+        """Let everybody in the group with this id put, use and collect here.
+
+        Raises InputRefused, OSError.
+        """
+        from cas.sharing import share
+
+        share(self.fd, group)
+
     def plan_gc(self, policy: Policy) -> GcPlan:
         """Work out what `gc` would remove. Raises OSError, StoreDamaged."""
         return self._collector.plan(self.artifacts(), policy)

@@ -13,7 +13,7 @@ from cas import links
 from cas.dirs import opened, remove, walk
 from cas.known import Known
 from cas.lastuse import TICK_NS
-from cas.layout import is_object_path
+from cas.layout import content_of
 from cas.leases import oldest_put_ns
 from cas.manifest import Digest, is_digest
 from cas.objects import unlink_unused
@@ -88,6 +88,6 @@ class Sweep:
         with opened(b"objects", self._storage.fd) as root:
             for node in walk(root, vanishing=True):
                 unused = node.stat.st_nlink == 1 and node.stat.st_mtime_ns < before
-                if unused and is_object_path(node.path):
+                if unused and content_of(node.path) is not None:
                     freed += unlink_unused(node.name, node.dir_fd)
         return freed

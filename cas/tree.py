@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from cas.artifact import Dropped
 from cas.dirs import DirCursor, Node, path_text, walk
 from cas.errors import CasError, InputRefused
+from cas.ingest import Ingested, disown, ingest
 from cas.manifest import DIRECTORY, Kind, Manifest, file_node, symlink_node
-from cas.objects import Ingested, Objects
+from cas.objects import Objects
 from cas.quoting import quoted
 
 _IRREGULAR = {
@@ -91,7 +92,7 @@ def _read_node(node: Node, root: bytes, objects: Objects, reading: Reading, *, m
     elif kind is Kind.SYMLINK:
         reading.nodes[node.path] = symlink_node(os.readlink(node.name, dir_fd=node.dir_fd))
     else:
-        done = objects.ingest(node.name, node.dir_fd, os.path.join(root, node.path), move=move)
+        done = ingest(objects, node.name, node.dir_fd, os.path.join(root, node.path), move=move)
         if done.new:
             reading.made[node.path] = done
         reading.stats[node.path] = done.stat
@@ -109,11 +110,11 @@ def undo(root_fd: int, objects: Objects, reading: Reading) -> None:
     with DirCursor(root_fd) as cursor:
         for path, done in sorted(reading.made.items()):
             if done.adopted is None:
-                objects.remove_unused(done.key)
+                objects.remove_unused(done.key, os.geteuid())
                 continue
             objects.remove(done.key)
             parent, _, name = path.rpartition(b"/")
-            objects.disown(name, cursor.at(parent), done.adopted)
+            disown(objects, name, cursor.at(parent), done.adopted)
 
 
 def consume(root: bytes, root_fd: int, reading: Reading) -> None:

@@ -17,7 +17,7 @@ from cas.errors import StoreDamaged
 from cas.findings import FaultKind, Finding
 from cas.lastuse import TICK_NS
 from cas.layercheck import LayerFile, compare
-from cas.layout import DIRECTORIES, FILES, artifact_path, is_object_path, layer_path, manifest_path
+from cas.layout import DIRECTORIES, FILES, artifact_path, content_of, layer_path, manifest_path
 from cas.manifest import BadManifest, Digest, Manifest, is_digest
 from cas.put import Storage
 from cas.signature import Signature
@@ -149,10 +149,10 @@ class Verification:
                 path, found = b"objects/" + node.path, node.stat
                 if stat.S_ISDIR(found.st_mode):
                     continue
-                if not is_object_path(node.path):
+                name = content_of(node.path)
+                if name is None:
                     yield Finding(FaultKind.STRAY, path, "is not the name of a content")
                     continue
-                name = node.path.replace(b"/", b"")
                 named.add(name)
                 known = self._contents.get(found.st_ino)
                 if known is None or known.name != name:

@@ -13,6 +13,7 @@ from cli.failure import report
 from cli.options import store_option
 
 _COMMANDS = {
+    "init": "init",
     "put": "put",
     "has": "show",
     "ls": "show",

@@ -131,10 +131,11 @@ def _place(
     try:
         place(source, source_fd, name, dir_fd)
     except OSError as error:
-        if error.errno == errno.EMLINK:  # of this file alone: 65,000 links on ext4
-            return _copied(source, source_fd, name, dir_fd)
         if first and error.errno in _NO_LINKS:
             raise StrategyRefused(_NO_LINKS[error.errno]) from error
+        # Of this file alone: 65,000 links on ext4; another user's (proc(5), protected_hardlinks).
+        if error.errno in (errno.EMLINK, errno.EPERM):
+            return _copied(source, source_fd, name, dir_fd)
         raise
 
 
@@ -151,7 +152,7 @@ def _copied(source: bytes, source_fd: int, name: bytes, dir_fd: int) -> None:
         new = os.open(name, flags, 0o600, dir_fd=dir_fd)
         try:
             _transfer(old, new, found.st_size)
-            os.fchmod(new, stat.S_IMODE(found.st_mode))
+            os.fchmod(new, found.st_mode & 0o555)
             os.utime(new, ns=(found.st_mtime_ns, found.st_mtime_ns))
         finally:
             os.close(new)

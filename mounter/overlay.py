@@ -60,6 +60,8 @@ def make_overlay(plan: Plan, source: str = "cas", upper: Upper | None = None) ->
     Raises StrategyRefused with the kernel's reason, TooOld, StoreDamaged if a layer is missing.
     """
     _refuse_many(plan)
+    if upper is not None:
+        _refuse_unknown_owners(plan)
     try:
         fd = syscalls.fsopen(b"overlay")
     except OSError as error:
@@ -104,6 +106,27 @@ def _refuse_many(plan: Plan) -> None:
         raise StrategyRefused(
             f"overlayfs takes {MOST_LAYERS} layers at most, and these are {len(plan.layers)}"
         )
+
+
+def _refuse_unknown_owners(plan: Plan) -> None:
+    """Refuse to mount for changes what could not be changed.
+
+    overlayfs copies a file with its owner before the first change; an owner that this user
+    namespace does not know makes that fail (EOVERFLOW), and stat(2) shows it as the overflow id
+    (user_namespaces(7)).
+    """
+    unknown = [_number("/proc/sys/kernel/overflowuid"), _number("/proc/sys/kernel/overflowgid")]
+    for layer in plan.overlay_layers():
+        found = os.stat(layer)
+        if found.st_uid == unknown[0] or found.st_gid == unknown[1]:
+            raise StrategyRefused(
+                f"{quoted(layer)} could not be changed: its user or group is not known in here"
+            )
+
+
+def _number(path: str) -> int:
+    with open(path) as file:
+        return int(file.read())
 
 
 def _set(fd: int, key: bytes, value: bytes) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import mounter
 from cas.composition import Composition
 from cas.digest import of_bytes
-from cas.layout import object_path
+from cas.layout import content_of
 from cas.store import Store
 
 CAS = os.path.join(os.path.dirname(sys.executable), "cas")
@@ -28,17 +28,18 @@ Tree = dict[bytes, tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Cas:
-    """Runs the `cas` command with a store, in a directory, as a separate process."""
+    """Runs the `cas` command with a store, in a directory, as a process (of `wrapper`, if any)."""
 
     store: Path
     directory: Path
+    wrapper: tuple[str, ...] = ()
 
     def __call__(
         self, *arguments: str | bytes | Path, code: int = 0, input: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run it; its exit code has to be `code`, and no traceback may show."""
         done = subprocess.run(
-            [CAS, "--store", self.store, *arguments],
+            [*self.wrapper, CAS, "--store", self.store, *arguments],
             cwd=self.directory,
             capture_output=True,
             encoding="utf-8",
@@ -77,8 +78,8 @@ def make(root: Path, files: Mapping[str, str | None]) -> Path:
 def killed(cas: Cas, *arguments: str, call: str, number: int) -> bool:
     """Run a command, and kill it at its `number`th system call of a kind; tell whether it was."""
     inject = f"inject={call}:signal=SIGKILL:when={number}"
-    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject,
-               CAS, "--store", str(cas.store), *arguments]  # fmt: skip
+    command = [*cas.wrapper, "strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}",
+               "-e", inject, CAS, "--store", str(cas.store), *arguments]  # fmt: skip
     done = subprocess.run(command, cwd=cas.directory, capture_output=True, check=False)
     assert done.returncode in (0, -9, 137), done.stderr
     return done.returncode != 0
@@ -116,13 +117,15 @@ def tidy(store: Path) -> None:
         artifacts = opened.artifacts()
         trees = {artifact.tree for artifact in artifacts}
         contents = {
-            object_path(entry.digest, executable=entry.executable)
+            entry.digest.encode() + (b".x" if entry.executable else b"")
             for artifact in artifacts
             for entry in opened.manifest(artifact)
             if entry.digest
         }
     assert set(os.listdir(store / "layers")) == set(os.listdir(store / "manifests")) == trees
-    assert {os.path.relpath(path, os.fsencode(store)) for path in objects_of(store)} == contents
+    objects = os.path.join(os.fsencode(store), b"objects")
+    assert {content_of(os.path.relpath(p, objects)) for p in objects_of(store)} == contents
+    assert all(os.stat(path).st_nlink > 1 for path in objects_of(store))
     links = {f"{path.parent.name}:{path.name}" for path in (store / "artifacts").glob("*/*")}
     assert links == {str(artifact.signature) for artifact in artifacts}
     assert {path.name for path in (store / "artifacts").iterdir()} == {
