@@ -218,6 +218,19 @@ def _removing(
     return fd, name, entries
 
 
+def attributes(path: bytes | int) -> list[str]:
+    """Return the names of the extended attributes of what is at a path, or open (listxattr(2)).
+
+    A file system that knows of none has none. Raises OSError.
+    """
+    try:
+        return os.listxattr(path, follow_symlinks=isinstance(path, int))
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return []
+
+
 def path_text(path: bytes, root: bytes) -> str:
     """Return a path below `root` as text for a message."""
     return quoted(root.rstrip(b"/") + b"/" + path)

@@ -6,6 +6,7 @@ import os
 
 from cas.dirs import opened
 from cas.errors import CasError, InputRefused, StoreDamaged
+from cas.filesystems import refuse_network
 from cas.index import Index
 from cas.layout import DIRECTORIES, FILES, FORMAT
 from cas.quoting import quoted
@@ -32,6 +33,7 @@ def make_store(path: bytes) -> None:
 
     Raises InputRefused, OSError.
     """
+    refuse_network(path)
     os.makedirs(path, exist_ok=True)
     foreign = {os.fsdecode(name) for name in os.listdir(path)} - {*DIRECTORIES, *FILES}
     if foreign:
@@ -53,10 +55,11 @@ def make_store(path: bytes) -> None:
 
 
 def check_format(path: bytes) -> None:
-    """Refuse a directory that is no store, or one of a later format.
+    """Refuse a directory that is no store, or one of a later format, or of several machines.
 
-    Raises StoreDamaged, StoreTooNew, OSError.
+    Raises StoreDamaged, StoreTooNew, InputRefused, OSError.
     """
+    refuse_network(path)
     with open(os.path.join(path, b"format"), "rb") as file:
         line = file.read(200).decode(errors="replace").rstrip("\n")
     magic, _, version = FORMAT.rpartition(" ")

@@ -8,6 +8,7 @@ import stat
 from dataclasses import dataclass
 
 from cas import digest as hashing
+from cas.dirs import attributes
 from cas.errors import InputRefused
 from cas.objects import ObjectKey, Objects
 from cas.quoting import quoted
@@ -105,7 +106,7 @@ def _copy(objects: Objects, fd: int, data: bytes | None, key: ObjectKey, path: b
 
 def _adopt(objects: Objects, fd: int, before: os.stat_result, key: ObjectKey, path: bytes) -> bool:
     """Make the file open at `fd` the object itself, if nobody else can write into it."""
-    if before.st_nlink != 1 or before.st_uid != os.geteuid() or os.listxattr(fd):
+    if before.st_nlink != 1 or before.st_uid != os.geteuid() or attributes(fd):
         return False
     if before.st_dev != os.fstat(objects.store_fd).st_dev or _has_writer(fd):
         return False

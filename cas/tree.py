@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass, field
 
 from cas.artifact import Dropped
-from cas.dirs import DirCursor, Node, path_text, walk
+from cas.dirs import DirCursor, Node, attributes, path_text, walk
 from cas.errors import CasError, InputRefused
 from cas.ingest import Ingested, disown, ingest
 from cas.manifest import DIRECTORY, Kind, Manifest, file_node, symlink_node
@@ -73,7 +73,7 @@ def read_tree(root: bytes, root_fd: int, objects: Objects, reading: Reading, *, 
     The caller undoes (`undo`) what was done when this raises: CasError (what cannot be read or
     written, by path), InputRefused, TooDeep, OSError.
     """
-    _check_xattrs(os.listxattr(root_fd), root, b"")
+    _check_xattrs(attributes(root_fd), root, b"")
     for node in walk(root_fd):
         try:
             _read_node(node, root, objects, reading, move=move)
@@ -169,7 +169,7 @@ def _kind(node: Node, root: bytes) -> Kind:
 def _note_losses(node: Node, root: bytes, reading: Reading) -> None:
     # Not by descriptor: opening a file to ask would cost as much again as reading it.
     where = f"/proc/self/fd/{node.dir_fd}/".encode() + node.name
-    names = os.listxattr(where, follow_symlinks=False)
+    names = attributes(where)
     if names:
         _check_xattrs(names, root, node.path)
         reading.xattrs += bool(set(names) - _UNREMARKABLE)
