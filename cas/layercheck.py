@@ -55,7 +55,11 @@ def compare(layer_fd: int, manifest: Manifest) -> Iterator[Fault | LayerFile]:
             continue
         mode = found.stat.st_mode
         if stat.S_ISREG(mode) and wanted[:1] in (b"f", b"x"):
-            yield from _compare_file(found, wanted, built_ns)
+            size = int(wanted.split(b" ", 2)[1])
+            right = stat.S_IFREG | (0o555 if wanted.startswith(b"x") else 0o444)
+            if (found.stat.st_size, mode) != (size, right) or found.stat.st_mtime_ns > built_ns:
+                yield from _file_faults(found, size, stat.S_IMODE(right), built_ns)
+            yield LayerFile(found, wanted)
         elif _node(found) != wanted:
             yield Fault(FaultKind.ENTRY, found.path, "is not what was stored")
         elif stat.S_ISDIR(mode) and stat.S_IMODE(mode) != mode_of_directories:
@@ -64,17 +68,14 @@ def compare(layer_fd: int, manifest: Manifest) -> Iterator[Fault | LayerFile]:
         yield Fault(FaultKind.ENTRY, path, "is missing")
 
 
-def _compare_file(found: Node, wanted: bytes, built_ns: int) -> Iterator[Fault | LayerFile]:
-    size = int(wanted.split(b" ")[1])
+def _file_faults(found: Node, size: int, mode: int, built_ns: int) -> Iterator[Fault]:
     if found.stat.st_size != size:
         what = f"has {found.stat.st_size} bytes, not {size}"
         yield Fault(FaultKind.CONTENT, found.path, what)
     elif found.stat.st_mtime_ns > built_ns:
         yield Fault(FaultKind.WRITTEN, found.path, "was written to after it was stored")
-    mode = 0o555 if wanted.startswith(b"x") else 0o444
     if stat.S_IMODE(found.stat.st_mode) != mode:
         yield _mode(found, mode)
-    yield LayerFile(found, wanted)
 
 
 def _mode(found: Node, mode: int) -> Fault:
