@@ -50,8 +50,9 @@ class Node:
 def walk(root_fd: int, *, vanishing: bool = False) -> Iterator[Node]:
     """Yield every path below the directory `root_fd` (borrowed), a directory before its content.
 
-    With `vanishing`, what others delete meanwhile is passed over. Raises OSError and TooDeep. One
-    descriptor is open for each level of depth.
+    With `vanishing`, what others delete meanwhile is passed over, and directories that this user
+    may not read, as one that another has made just now. Raises OSError and TooDeep. One descriptor
+    is open for each level of depth.
     """
     stack: list[tuple[int, bytes, Iterator[os.DirEntry[str]]]] = []
     try:
@@ -70,7 +71,7 @@ def walk(root_fd: int, *, vanishing: bool = False) -> Iterator[Node]:
                 if stat.S_ISDIR(node.stat.st_mode):
                     child = _open_child(fd, name, node.path)
                     stack.append(_opened(child, node.path + b"/"))
-            except FileNotFoundError:
+            except (FileNotFoundError, PermissionError):
                 if not vanishing:
                     raise
     finally:

@@ -21,11 +21,16 @@ from cas.signature import BadSignature, Signature
 
 
 def make(store_fd: int, artifact: Artifact, work: Scratch) -> None:
-    """Make an artifact's link, in the place of an older one. Raises OSError."""
+    """Make an artifact's link, in the place of an older one.
+
+    Called under the store's exclusive lock. Raises OSError.
+    """
     path = artifact_path(artifact.signature)
     os.symlink(b"../../" + layer_path(artifact.tree), b"link", dir_fd=work.fd)
-    with opened(b"artifacts", store_fd) as artifacts, contextlib.suppress(FileExistsError):
-        make_subdirectory(os.fsencode(artifact.signature.recipe), artifacts)
+    recipe = os.path.dirname(path)
+    if not os.access(recipe, os.F_OK, dir_fd=store_fd):
+        make_subdirectory(b"recipe", work.fd)
+        os.rename(b"recipe", recipe, src_dir_fd=work.fd, dst_dir_fd=store_fd)
     os.rename(b"link", path, src_dir_fd=work.fd, dst_dir_fd=store_fd)
 
 

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -152,10 +153,15 @@ def may_live(record: MountRecord) -> bool:
     """Tell whether a record may stand for something that is there.
 
     A kernel mount ends with the boot that made it; one of another namespace cannot be seen. A
-    linked tree lasts as long as its directory.
+    linked tree lasts as long as its directory, which another user may keep from being seen.
     """
     if record.strategy != "overlay":
-        return os.path.isdir(record.target)
+        try:
+            return stat.S_ISDIR(os.stat(record.target).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except PermissionError:
+            return True
     if record.boot_id != boot_id():
         return False
     if record.namespace != mount_namespace():

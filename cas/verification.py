@@ -61,6 +61,7 @@ class Verification:
         self._contents: dict[int, Content] = {}
         self._doubtful: list[Content] = []
         self._links: Counter[int] = Counter()  # by inode number: how many the store made,
+        self._all_counted = True  # but for what is in directories that this user may not read
         self._had: dict[int, int] = {}  # and how many there are; 0 if that changes just now
 
     def run(self, *, quick: bool, progress: Progress) -> Iterator[Finding]:
@@ -167,14 +168,12 @@ class Verification:
                 yield self._of(FaultKind.OBJECT, content_path(content.name), what, content.tree)
 
     def _object(self, name: bytes, path: bytes, entry: os.DirEntry[str]) -> Iterator[Finding]:
-        inode = entry.inode()
-        known = self._contents.get(inode)
+        found = entry.stat(follow_symlinks=False)  # after all links were counted
+        known = self._contents.get(found.st_ino)
         if known is None or known.name != name:
-            found = entry.stat(follow_symlinks=False)
-            self._had[inode] = self._links_of(found)
             self._doubtful.append(Content(name, path, found.st_size))
-        extra = self._had[inode] - 1 - self._links[inode]
-        if extra > 0:
+        extra = self._links_of(found) - 1 - self._links[found.st_ino]
+        if extra > 0 and self._all_counted:
             what = f"has {extra} more links than the store made"
             yield self._of(FaultKind.LINKS, path, what, *self._users(name))
 
@@ -200,10 +199,15 @@ class Verification:
                         self._count_links(os.fsencode(place or ""))
 
     def _count_links(self, place: bytes) -> None:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), opened(place) as fd:
-            for node in walk(fd, vanishing=True):
-                if stat.S_ISREG(node.stat.st_mode):
-                    self._links[node.stat.st_ino] += 1
+        try:
+            with opened(place) as fd:
+                for node in walk(fd, vanishing=True):
+                    if stat.S_ISREG(node.stat.st_mode):
+                        self._links[node.stat.st_ino] += 1
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except PermissionError:
+            self._all_counted = False
 
     def _strays(self) -> Iterator[Finding]:
         """Look for what is not the name of anything, and for links without a record."""

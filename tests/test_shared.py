@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import random
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cas.policy import Policy
 from cas.store import Store
+from tests.stress import RECIPES, tree_of
 from tests.support import ROOT, Cas, disk_of, killed, make, objects_of, snapshot, sound, tidy
-from tests.users import as_user
+from tests.users import PROJECT, as_user
 
 pytestmark = pytest.mark.skipif(not ROOT, reason="only root can be several users")
 
@@ -207,3 +211,44 @@ def test_sysroot_of_anothers_files_can_be_written_to(ann: Cas, bob: Cas, place: 
     with Store(ann.store) as store:
         assert store.plan_gc(Policy()) is not None
     sound(ann.store)
+
+
+def test_sysroot_that_another_may_not_look_into_is_in_use(ann: Cas, bob: Cas, place: Path) -> None:
+    tree = _contents(place / "1", "a")
+    ann("put", "a:t:12345678", tree)
+    (place / "private").mkdir(mode=0o700)
+    os.chown(place / "private", 4242, 4242)
+    ann("mount", "private/target", "a")
+
+    bob("verify")
+    bob("gc", "--max-age=0s", "--grace=0s")
+    assert [mount["state"] for mount in bob.json("mounts")] == ["alive"]
+    assert "in use" in bob("rm", "a", code=7).stderr
+    assert snapshot(place / "private/target") == snapshot(tree)
+    ann("umount", "private/target")
+    bob("rm", "a")
+    tidy(ann.store)
+
+
+def test_two_users_can_do_everything_at_once(ann: Cas, bob: Cas, place: Path) -> None:
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    for number in range(RECIPES):
+        tree_of(place / "trees", number)
+    worker = ["env", f"PYTHONPATH={PROJECT}", sys.executable, "-m", "tests.stress"]
+    workers = [
+        subprocess.Popen(
+            [*user.wrapper, *worker, str(seed + number), "25", str(ann.store), str(place)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, user in enumerate((ann, bob, ann, bob))
+    ]
+    errors = [worker.communicate()[1] for worker in workers]
+
+    assert [worker.returncode for worker in workers] == [0] * 4, "\n".join(errors)
+    bob("gc")
+    sound(ann.store)
+    ann("gc", "--max-age=0s", "--grace=0s")
+    tidy(ann.store)
+    assert objects_of(ann.store) == []
