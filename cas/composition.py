@@ -48,7 +48,7 @@ def find_conflicts(artifacts: Sequence[Artifact], layers: Layers, known: Known) 
     trees = distinct(artifact.tree for artifact in artifacts)
     overlaps = known.overlaps(trees) if len(trees) > 1 else []
     if overlaps is None:
-        overlaps = find_overlaps([layers.manifest(tree) for tree in trees])
+        overlaps = find_overlaps([layers.manifest(tree, to_compare=True) for tree in trees])
         known.keep_overlaps(trees, overlaps)
     by_tree: dict[Digest, Signature] = {a.tree: a.signature for a in artifacts}
     names = [by_tree[tree] for tree in trees]

@@ -17,6 +17,7 @@ from cas.dirs import (
     opened,
     remove_tree,
 )
+from cas.documents import read_file
 from cas.findings import FaultKind
 from cas.layercheck import LayerFile, compare
 from cas.layout import layer_path, manifest_path
@@ -50,9 +51,12 @@ class Layers:
             for path in (layer_path(tree), manifest_path(tree))
         )
 
-    def manifest(self, tree: Digest) -> Manifest:
-        """Read a tree's manifest. Raises OSError, and BadManifest if it is not that tree's."""
-        return read_manifest(tree, self._store)
+    def manifest(self, tree: Digest, *, to_compare: bool = False) -> Manifest:
+        """Read a tree's manifest, with `to_compare` one that is good for nothing else.
+
+        Raises OSError, and BadManifest if it is not that tree's.
+        """
+        return read_manifest(tree, self._store, to_compare=to_compare)
 
     def build(self, manifest: Manifest, scratch: Scratch) -> None:
         """Make the layer and the canonical manifest as `layer` and `manifest` in `scratch`.
@@ -172,15 +176,18 @@ def overhead(manifest: Manifest, layer: bytes, file: bytes, dir_fd: int) -> int:
     return taken
 
 
-def read_manifest(tree: Digest, dir_fd: int, path: bytes | None = None) -> Manifest:
+def read_manifest(
+    tree: Digest, dir_fd: int, path: bytes | None = None, *, to_compare: bool = False
+) -> Manifest:
     """Read the manifest of `tree` from the store open at `dir_fd`, or from `path` in it.
 
     Raises OSError, and BadManifest if it is not that tree's.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(path or manifest_path(tree), flags, dir_fd=dir_fd), "rb") as file:
-        data = file.read()
-    return hashing.verified_manifest(data, tree)
+    try:
+        data = read_file(path or manifest_path(tree), dir_fd)
+    except ValueError as error:
+        raise BadManifest(str(error)) from error
+    return hashing.verified_manifest(data, tree, to_compare=to_compare)
 
 
 def node_of(found: Node) -> bytes | None:

@@ -16,7 +16,8 @@ Digest = NewType("Digest", str)
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 MAGIC = b"sysroot-cas manifest 1"
-_NODE = re.compile(rb"d|[fx] (?:0|[1-9][0-9]{0,18}) [0-9a-f]{64}|l [^\0]{1,4095}", re.DOTALL)
+_SIZE = rb"0|[1-9][0-9]{0,17}|[1-8][0-9]{18}"  # what fits into the kernel's 63 bits
+_NODE = re.compile(rb"d|[fx] (?:%s) [0-9a-f]{64}|l [^\0]{1,4095}" % _SIZE, re.DOTALL)
 
 DIRECTORY = b"d"
 """The node of a directory. See `docs/format.md` for nodes."""
@@ -112,9 +113,10 @@ class Manifest:
 
     @classmethod
     def of_own(cls, data: bytes) -> Manifest:
-        """Read canonical bytes that are known to be those of `encode`, by their digest.
+        """Read bytes whose digest says that they are those of `encode`, to compare them only.
 
-        They are looked at no further, which takes a fifth of the time. Raises BadManifest.
+        They are looked at no further, which takes a fifth of the time: paths and nodes may be
+        anything where the digest itself is a liar's. Raises BadManifest.
         """
         return cls(_split(data))
 
