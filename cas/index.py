@@ -32,6 +32,14 @@ _HINT = "`cas rebuild-index` makes it again from the store"
 _DATABASES = (b"artifacts", b"hashes", b"trees")
 
 
+def signature_of(key: bytes) -> Signature:
+    """Return the signature that is a key of the index. Raises StoreDamaged."""
+    try:
+        return Signature.parse(key.decode())
+    except (BadSignature, UnicodeDecodeError) as error:
+        raise StoreDamaged(f"the index names {quoted(key)}, no signature", hint=_HINT) from error
+
+
 class IndexUnavailable(CasError):
     """The index cannot be written or read for a reason outside of it, such as a full disk."""
 
@@ -53,14 +61,14 @@ class Reader:
         return [(bytes(key), bytes(data)) for key, data in self._txn.cursor(self._artifacts)]
 
     def signatures(self) -> set[Signature]:
-        """Return the signatures of all artifacts. Raises BadSignature."""
+        """Return the signatures of all artifacts. Raises StoreDamaged."""
         keys = self._txn.cursor(self._artifacts).iternext(keys=True, values=False)
-        return {Signature.parse(bytes(key).decode()) for key in keys}
+        return {signature_of(bytes(key)) for key in keys}
 
     def trees(self) -> set[str]:
         """Return the trees of all artifacts."""
         keys = self._txn.cursor(self._trees).iternext(keys=True, values=False)
-        return {bytes(key).split(b"\0")[0].decode() for key in keys}
+        return {bytes(key).partition(b"\0")[0].decode(errors="replace") for key in keys}
 
     def is_consistent(self) -> bool:
         """Tell whether what is found by hash or tree is what is recorded. Raises StoreDamaged."""
@@ -86,17 +94,20 @@ class Reader:
                 pass
 
     def like(self, abbreviation: str) -> list[Signature]:
-        """Return the signatures that begin with the first or end near the last field given."""
+        """Return the signatures that begin with the first or end near the last field given.
+
+        Raises StoreDamaged.
+        """
         first, last = abbreviation.split(":")[0], abbreviation.split(":")[-1]
-        found = {Signature.parse(key.decode()) for key in self._range(self._artifacts, first + ":")}
+        found = {signature_of(key) for key in self._range(self._artifacts, first + ":")}
         for key in self._range(self._hashes, last):
-            found.add(Signature.parse(key.split(b"\0")[1].decode()))
+            found.add(signature_of(key.partition(b"\0")[2]))
         return sorted(found, key=str)
 
     def of_tree(self, tree: Digest) -> list[Artifact]:
         """Return the artifacts that are this tree. Raises StoreDamaged."""
-        keys = [key.split(b"\0")[1].decode() for key in self._range(self._trees, tree + "\0")]
-        found = (self.get(Signature.parse(key)) for key in keys)
+        keys = [key.partition(b"\0")[2] for key in self._range(self._trees, tree + "\0")]
+        found = (self.get(signature_of(key)) for key in keys)
         return [artifact for artifact in found if artifact is not None]
 
     def _range(self, database: lmdb._Database, prefix: str) -> Iterator[bytes]:

@@ -18,7 +18,7 @@ from cas.conflicts import ConflictPolicy
 from cas.dirs import OPEN_DIRECTORY
 from cas.errors import InputRefused, InUse
 from cas.format import NoStore, check_format, make_store
-from cas.index import Index, Writer
+from cas.index import Index, Writer, signature_of
 from cas.known import Known
 from cas.layers import Layers
 from cas.layout import layer_path
@@ -130,7 +130,7 @@ class Store(Closing):
         """Return every artifact, in the order of signatures. Raises StoreDamaged."""
         with self._index.read() as reader:
             records = reader.records()
-        return [Artifact.decode(Signature.parse(key.decode()), data) for key, data in records]
+        return [Artifact.decode(signature_of(key), data) for key, data in records]
 
     def manifest(self, artifact: Artifact) -> Manifest:
         """Return what an artifact consists of. Raises BadManifest, OSError."""

@@ -9,9 +9,9 @@ from dataclasses import replace
 from cas.artifact import Artifact
 from cas.boot import boot_id
 from cas.errors import CasError
+from cas.index import signature_of
 from cas.put import Storage
 from cas.quoting import quoted
-from cas.signature import Signature
 
 _BATCH = 1000
 """How many records are marked under one lock."""
@@ -26,7 +26,7 @@ def sync(storage: Storage) -> int:
     with storage.index.read() as reader:
         records = reader.records()
     this_boot = boot_id()
-    found = (Artifact.decode(Signature.parse(key.decode()), data) for key, data in records)
+    found = (Artifact.decode(signature_of(key), data) for key, data in records)
     unsafe = [artifact for artifact in found if artifact.boot_id == this_boot]
     done = subprocess.run(
         ["sync", "--file-system", os.fsdecode(storage.path)],
