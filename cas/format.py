@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from cas.dirs import opened
 from cas.errors import CasError, InputRefused, StoreDamaged
@@ -12,6 +13,8 @@ from cas.layout import DIRECTORIES, FILES, FORMAT
 from cas.quoting import quoted
 from cas.reserve import keep_reserve
 from cas.scratch import replace_file
+
+_FILES = (*FILES, "index/data.mdb")
 
 
 class NoStore(CasError):
@@ -60,6 +63,7 @@ def check_format(path: bytes) -> None:
     Raises StoreDamaged, StoreTooNew, InputRefused, OSError.
     """
     refuse_network(path)
+    _check_kinds(path)
     with open(os.path.join(path, b"format"), "rb") as file:
         line = file.read(200).decode(errors="replace").rstrip("\n")
     magic, _, version = FORMAT.rpartition(" ")
@@ -71,3 +75,18 @@ def check_format(path: bytes) -> None:
             f"the store {quoted(path)} has format {found}; this cas knows formats up to {version}",
             hint="use a newer cas, or another store",
         )
+
+
+def _check_kinds(path: bytes) -> None:
+    """Refuse what a link would lead out of, or a FIFO would wait for. Raises StoreDamaged."""
+    kinds = ((DIRECTORIES, stat.S_ISDIR, "directory"), (_FILES, stat.S_ISREG, "regular file"))
+    for names, is_right, what in kinds:
+        for name in names:
+            place = os.path.join(path, name.encode())
+            try:
+                mode = os.lstat(place).st_mode
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # told of where it is needed
+            if not is_right(mode):
+                hint = "no command makes that: look who did, and what else is changed"
+                raise StoreDamaged(f"{quoted(place)} is no {what}", hint=hint)

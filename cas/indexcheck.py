@@ -6,19 +6,25 @@ to know lets another process read it.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
 
 from cas.errors import CasError
+from cas.format import check_format
 from cas.index import Index
 
 
 def index_damage(store: str) -> str | None:
     """Return what is wrong with the index of the store at a path, as text; None if it can be read.
 
-    Records are not looked at. Raises OSError.
+    Records are not looked at. Raises StoreDamaged (what is there is no store's, and not to be
+    read as one), OSError.
     """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # told of by who opens it
+        check_format(os.fsencode(store))
     done = subprocess.run(
         [sys.executable, "-m", "cas.indexcheck", store], capture_output=True, text=True, check=False
     )
