@@ -6,6 +6,7 @@ import json
 import zlib
 from dataclasses import dataclass
 
+from cas.documents import fits, parse, record_of
 from cas.errors import StoreDamaged
 from cas.manifest import Digest
 from cas.signature import Signature
@@ -66,9 +67,11 @@ class Artifact:
         if checksum != _checksum(signature, data):
             raise StoreDamaged(f"the record of {signature} is damaged", hint=_HINT)
         try:
-            record = json.loads(data)
-            dropped = Dropped(*record.pop("dropped"))
-            return cls(signature=signature, dropped=dropped, **record)
+            record = parse(data)
+            dropped = record.pop("dropped")
+            if not fits(dropped, list[int]):
+                raise ValueError("what was dropped is no list of numbers")
+            return record_of(cls, record, signature=signature, dropped=Dropped(*dropped))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             what = f"the record of {signature} makes no sense: {error}"
             raise StoreDamaged(what, hint=_HINT) from error

@@ -6,6 +6,7 @@ import json
 import os
 import time
 
+from cas.documents import fits, parse, read_file
 from cas.scratch import replace_file
 
 _MARK = b"boot"
@@ -26,14 +27,13 @@ def contents_since_ns(store: bytes) -> int:
     """
     path = os.path.join(store, _MARK)
     try:
-        with open(path) as file:
-            boot, since = json.load(file)
-        if boot == boot_id() and isinstance(since, int):
-            return since
+        boot, since = parse(read_file(path))
+        if boot == boot_id() and fits(since, int):
+            return int(since)
     except (FileNotFoundError, ValueError, TypeError):
         pass  # the first one in a store, or cut by a power failure
     objects = os.path.join(store, b"objects")
     times = [os.stat(os.path.join(objects, name)).st_mtime_ns for name in os.listdir(objects)]
-    since = max(time.time_ns(), *times)
+    since = max([time.time_ns(), *times])
     replace_file(store, _MARK, json.dumps([boot_id(), since]))
     return since

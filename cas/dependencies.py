@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cas.compose import Wanted
+from cas.documents import parse
 from cas.errors import InputRefused
 from cas.signature import Signature
 
@@ -33,7 +34,7 @@ def read_dependencies(text: str) -> list[str]:
         lines = [line.strip() for line in text.splitlines()]
         return [line for line in lines if line and not line.startswith("#")]
     try:
-        entries = json.loads(text)
+        entries = parse(text)
         if not isinstance(entries, list):
             raise ValueError("it is JSON, but no list")
         return [_entry(entry) for entry in entries]

@@ -16,6 +16,7 @@ from typing import Any
 from cas import digest as hashing
 from cas.conflicts import Overlap
 from cas.dirs import disk_use
+from cas.documents import fits, parse, read_file
 from cas.lastuse import note_use
 from cas.manifest import Digest
 from cas.scratch import MayNotWrite, replace_file
@@ -41,11 +42,9 @@ class Known:
         with contextlib.suppress(OSError, ValueError, TypeError):
             name = self._name("overlaps", trees)
             _, *rows = self._read(name)
+            overlaps = [_overlap(len(trees), *row) for row in rows]
             note_use(self._path(name))
-            return [
-                Overlap(os.fsencode(path), winner, tuple(hidden), directory)
-                for path, winner, hidden, directory in rows
-            ]
+            return overlaps
         return None
 
     def keep_overlaps(self, trees: Sequence[Digest], overlaps: Sequence[Overlap]) -> None:
@@ -87,7 +86,8 @@ class Known:
 
     def _are_of(self, name: bytes, there: set[str]) -> bool:
         with contextlib.suppress(OSError, ValueError, TypeError):
-            return there.issuperset(self._read(name)[0])
+            trees, *_ = self._read(name)
+            return there.issuperset(trees)
         return False
 
     def merged(self, parts: Sequence[Digest]) -> Merged | None:
@@ -116,7 +116,9 @@ class Known:
     def _merged(self, name: bytes) -> Merged | None:
         with contextlib.suppress(OSError, ValueError, TypeError):
             boot, tree, *parts = self._read(name)
-            return Merged(Digest(tree), tuple(map(Digest, parts)), boot)
+            if fits(boot, str) and fits([tree, *parts], list[Digest]):
+                merged = Merged(tree, tuple(parts), boot)
+                return merged if self._name("merged", merged.parts) == name else None
         return None
 
     def _name(self, kind: str, trees: Sequence[Digest]) -> bytes:
@@ -126,14 +128,22 @@ class Known:
         return os.path.join(self._store, b"known", name)
 
     def _read(self, name: bytes) -> list[Any]:
-        with open(self._path(name), "rb") as file:
-            content = json.load(file)
+        content = parse(read_file(self._path(name)))
         if not isinstance(content, list):
             raise ValueError(content)
         return content
 
     def _write(self, name: bytes, content: list[Any]) -> None:
         replace_file(self._store, os.path.join(b"known", name), json.dumps(content))
+
+
+def _overlap(trees: int, path: str, winner: int, hidden: list[int], directory: bool) -> Overlap:
+    """Make an overlap of so many `trees`. Raises ValueError."""
+    if not (fits(path, str) and fits([winner, *hidden], list[int]) and fits(directory, bool)):
+        raise ValueError("it is no overlap")
+    if not max(hidden) < winner < trees:
+        raise ValueError("it is an overlap of other trees")
+    return Overlap(os.fsencode(path), winner, tuple(hidden), directory)
 
 
 def _short(tree: str) -> str:

@@ -17,7 +17,9 @@ from dataclasses import asdict, dataclass
 
 from cas.closing import Closing
 from cas.dirs import opened
+from cas.documents import open_file, parse, record_of
 from cas.errors import CasError, StoreDamaged
+from cas.manifest import is_digest
 from cas.quoting import quoted
 from cas.scratch import MayNotWrite, locked_file
 
@@ -113,36 +115,45 @@ class Lease(Closing):
     def close(self) -> None:
         """End the lease. Does nothing the second time."""
         if self.fd >= 0:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path)
-            os.close(self.fd)
-            self.fd = -1
+            fd, self.fd = self.fd, -1
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._path)
+            finally:
+                os.close(fd)
 
 
 def read_lease(store: bytes, name: str) -> LeaseRecord | None:
     """Return what a lease says, if it is held. Raises OSError, StoreDamaged."""
-    path = os.path.join(store, b"leases", os.fsencode(name))
+    with opened(store) as store_fd, opened(b"leases", store_fd) as directory:
+        return _read(os.path.join(store, b"leases", os.fsencode(name)), directory)
+
+
+def _read(path: bytes, directory: int) -> LeaseRecord | None:
     try:
-        with open(path, "rb") as file:
+        with open(open_file(os.path.basename(path), directory), "rb") as file:
             if not _held(file.fileno()):
                 return None
-            return LeaseRecord(**json.load(file))
+            record = record_of(LeaseRecord, parse(file.read()))
+        if not all(len(pair) == 2 and is_digest(pair[1]) for pair in record.artifacts):
+            raise ValueError("its artifacts are not each an ID and a tree")
+        return record
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise StoreDamaged(f"the lease {quoted(path)} makes no sense: {error}") from error
 
 
 def held_leases(store: bytes) -> Iterator[LeaseRecord]:
     """Yield the leases that somebody holds; delete those whose holders are dead."""
-    directory = os.path.join(store, b"leases")
-    for name in os.listdir(directory):
-        record = read_lease(store, os.fsdecode(name))
-        if record is not None:
-            yield record
-            continue
-        with contextlib.suppress(OSError):  # left to somebody who may write there
-            os.unlink(os.path.join(directory, name))
+    with opened(store) as store_fd, opened(b"leases", store_fd) as directory:
+        for name in os.listdir(directory):
+            record = _read(os.path.join(store, b"leases", os.fsencode(name)), directory)
+            if record is not None:
+                yield record
+                continue
+            with contextlib.suppress(OSError):  # left to somebody who may write there
+                os.unlink(name, dir_fd=directory)
 
 
 def oldest_put_ns(store: bytes) -> int:

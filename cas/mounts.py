@@ -9,16 +9,31 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from cas.boot import boot_id
 from cas.dirs import opened
+from cas.documents import fits, parse, read_file, record_of
 from cas.errors import InUse, StoreDamaged
 from cas.leases import Use
+from cas.manifest import is_digest
 from cas.quoting import quoted
 from cas.scratch import replace_file, undisturbed
+
+_STAGING = re.compile(r"\..*\.cas-[0-9a-f]{16}", re.DOTALL)
+_PLAN = {
+    "store": str,
+    "target": str,
+    "strategy": str,
+    "reasons": list[str],
+    "writable": bool,
+    "upper": str | None,
+    "artifacts": list[dict[str, str]],
+    "layers": list[str],
+}
+"""What a plan consists of besides its version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +82,7 @@ def write_record(store: bytes, record: MountRecord) -> None:
 
 def read_record(store: bytes, target: bytes) -> MountRecord | None:
     """Return the record for the absolute path `target`, if any. Raises OSError, StoreDamaged."""
-    return _read(record_path(store, target))
+    return _read(store, os.path.basename(record_path(store, target)))
 
 
 def remove_record(store: bytes, target: bytes) -> None:
@@ -127,7 +142,7 @@ def all_records(store: bytes) -> Iterator[MountRecord]:
     """Yield the records of a store. Raises OSError, StoreDamaged."""
     directory = os.path.join(store, b"mounts")
     for name in sorted(os.listdir(directory)):
-        record = _read(os.path.join(directory, name))
+        record = _read(store, name)
         if record is not None:
             yield record
 
@@ -218,11 +233,49 @@ def _unescaped(field: str) -> bytes:
     return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), raw)
 
 
-def _read(path: bytes) -> MountRecord | None:
+def check_plan(plan: Mapping[str, Any]) -> None:
+    """Raise ValueError if what was read is not what `mounter.Plan.encode` gives.
+
+    What the paths in it are is not looked at.
+    """
+    for name, kind in _PLAN.items():
+        if name not in plan or not fits(plan[name], kind):
+            raise ValueError(f"its {name} is {plan.get(name)!a:.40}")
+    for artifact in plan["artifacts"]:
+        if artifact.keys() != {"id", "tree"} or not is_digest(artifact["tree"]):
+            raise ValueError("its artifacts are not each an id and a tree")
+
+
+def _read(store: bytes, name: bytes) -> MountRecord | None:
+    path = os.path.join(store, b"mounts", name)
     try:
-        with open(path) as file:
-            return MountRecord(**json.load(file))
+        record = record_of(MountRecord, parse(read_file(path)))
+        if os.path.basename(record_path(store, os.fsencode(record.target))) != name:
+            raise ValueError("it is that of another target")
+        _check(record)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise StoreDamaged(f"the mount record {quoted(path)} makes no sense: {error}") from error
+    return record
+
+
+def _check(record: MountRecord) -> None:
+    """Raise ValueError if a record could lead to anything but its target and what is its.
+
+    What a record calls its own gets removed.
+    """
+    target = record.target
+    if os.path.abspath(target) != target or "\0" in target:
+        raise ValueError("its target is no absolute path in its shortest form")
+    if record.strategy not in ("overlay", "hardlink", "copy") or record.mode > 0o7777:
+        raise ValueError("its strategy or mode is none")
+    if any(os.path.commonpath([target, made]) != made for made in record.created):
+        raise ValueError("what was created for it does not lead to its target")
+    if record.staging is not None:
+        parent, name = os.path.split(record.staging)
+        if parent != os.path.dirname(target) or not _STAGING.fullmatch(name):
+            raise ValueError("it was not made beside its target")
+    for plan in (record.plan, record.next_plan):
+        if plan is not None:
+            check_plan(plan)

@@ -11,6 +11,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 
+from cas.documents import parse, read_file, record_of
 from cas.errors import CasError, ExitCode, StoreDamaged
 from cas.quoting import quoted
 from cas.scratch import replace_file
@@ -79,11 +80,10 @@ class Pins:
     def _read(self, signature: Signature) -> Pin | None:
         path = os.path.join(self._store, _path(signature))
         try:
-            with open(path, "rb") as file:
-                return Pin(signature=signature, **json.load(file))
+            return record_of(Pin, parse(read_file(path)), signature=signature)
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise StoreDamaged(
                 f"the pin {quoted(path)} makes no sense: {error}",
                 hint=f"pin {signature} again, or unpin it",

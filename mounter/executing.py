@@ -15,6 +15,7 @@ import fcntl
 import os
 from collections.abc import Iterator, Sequence
 
+from cas.documents import open_file
 from cas.errors import StoreDamaged
 from cas.layout import layer_path
 from cas.leases import Lease
@@ -34,7 +35,10 @@ def hold(plan: Plan, purpose: str = "a plan") -> Lease:
     The store's lock makes sure that a collector sees the lease, or this a missing layer. Raises
     StoreDamaged (a layer is not there any more), OSError.
     """
-    lock = os.open(os.path.join(plan.store, b"lock"), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        lock = open_file(os.path.join(plan.store, b"lock"))
+    except ValueError as error:
+        raise StoreDamaged(f"the lock of {quoted(plan.store)} is none: {error}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_SH)
         named = ((artifact.id, artifact.tree) for artifact in plan.artifacts)

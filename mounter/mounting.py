@@ -144,7 +144,7 @@ def umount(store: StrPath, target: StrPath) -> Strategy:
         if record.strategy == Strategy.OVERLAY.value:
             _umount_overlay(path, record)
         else:
-            placing.take_away(path, record)
+            placing.take_away(root, path, record)
         mounts.remove_record(root, path)
     remove_directories([os.fsencode(directory) for directory in record.created])
     return Strategy(record.strategy)

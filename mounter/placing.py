@@ -12,7 +12,7 @@ from cas.dirs import opened
 from cas.errors import InUse
 from mounter import linktree
 from mounter.plan import Plan, Strategy, StrategyRefused
-from mounter.recording import new_record
+from mounter.recording import new_record, recorded_plan
 from mounter.targets import claimed
 
 
@@ -38,24 +38,27 @@ def place(plan: Plan, strategy: Strategy, created: Sequence[bytes]) -> None:
             raise
 
 
-def take_away(path: bytes, record: mounts.MountRecord) -> None:
-    """Take away what `place` made at `path`, and nothing else. Raises InUse, OSError."""
+def take_away(store: bytes, path: bytes, record: mounts.MountRecord) -> None:
+    """Take away what `place` made at `path`, and nothing else.
+
+    Raises InUse, StoreDamaged, OSError.
+    """
     if not os.path.lexists(path):
         remove_staging(record)
         return
     with claimed(path), opened(path) as root:
-        plan = _plan_of(record, root)
+        plan = _plan_of(store, record, root)
         remove_staging(record)
         linktree.remove_tree(plan, plan.content(), root)
         os.fchmod(root, record.mode)
 
 
-def _plan_of(record: mounts.MountRecord, root: int) -> Plan:
+def _plan_of(store: bytes, record: mounts.MountRecord, root: int) -> Plan:
     """Return the plan of what is there: of two, if an update was killed between them."""
-    plan = Plan.decode(record.plan)
+    plan = recorded_plan(store, record)
     if record.next_plan is not None:
         with contextlib.suppress(InUse):
-            following = Plan.decode(record.next_plan)
+            following = recorded_plan(store, record, record.next_plan)
             linktree.refuse_foreign(following, following.content(), root)
             return following
     return plan

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from cas import mounts
 from cas.compose import union
+from cas.documents import parse, read_file
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
 from cas.layout import EMPTY, layer_path, manifest_path
 from cas.manifest import Digest, Manifest, is_digest
@@ -145,6 +146,7 @@ class Plan:
         try:
             if document["version"] != VERSION:
                 raise ValueError(f"its version is {document['version']!r}, not {VERSION}")
+            mounts.check_plan(document)
             store = _absolute(document["store"])
             upper = document["upper"]
             return cls(
@@ -152,15 +154,15 @@ class Plan:
                 layers=tuple(_layer(path, store) for path in reversed(document["layers"])),
                 target=_absolute(document["target"]),
                 artifacts=tuple(
-                    Planned(str(planned["id"]), _digest(planned["tree"]))
+                    Planned(planned["id"], _digest(planned["tree"]))
                     for planned in document["artifacts"]
                 ),
                 strategy=Strategy(document["strategy"]),
-                reasons=tuple(map(str, document["reasons"])),
-                writable=bool(document["writable"]),
+                reasons=tuple(document["reasons"]),
+                writable=document["writable"],
                 upper=None if upper is None else _absolute(upper),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputRefused(
                 f"this is no plan: {error}", hint="`cas plan --json` writes one"
             ) from error
@@ -169,7 +171,7 @@ class Plan:
     def load(cls, text: str | bytes) -> Plan:
         """Read the JSON that `cas plan --json` writes. Raises InputRefused."""
         try:
-            document = json.loads(text)
+            document = parse(text)
         except ValueError as error:
             raise InputRefused(
                 f"this is no plan: {error}", hint="`cas plan --json` writes one"
@@ -184,15 +186,16 @@ class Plan:
 def read_manifest(store: bytes, tree: Digest) -> Manifest:
     """Read a manifest from the store at an absolute path.
 
-    It is hashed where blake3 is installed, and else only checked to be well-formed. Raises
+    It is well-formed, and has the right digest where blake3 is installed to find out. Raises
     StoreDamaged, OSError.
     """
     path = os.path.join(store, manifest_path(tree))
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = read_file(path)
     except FileNotFoundError as error:
         raise StoreDamaged(f"the manifest {quoted(path)} is missing") from error
+    except ValueError as error:
+        raise StoreDamaged(f"the manifest {quoted(path)} is damaged: {error}") from error
     try:
         from cas.digest import verified_manifest
     except ModuleNotFoundError:  # a bare interpreter carries out a plan

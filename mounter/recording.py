@@ -6,9 +6,13 @@ import os
 import stat
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from cas import mounts
 from cas.boot import boot_id
+from cas.errors import InputRefused, StoreDamaged
+from cas.quoting import quoted
 from mounter.plan import Plan, Strategy
 
 
@@ -44,3 +48,20 @@ def new_record(
         by_uid=os.geteuid(),
         by_pid=os.getpid(),
     )
+
+
+def recorded_plan(
+    store: bytes, record: mounts.MountRecord, document: dict[str, Any] | None = None
+) -> Plan:
+    """Return the plan of a record in the store at `store`, or what else it says it is.
+
+    It is of that store and target, whatever path the store had when it was made. Raises
+    StoreDamaged.
+    """
+    try:
+        plan = Plan.decode(record.plan if document is None else document)
+    except InputRefused as error:
+        where = quoted(mounts.record_path(store, os.fsencode(record.target)))
+        what = f"the mount record {where} makes no sense: {error.message}"
+        raise StoreDamaged(what) from error
+    return replace(plan, store=store, target=os.fsencode(record.target))

@@ -18,7 +18,7 @@ from mounter.mounting import Mount, NotMounted, refuse_out_of_reach
 from mounter.overlay import TooOld, attach_overlay, make_overlay
 from mounter.placing import make_beside, remove_staging, staging_name
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
-from mounter.recording import new_record, new_source
+from mounter.recording import new_record, new_source, recorded_plan
 from mounter.targets import StrPath, absolute
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _replace_mount(plan: Plan, source: str, made: int | None) -> int:
 
 def _exchange_tree(plan: Plan, record: mounts.MountRecord) -> Updated:
     """Make the new tree beside the old one, and swap their names (renameat2(2))."""
-    old = Plan.decode(record.plan)
+    old = recorded_plan(plan.store, record)
     content = old.content()
     with opened(plan.target) as root:
         linktree.refuse_foreign(old, content, root)

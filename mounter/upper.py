@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from cas import mounts
 from cas.dirs import opened
+from cas.documents import parse
 from cas.errors import InputRefused, InUse
 from cas.quoting import quoted
 from mounter import syscalls
@@ -109,8 +110,8 @@ def claim_upper(plan: Plan) -> int | None:
 
 def _refuse_mounted(upper: bytes, note: bytes) -> None:
     """Refuse an upper directory if the mount that used it last is still there."""
-    with contextlib.suppress(ValueError, FileNotFoundError):
-        store, target = map(os.fsencode, json.loads(note))
+    with contextlib.suppress(ValueError, TypeError, FileNotFoundError):
+        store, target = map(os.fsencode, parse(note))
         record = mounts.read_record(store, target)
         if record is None or not mounts.may_live(record):
             return
