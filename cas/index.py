@@ -44,6 +44,16 @@ class IndexUnavailable(CasError):
     """The index cannot be written or read for a reason outside of it, such as a full disk."""
 
 
+class NotOwner(CasError):
+    """A process uses what its parent opened."""
+
+    def __init__(self, path: bytes) -> None:
+        super().__init__(
+            f"the index {quoted(path)} was opened by the process that forked this one",
+            hint="close the Store that came from there, and open one here",
+        )
+
+
 class Reader:
     """What can be asked of the index in one transaction."""
 
@@ -154,14 +164,15 @@ class Writer(Reader):
 class Index:
     """The index in the directory `path`, under the lock file `lock` (both absolute).
 
-    `writable` tells whether this process may write to it. Must not be used in a child that was
-    forked while it was open.
+    `writable` tells whether this process may write to it. A child that was forked meanwhile can
+    only close it; anything else raises NotOwner there.
     """
 
     def __init__(self, path: bytes, lock: bytes, *, create: bool = False) -> None:
         self._path = path
         self._data = os.path.join(path, b"data.mdb")
         self._lock = lock
+        self._owner = os.getpid()
         self.writable = os.access(path, os.W_OK)
         with self.locked(exclusive=create), self._faults():
             self._env = lmdb.open(
@@ -221,21 +232,36 @@ class Index:
         It becomes visible, and durable in itself, at the end of the block; it is undone if the
         block raises. Raises IndexUnavailable.
         """
-        with self._faults(), self._env.begin(write=True) as txn:
-            yield Writer(txn, self._databases)
+        self._check_owner()
+        with self._faults():
+            txn = self._env.begin(write=True)
+            try:
+                yield Writer(txn, self._databases)
+                self._check_owner()
+                txn.commit()
+            except BaseException:
+                txn.abort()
+                raise
 
     @contextlib.contextmanager
     def locked(self, *, exclusive: bool) -> Iterator[None]:
         """Hold the store's lock (flock(2)); it is let go when its holder dies.
 
-        Not to be taken by one thread twice.
+        Not to be taken by one thread twice. Raises NotOwner.
         """
+        self._check_owner()
         fd = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
             yield
         finally:
+            if os.getpid() == self._owner:  # a child that has the descriptor holds it no longer
+                fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
+
+    def _check_owner(self) -> None:
+        if os.getpid() != self._owner:
+            raise NotOwner(self._path)
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:

@@ -63,6 +63,9 @@ class NoLease(CasError):
 class Lease(Closing):
     """A held lease. Owns its descriptor `fd`, which a forked child keeps, an exec'ed one not.
 
+    So it lasts as long as one of them has it, or until who took it closes it: a child that closes
+    it only lets go of its own hold.
+
     `name` is unique. `fd` is -1 when it was closed, and from the beginning if the store is on a
     read-only file system, where nobody can remove anything.
     """
@@ -82,6 +85,7 @@ class Lease(Closing):
         """
         self.name = f"{os.getpid()}-{os.urandom(8).hex()}"
         self.fd = -1
+        self._owner = os.getpid()
         self._path = os.path.join(store, b"leases", self.name.encode())
         unfinished = os.path.join(store, b"tmp/lease-" + self.name.encode())
         record = LeaseRecord(
@@ -117,8 +121,9 @@ class Lease(Closing):
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
             try:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._path)
+                if os.getpid() == self._owner:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(self._path)
             finally:
                 os.close(fd)
 

@@ -61,9 +61,9 @@ def undisturbed(store_fd: int) -> Iterator[int]:
 def scratch(store_fd: int, purpose: str) -> Iterator[Scratch]:
     """Make a private directory in the store open at `store_fd`; delete it at the end.
 
-    Raises OSError.
+    A child that was forked meanwhile, and leaves the block too, does not. Raises OSError.
     """
-    path = temporary_path(purpose)
+    owner, path = os.getpid(), temporary_path(purpose)
     with undisturbed(store_fd) as tmp:
         os.mkdir(path, 0o755, dir_fd=store_fd)
         fd = os.open(path, OPEN_DIRECTORY, dir_fd=store_fd)
@@ -72,7 +72,8 @@ def scratch(store_fd: int, purpose: str) -> Iterator[Scratch]:
     try:
         yield Scratch(fd, path)
     finally:
-        remove_tree(path, store_fd)
+        if os.getpid() == owner:
+            remove_tree(path, store_fd)
         os.close(fd)  # and not before: what is not locked is dead
 
 

@@ -42,7 +42,11 @@ StrPath = str | bytes | os.PathLike[str]
 
 
 class Store(Closing):
-    """An open store. Use it as a context manager, or close it; not across fork(2)."""
+    """An open store. Use it as a context manager, or close it.
+
+    In a child that was forked meanwhile it is good for nothing but to be closed (NotOwner), which
+    the parent does not notice; the child can open the store anew then.
+    """
 
     def __init__(self, path: StrPath, *, create: bool = False) -> None:
         """Open the store in the directory `path`; with `create`, make it if it is not there.
@@ -78,9 +82,11 @@ class Store(Closing):
             raise
 
     def close(self) -> None:
-        """Close the store."""
+        """Close the store. Does nothing the second time."""
         self._index.close()
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def put(
         self,

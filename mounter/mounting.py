@@ -120,12 +120,17 @@ def mounted(
     *,
     writable: bool = False,
 ) -> Iterator[Mount]:
-    """`mount` for the length of a `with` block, which gets the Mount."""
+    """`mount` for the length of a `with` block, which gets the Mount.
+
+    A child that was forked meanwhile, and leaves the block too, takes nothing away.
+    """
+    owner = os.getpid()
     made = mount(composition, target, strategy, writable=writable)
     try:
         yield made
     finally:
-        made.umount()
+        if os.getpid() == owner:
+            made.umount()
 
 
 def umount(store: StrPath, target: StrPath) -> Strategy:
