@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cas.compose import Wanted
-from cas.documents import parse
+from cas.documents import fits, parse
 from cas.errors import InputRefused
 from cas.signature import Signature
 
@@ -64,13 +64,13 @@ def is_native(signature: Signature) -> bool:
 
 
 def _entry(entry: object) -> str:
-    if isinstance(entry, str):
+    if isinstance(entry, str) and fits(entry, str):
         return entry
     shown = json.dumps(entry)
     if not isinstance(entry, dict):
         raise ValueError(f"{shown} is no ID")
     name, priority = entry.get("id"), entry.get("priority", 0)
-    if not isinstance(name, str) or type(priority) is not int:
+    if not isinstance(name, str) or not fits(name, str) or type(priority) is not int:
         raise ValueError(f"{shown} has no text as its id, or no whole number as its priority")
     if entry.keys() - {"id", "priority"}:
         raise ValueError(f"{shown} has more than an id and a priority")
