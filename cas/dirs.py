@@ -30,11 +30,24 @@ class TooDeep(CasError):
 @contextlib.contextmanager
 def opened(path: bytes, dir_fd: int | None = None) -> Iterator[int]:
     """Open a directory, below `dir_fd` if that is given, for a `with` block. Raises OSError."""
-    fd = os.open(path, OPEN_DIRECTORY, dir_fd=dir_fd)
+    with named_below(dir_fd):
+        fd = os.open(path, OPEN_DIRECTORY, dir_fd=dir_fd)
     try:
         yield fd
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def named_below(dir_fd: int | None) -> Iterator[None]:
+    """Let an OSError of the block name its file whole: a path below `dir_fd` tells nobody where."""
+    try:
+        yield
+    except OSError as error:
+        if dir_fd is not None and error.filename is not None:
+            directory = os.readlink(f"/proc/self/fd/{dir_fd}")
+            error.filename = os.path.join(directory, os.fsdecode(error.filename))
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,3 +248,22 @@ def attributes(path: bytes | int) -> list[str]:
 def path_text(path: bytes, root: bytes) -> str:
     """Return a path below `root` as text for a message."""
     return quoted(root.rstrip(b"/") + b"/" + path)
+
+
+def is_within(path: bytes, directory: bytes) -> bool:
+    """Tell whether an absolute path is a directory's or of something in it, by whatever name.
+
+    It may be mounted at several, as by a bind mount. What does not exist is where its parent is.
+    """
+    if os.path.commonpath([path, directory]) == directory:
+        return True
+    try:
+        wanted = os.stat(directory)
+    except OSError:
+        return False
+    while path != b"/":
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(path), wanted):
+                return True
+        path = os.path.dirname(path)
+    return False

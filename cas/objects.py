@@ -56,6 +56,14 @@ class Objects:
     def _of_this_boot_ns(self) -> int:
         return contents_since_ns(self._path)
 
+    @cached_property
+    def _place(self) -> os.stat_result:
+        return os.fstat(self.store_fd)
+
+    def are_in(self, directory: os.stat_result) -> bool:
+        """Tell whether a directory is the store of these objects, whatever its path was."""
+        return os.path.samestat(directory, self._place)
+
     def usable(self, key: ObjectKey) -> bool:
         """Tell whether the object is there, and whole.
 

@@ -13,7 +13,7 @@ from cas import links
 from cas.artifact import Artifact
 from cas.boot import boot_id
 from cas.differences import differences
-from cas.dirs import opened
+from cas.dirs import is_within, opened
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
 from cas.index import Index
 from cas.layers import Layers, overhead
@@ -191,8 +191,7 @@ def _refuse_root(root: bytes, store: bytes) -> None:
     if not os.path.isdir(root):
         what = "is not a directory" if os.path.lexists(root) else "does not exist"
         raise InputRefused(f"{where} {what}", hint="give the directory that the task made")
-    inside = os.path.commonpath([root, store])
-    if inside in (root, store):
+    if is_within(root, store) or is_within(store, root):
         raise InputRefused(
             f"{where} and the store {quoted(store)} are one in the other",
             hint="give a directory that is outside of the store and does not hold it",

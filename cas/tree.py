@@ -88,6 +88,11 @@ def _read_node(node: Node, root: bytes, objects: Objects, reading: Reading, *, m
     _note_losses(node, root, reading)
     reading.kinds[kind] += 1
     if kind is Kind.DIRECTORY:
+        if objects.are_in(node.stat):
+            raise InputRefused(
+                f"{path_text(node.path, root)} is the store itself, mounted there",
+                hint="unmount it there, or give a directory without it",
+            )
         reading.nodes[node.path] = DIRECTORY
     elif kind is Kind.SYMLINK:
         reading.nodes[node.path] = symlink_node(os.readlink(node.name, dir_fd=node.dir_fd))

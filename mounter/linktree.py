@@ -20,7 +20,7 @@ _Place = Callable[[bytes, int, bytes, int], None]
 """Makes a file: from a path below a directory, under a name in another (both borrowed)."""
 
 _NO_LINKS = {
-    errno.EXDEV: "the store is on another file system",
+    errno.EXDEV: "the store is on another file system, or at another mount of it",
     errno.EPERM: "the store's files may not be linked by this user or on this file system",
 }
 

@@ -7,7 +7,7 @@ import fcntl
 import os
 from collections.abc import Iterator, Sequence
 
-from cas.dirs import OPEN_DIRECTORY
+from cas.dirs import OPEN_DIRECTORY, is_within
 from cas.errors import InputRefused, InUse
 from cas.quoting import quoted
 from mounter.plan import Plan
@@ -37,7 +37,7 @@ def check_target(plan: Plan) -> None:
 
 def refuse_around_store(target: bytes, store: bytes) -> None:
     """Refuse a target that is in, above or the same as the store. Raises InputRefused."""
-    if is_inside(target, store) or is_inside(store, target):
+    if is_within(target, store) or is_within(store, target):
         raise InputRefused(
             f"{quoted(target)} and the store {quoted(store)} are one in the other",
             hint="give a target that is outside of the store and does not hold it",

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 
 from cas import mounts
-from cas.dirs import opened
+from cas.dirs import is_within, opened
 from cas.documents import parse
 from cas.errors import InputRefused, InUse
 from cas.quoting import quoted
@@ -77,7 +77,7 @@ def claim_upper(plan: Plan) -> int | None:
     if plan.upper is None:
         return None
     where = quoted(plan.upper)
-    if is_inside(plan.upper, plan.store) or is_inside(plan.upper, plan.target):
+    if is_within(plan.upper, plan.store) or is_inside(plan.upper, plan.target):
         raise InputRefused(
             f"the upper directory {where} is in the store or in the sysroot",
             hint="give a directory elsewhere",
@@ -92,7 +92,7 @@ def claim_upper(plan: Plan) -> int | None:
     fd = os.open(os.path.join(plan.upper, b"lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _refuse_mounted(plan.upper, os.pread(fd, 1 << 16, 0))
+        _refuse_mounted(plan.upper, plan.store, os.pread(fd, 1 << 16, 0))
         os.ftruncate(fd, 0)
         note = json.dumps([os.fsdecode(plan.store), os.fsdecode(plan.target)])
         os.pwrite(fd, note.encode(), 0)
@@ -108,11 +108,15 @@ def claim_upper(plan: Plan) -> int | None:
     return fd
 
 
-def _refuse_mounted(upper: bytes, note: bytes) -> None:
-    """Refuse an upper directory if the mount that used it last is still there."""
+def _refuse_mounted(upper: bytes, own_store: bytes, note: bytes) -> None:
+    """Refuse an upper directory if the mount that used it last is still there.
+
+    It is looked for in the store that the note names, and if that path is gone, in `own_store`:
+    it may be the same by another path.
+    """
     with contextlib.suppress(ValueError, TypeError, FileNotFoundError):
         store, target = map(os.fsencode, parse(note))
-        record = mounts.read_record(store, target)
+        record = mounts.read_record(store, target) or mounts.read_record(own_store, target)
         if record is None or not mounts.may_live(record):
             return
         if record.plan["upper"] == os.fsdecode(upper):
