@@ -233,6 +233,11 @@ class Index:
         block raises. Raises IndexUnavailable.
         """
         self._check_owner()
+        if not self.writable:
+            hint = "let the user write to it, or use another store"
+            raise IndexUnavailable(
+                f"the index {quoted(self._path)} is not writable for this user", hint=hint
+            )
         with self._faults():
             txn = self._env.begin(write=True)
             try:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cas.dirs import OPEN_DIRECTORY, opened, remove_tree
+from cas.dirs import OPEN_DIRECTORY, named_below, opened, remove_tree
 from cas.errors import CasError
 from cas.quoting import quoted
 from cas.sharing import share_new
@@ -64,7 +64,7 @@ def scratch(store_fd: int, purpose: str) -> Iterator[Scratch]:
     A child that was forked meanwhile, and leaves the block too, does not. Raises OSError.
     """
     owner, path = os.getpid(), temporary_path(purpose)
-    with undisturbed(store_fd) as tmp:
+    with undisturbed(store_fd) as tmp, named_below(store_fd):
         os.mkdir(path, 0o755, dir_fd=store_fd)
         fd = os.open(path, OPEN_DIRECTORY, dir_fd=store_fd)
         share_new(fd, tmp)
@@ -121,7 +121,8 @@ def replace_file(store: bytes, path: bytes, text: str, *, durable: bool = False)
     unfinished = temporary_path(path.split(b"/")[0].decode())
     with opened(store) as store_fd, undisturbed(store_fd) as tmp:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        fd = os.open(unfinished, flags, 0o644, dir_fd=store_fd)
+        with named_below(store_fd):
+            fd = os.open(unfinished, flags, 0o644, dir_fd=store_fd)
         try:
             with open(fd, "w") as file:
                 share_new(fd, tmp)

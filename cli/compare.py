@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 
+from cas.compose import in_order
 from cas.differences import Difference, differences, read_directory
+from cas.leases import NoLease
 from cas.manifest import Digest, Manifest
 from cas.signature import NoSuchSignature
 from cas.store import Store
@@ -38,8 +42,7 @@ def which_command(
     store = open_store(ctx)
     if ids or from_file is not None:
         inside = os.path.normpath(os.fsencode(path)).lstrip(b"/")
-        with store.compose(names_of(ctx, ids, from_file), conflicts=None) as composition:
-            found = whence(inside, _manifests(store, composition.named))
+        found = whence(inside, _composed(store, names_of(ctx, ids, from_file)))
     else:
         full = os.path.abspath(os.fsencode(path))
         full = os.path.join(os.path.realpath(os.path.dirname(full)), os.path.basename(full))
@@ -77,6 +80,17 @@ def diff_command(ctx: click.Context, a: str, b: str, as_json: bool) -> None:
     store = open_store(ctx) if _may_be_id(a) or _may_be_id(b) else None
     found = list(differences(_tree(store, a), _tree(store, b)))
     emit(as_json, [_difference_document(d) for d in found], map(_difference_line, found))
+
+
+def _composed(store: Store, names: Sequence[str]) -> list[tuple[str, Manifest]]:
+    """Return the IDs and manifests of a composition, lowest first."""
+    try:
+        with store.compose(names, conflicts=None) as composition:
+            return _manifests(store, composition.named)
+    except NoLease:  # who may only read can look at what nothing holds
+        found = [(wanted, store.resolve(wanted.name)) for wanted in in_order(names)]
+        named = ((str(replace(wanted, name=str(a.signature))), a.tree) for wanted, a in found)
+        return _manifests(store, tuple(named))
 
 
 def _manifests(
