@@ -1,7 +1,7 @@
 """Whatever a file of the store, a plan or a list says: it is refused, or means what it may mean.
 
 Every reader gives a value that is sound, or raises its own error: nothing else, and never late.
-`CAS_TEST_FUZZ` says how many examples are tried of each; what was found so is in `corpus/`.
+`CAS_TEST_FUZZ` says how many examples are tried of each; `corpus/` has cases that led astray once.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def test_whatever_a_file_holds_is_taken_as_it_may_be_or_refused(name: str, work:
 
 
 @pytest.mark.parametrize("path", _FOUND, ids=lambda path: path.name)
-def test_what_fuzzing_found_stays_found(path: Path, work: Path) -> None:
+def test_known_hostile_file_is_read_as_what_it_is_or_refused(path: Path, work: Path) -> None:
     reader = READERS[path.name.partition("-")[0]]
 
     assert not _check(reader, path.read_bytes(), work) or reader.refused == ()
