@@ -127,11 +127,11 @@ def test_what_would_change_anothers_store_names_the_missing_right(place: Path) -
         (["update", str(place / "mounted"), "b"], store),
         (["rm", "b"], f"{store}/index"),
         (["sync"], f"{store}/index"),
-        (["pin", "b"], f"{store}/tmp/"),
+        (["pin", "b"], store),
         (["unpin", "a"], f"{store}/pins/a:t:12345678"),
-        (["gc"], f"{store}/tmp/"),
-        (["rebuild-index"], f"{store}/tmp/"),
-        (["umount", str(place / "mounted")], f"{store}/tmp/"),
+        (["gc"], store),
+        (["rebuild-index"], store),
+        (["umount", str(place / "mounted")], store),
     ):
         code, output = _command(place, *words)
         assert code == 1, (words, output)
