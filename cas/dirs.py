@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from cas.closing import Closing
 from cas.errors import CasError
 from cas.quoting import quoted
+
+_Self = TypeVar("_Self", bound="_Open")
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -27,27 +33,58 @@ class TooDeep(CasError):
         )
 
 
+def locate(error: OSError, directory: int | bytes, name: bytes = b"") -> None:
+    """Make an error name a whole path: that of an open directory, and what in it is meant.
+
+    Python names what a system call was given, which may be a path below the directory, a number,
+    or nothing; then it is `name`. A path that is whole stays.
+    """
+    given = error.filename
+    below = os.fsencode(given) if isinstance(given, (str, bytes)) else name
+    if isinstance(directory, int):
+        with contextlib.suppress(OSError):
+            directory = os.readlink(b"/proc/self/fd/%d" % directory)
+    if not os.path.isabs(below) and isinstance(directory, bytes):
+        error.filename = os.fsdecode(os.path.join(directory, below).rstrip(b"/"))
+
+
+@contextlib.contextmanager
+def located(directory: int | bytes) -> Iterator[None]:
+    """`locate` errors of a `with` block that works in one directory."""
+    try:
+        yield
+    except OSError as error:
+        locate(error, directory)
+        raise
+
+
+class _Open(Protocol):
+    @property
+    def fd(self) -> int: ...
+
+
+def naming_paths(
+    method: Callable[Concatenate[_Self, _Arguments], _Result],
+) -> Callable[Concatenate[_Self, _Arguments], _Result]:
+    """Let errors of a method name whole paths: most are given to the system as below `self.fd`."""
+
+    @functools.wraps(method)
+    def named(self: _Self, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        with located(self.fd):
+            return method(self, *args, **kwargs)
+
+    return named
+
+
 @contextlib.contextmanager
 def opened(path: bytes, dir_fd: int | None = None) -> Iterator[int]:
     """Open a directory, below `dir_fd` if that is given, for a `with` block. Raises OSError."""
-    with named_below(dir_fd):
+    with located(b"" if dir_fd is None else dir_fd):
         fd = os.open(path, OPEN_DIRECTORY, dir_fd=dir_fd)
     try:
         yield fd
     finally:
         os.close(fd)
-
-
-@contextlib.contextmanager
-def named_below(dir_fd: int | None) -> Iterator[None]:
-    """Let an OSError of the block name its file whole: a path below `dir_fd` tells nobody where."""
-    try:
-        yield
-    except OSError as error:
-        if dir_fd is not None and error.filename is not None:
-            directory = os.readlink(f"/proc/self/fd/{dir_fd}")
-            error.filename = os.path.join(directory, os.fsdecode(error.filename))
-        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +106,8 @@ def walk(root_fd: int, *, vanishing: bool = False) -> Iterator[Node]:
     """
     stack: list[tuple[int, bytes, Iterator[os.DirEntry[str]]]] = []
     try:
-        stack.append(_opened(os.dup(root_fd), b""))
+        with located(root_fd):
+            stack.append(_opened(os.dup(root_fd), b""))
         while stack:
             fd, prefix, entries = stack[-1]
             entry = next(entries, None)
@@ -84,8 +122,10 @@ def walk(root_fd: int, *, vanishing: bool = False) -> Iterator[Node]:
                 if stat.S_ISDIR(node.stat.st_mode):
                     child = _open_child(fd, name, node.path)
                     stack.append(_opened(child, node.path + b"/"))
-            except (FileNotFoundError, PermissionError):
-                if not vanishing:
+            except OSError as error:
+                passed_over = isinstance(error, FileNotFoundError | PermissionError)
+                if not vanishing or not passed_over:
+                    locate(error, fd, name)
                     raise
     finally:
         for fd, _, _ in stack:
@@ -96,7 +136,9 @@ def _opened(fd: int, prefix: bytes) -> tuple[int, bytes, Iterator[os.DirEntry[st
     try:
         with os.scandir(fd) as entries:
             return fd, prefix, iter(list(entries))
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            locate(error, fd)
         os.close(fd)
         raise
 
@@ -107,6 +149,7 @@ def _open_child(fd: int, name: bytes, path: bytes) -> int:
     except OSError as error:
         if error.errno == errno.EMFILE:
             raise TooDeep(path) from error
+        locate(error, fd)
         raise
 
 
@@ -169,8 +212,9 @@ def reachable(path: bytes, dir_fd: int) -> Iterator[tuple[bytes, int]]:
 
 def make_directory(name: bytes, mode: int, dir_fd: int) -> None:
     """Create a directory with exactly `mode`, whatever the umask is. Raises OSError."""
-    os.mkdir(name, mode, dir_fd=dir_fd)
-    os.chmod(name, mode, dir_fd=dir_fd)
+    with located(dir_fd):
+        os.mkdir(name, mode, dir_fd=dir_fd)
+        os.chmod(name, mode, dir_fd=dir_fd)
 
 
 def disk_use(found: os.stat_result) -> int:
@@ -200,12 +244,16 @@ def remove_tree(name: bytes, dir_fd: int) -> int:
                 freed += disk_use(os.fstat(fd))
                 os.close(fd)
                 stack.pop()
-                os.rmdir(own_name, dir_fd=parent)
+                with located(parent):
+                    os.rmdir(own_name, dir_fd=parent)
             elif entry.is_dir(follow_symlinks=False):
                 stack.append(_removing(os.fsencode(entry.name), fd, b"/" * len(stack)))
             else:
                 freed += disk_use(entry.stat(follow_symlinks=False))
                 os.unlink(entry.name, dir_fd=fd)
+    except OSError as error:
+        locate(error, fd)
+        raise
     finally:
         for fd, _, _ in stack:
             os.close(fd)
@@ -226,8 +274,9 @@ def _removing(
     name: bytes, dir_fd: int, path: bytes
 ) -> tuple[int, bytes, Iterator[os.DirEntry[str]]]:
     fd = _open_child(dir_fd, name, path)
-    if os.fstat(fd).st_mode & 0o300 != 0o300:
-        os.fchmod(fd, 0o700)
+    with located(fd):
+        if os.fstat(fd).st_mode & 0o300 != 0o300:
+            os.fchmod(fd, 0o700)
     _, _, entries = _opened(fd, b"")
     return fd, name, entries
 

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping
 from functools import cache
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from cas.dirs import named_below
+from cas.dirs import located
 from cas.manifest import Digest, is_digest
 
 _Record = TypeVar("_Record")
@@ -27,7 +27,7 @@ def open_file(path: bytes, dir_fd: int | None = None) -> int:
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        with named_below(dir_fd):
+        with located(b"" if dir_fd is None else dir_fd):
             fd = os.open(path, flags, dir_fd=dir_fd)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from cas.dirs import opened
+from cas.dirs import located, opened
 from cas.errors import CasError, InputRefused, StoreDamaged
 from cas.filesystems import refuse_network
 from cas.index import Index
@@ -64,7 +64,8 @@ def check_format(path: bytes) -> None:
     """
     refuse_network(path)
     _check_kinds(path)
-    with open(os.path.join(path, b"format"), "rb") as file:
+    name = os.path.join(path, b"format")
+    with located(name), open(name, "rb") as file:
         line = file.read(200).decode(errors="replace").rstrip("\n")
     magic, _, version = FORMAT.rpartition(" ")
     found_magic, _, found = line.rpartition(" ")

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import lmdb
 
 from cas.artifact import Artifact
-from cas.dirs import opened
+from cas.dirs import located, opened
 from cas.errors import CasError, StoreDamaged
 from cas.manifest import Digest
 from cas.quoting import quoted
@@ -257,7 +257,8 @@ class Index:
         self._check_owner()
         fd = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+            with located(self._lock):
+                fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
             yield
         finally:
             if os.getpid() == self._owner:  # a child that has the descriptor holds it no longer

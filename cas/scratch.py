@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cas.dirs import OPEN_DIRECTORY, named_below, opened, remove_tree
+from cas.dirs import OPEN_DIRECTORY, locate, located, opened, remove_tree
 from cas.errors import CasError
 from cas.quoting import quoted
 from cas.sharing import share_new
@@ -50,7 +50,8 @@ def undisturbed(store_fd: int) -> Iterator[int]:
     Raises OSError, MayNotWrite.
     """
     with opened(b"tmp", store_fd) as fd:
-        fcntl.flock(fd, fcntl.LOCK_SH)
+        with located(fd):
+            fcntl.flock(fd, fcntl.LOCK_SH)
         try:
             yield fd
         except PermissionError as error:
@@ -64,7 +65,7 @@ def scratch(store_fd: int, purpose: str) -> Iterator[Scratch]:
     A child that was forked meanwhile, and leaves the block too, does not. Raises OSError.
     """
     owner, path = os.getpid(), temporary_path(purpose)
-    with undisturbed(store_fd) as tmp, named_below(store_fd):
+    with undisturbed(store_fd) as tmp, located(store_fd):
         os.mkdir(path, 0o755, dir_fd=store_fd)
         fd = os.open(path, OPEN_DIRECTORY, dir_fd=store_fd)
         share_new(fd, tmp)
@@ -83,7 +84,7 @@ def locked_file(path: bytes, store_fd: int) -> int:
     Raises OSError.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with undisturbed(store_fd) as tmp:
+    with undisturbed(store_fd) as tmp, located(store_fd):
         fd = os.open(path, flags, 0o644, dir_fd=store_fd)
         share_new(fd, tmp)
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -121,7 +122,7 @@ def replace_file(store: bytes, path: bytes, text: str, *, durable: bool = False)
     unfinished = temporary_path(path.split(b"/")[0].decode())
     with opened(store) as store_fd, undisturbed(store_fd) as tmp:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with named_below(store_fd):
+        with located(store_fd):
             fd = os.open(unfinished, flags, 0o644, dir_fd=store_fd)
         try:
             with open(fd, "w") as file:
@@ -137,8 +138,8 @@ def replace_file(store: bytes, path: bytes, text: str, *, durable: bool = False)
         except BaseException as error:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(unfinished, dir_fd=store_fd)
-            if isinstance(error, OSError) and error.filename is None:
-                error.filename = os.fsdecode(os.path.join(store, path))
+            if isinstance(error, OSError):
+                locate(error, store, path)
             raise
 
 
@@ -148,7 +149,7 @@ def clear_dead(store_fd: int, aside_fd: int) -> list[bytes]:
     Raises OSError.
     """
     dead = []
-    with opened(b"tmp", store_fd) as tmp:
+    with opened(b"tmp", store_fd) as tmp, located(tmp):
         fcntl.flock(tmp, fcntl.LOCK_EX)
         for name in map(os.fsencode, os.listdir(tmp)):
             if not _has_owner(name, tmp):

@@ -15,7 +15,7 @@ from cas.closing import Closing
 from cas.composing import compose
 from cas.composition import Composition
 from cas.conflicts import ConflictPolicy
-from cas.dirs import OPEN_DIRECTORY
+from cas.dirs import OPEN_DIRECTORY, located, naming_paths
 from cas.errors import InputRefused, InUse
 from cas.format import NoStore, check_format, make_store
 from cas.index import Index, Writer, signature_of
@@ -88,6 +88,7 @@ class Store(Closing):
             os.close(self.fd)
             self.fd = -1
 
+    @naming_paths
     def put(
         self,
         signature: str | Signature,
@@ -112,6 +113,7 @@ class Store(Closing):
             links.note_use(self.fd, [signature])
         return done
 
+    @naming_paths
     def find(self, signature: str | Signature) -> Artifact | None:
         """Return the artifact of a whole signature, or None. Raises BadSignature, StoreDamaged."""
         if isinstance(signature, str):
@@ -120,6 +122,7 @@ class Store(Closing):
             found = reader.get(signature)
         return None if found is None else trusted(self._storage, found)
 
+    @naming_paths
     def resolve(self, text: str) -> Artifact:
         """Return the artifact that a signature or an unambiguous abbreviation names.
 
@@ -138,10 +141,12 @@ class Store(Closing):
             records = reader.records()
         return [Artifact.decode(signature_of(key), data) for key, data in records]
 
+    @naming_paths
     def manifest(self, artifact: Artifact) -> Manifest:
         """Return what an artifact consists of. Raises BadManifest, OSError."""
         return self.tree(artifact.tree)
 
+    @naming_paths
     def tree(self, tree: Digest) -> Manifest:
         """Return what a stored tree consists of. Raises BadManifest, OSError."""
         return self._layers.manifest(tree)
@@ -150,6 +155,7 @@ class Store(Closing):
         """Return the absolute path of an artifact's layer. It must not be written to."""
         return os.path.join(self.path, layer_path(artifact.tree))
 
+    @naming_paths
     def compose(
         self,
         names: Iterable[str],
@@ -179,6 +185,7 @@ class Store(Closing):
             purpose=purpose,
         )
 
+    @naming_paths
     def remove(self, names: Iterable[str], *, force: bool = False) -> Removed:
         """Forget artifacts; give back the space that nothing else uses.
 
@@ -199,6 +206,7 @@ class Store(Closing):
             self._pins.remove(artifact.signature)
         return replace(removed, freed=removed.freed + self._removal.discard_merged())
 
+    @naming_paths
     def uses(self) -> list[Use]:
         """Return what living processes and mounts use. Raises OSError, StoreDamaged."""
         return self._removal.uses()
@@ -210,6 +218,7 @@ class Store(Closing):
         """
         return links.last_used_ns(self.fd, artifact)
 
+    @naming_paths
     def is_pinned(self, signature: Signature) -> bool:
         """Tell whether a signature is pinned. Raises OSError."""
         return signature in self._pins.signatures()
@@ -222,6 +231,7 @@ class Store(Closing):
         with self._index.read() as reader:
             return frozenset(s for name in names for s in named_by(name, reader.like))
 
+    @naming_paths
     def pin(self, name: str, reason: str = "") -> Pin:
         """Keep the artifact of a signature or abbreviation until `unpin`.
 
@@ -233,6 +243,7 @@ class Store(Closing):
             self._pins.add(pin)
         return pin
 
+    @naming_paths
     def unpin(self, name: str) -> Signature:
         """Forget the pin that a signature or abbreviation names; return whose it was.
 
@@ -242,10 +253,12 @@ class Store(Closing):
         self._pins.remove(signature)
         return signature
 
+    @naming_paths
     def pins(self) -> list[Pin]:
         """Return the pins in the order of signatures. Raises StoreDamaged, OSError."""
         return self._pins.all()
 
+    @naming_paths
     def share(self, group: int) -> None:
         """Let everybody in the group with this id put, use and collect here.
 
@@ -255,14 +268,17 @@ class Store(Closing):
 
         share(self.fd, group)
 
+    @naming_paths
     def plan_gc(self, policy: Policy) -> GcPlan:
         """Work out what `gc` would remove. Raises OSError, StoreDamaged."""
         return self._collector.plan(self.artifacts(), policy)
 
+    @naming_paths
     def gc(self, plan: GcPlan, progress: Callable[[int], None] = lambda count: None) -> Collected:
         """Carry out a plan of `plan_gc`, and delete what nothing reaches; see Collector.collect."""
         return self._collector.collect(plan, progress)
 
+    @naming_paths
     def sync(self) -> int:
         """Make all that was put survive a power failure; see `cas.sync.sync`."""
         from cas.sync import sync
@@ -283,7 +299,8 @@ class Store(Closing):
         """
         from cas.verify import verify
 
-        return verify(self._storage, self._known, names, quick=quick, progress=progress)
+        with located(self.fd):
+            yield from verify(self._storage, self._known, names, quick=quick, progress=progress)
 
     def repair(self, findings: Sequence[Finding]) -> Iterator[str]:
         """Heal what a full `verify` found, as far as it can be; yield what was done, as text.
@@ -293,7 +310,8 @@ class Store(Closing):
         """
         from cas.repair import Repair
 
-        return Repair(self._storage, self._known, self._removal).run(findings)
+        with located(self.fd):
+            yield from Repair(self._storage, self._known, self._removal).run(findings)
 
     @property
     def _lock_path(self) -> bytes:

@@ -25,6 +25,7 @@ def report(error: CasError | OSError | click.ClickException) -> int:
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         return error.exit_code
-    where = f": {os.fsdecode(error.filename)}" if error.filename else ""
+    named = isinstance(error.filename, (str, bytes)) and error.filename  # or it is a descriptor
+    where = f": {os.fsdecode(named)}" if named else ""
     print(f"cas: {error.strerror or error}{where}", file=sys.stderr)
     return ExitCode.FAILURE

@@ -8,9 +8,10 @@ import sys
 
 import click
 
+from cas.dirs import located
 from cas.errors import MEANINGS, CasError, ExitCode
 from cli.failure import report
-from cli.options import store_option
+from cli.options import STANDARD_OUTPUT, store_option
 
 _COMMANDS = {
     "init": "init",
@@ -86,7 +87,8 @@ def main() -> None:
     try:
         code = cas.main(prog_name="cas", standalone_mode=False)
         if sys.stdout is not None:  # as it is when a caller has closed it
-            sys.stdout.flush()
+            with located(STANDARD_OUTPUT):
+                sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt):
         code = 130
     except BrokenPipeError:

@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 
 import click
 
+from cas.dirs import located
 from cas.quoting import quoted
 from cas.store import Store
 
+STANDARD_OUTPUT = b"standard output"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -57,11 +59,12 @@ def json_option(function: _Function) -> _Function:
 
 def emit(as_json: bool, document: object, lines: Iterable[str]) -> None:
     """Print data: the document with --json, else the lines."""
-    if as_json:
-        print(json.dumps(document, indent=2))
-    else:
-        for line in lines:
-            print(line)
+    with located(STANDARD_OUTPUT):
+        if as_json:
+            print(json.dumps(document, indent=2))
+        else:
+            for line in lines:
+                print(line)
 
 
 def note(text: str) -> None:
