@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cas import digest as hashing
@@ -13,6 +14,7 @@ from cas.errors import InputRefused
 from cas.objects import ObjectKey, Objects
 from cas.quoting import quoted
 from cas.scratch import unnamed_file
+from cas.signals import uninterrupted
 
 _WHOLE = 1 << 20  # bytes; files up to this size are read into memory, and only once
 
@@ -43,12 +45,17 @@ class Ingested:
 
 
 def ingest(
-    objects: Objects, name: bytes, dir_fd: int, path: bytes, *, move: bool = False
+    objects: Objects,
+    name: bytes,
+    dir_fd: int,
+    path: bytes,
+    adopted: Callable[[Ingested], None] | None = None,
 ) -> Ingested:
     """Make sure that the content of a regular file is an object.
 
-    With `move` the file itself becomes the object if that is safe: it keeps its name, but is
-    read-only from then on. `path` is for messages. Raises OSError, FileChanged.
+    With `adopted` the file itself becomes the object if that is safe: it keeps its name, but is
+    read-only from then on. `adopted` hears of it before a signal can come. `path` is for messages.
+    Raises OSError, FileChanged.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     fd = os.open(name, flags, dir_fd=dir_fd)
@@ -67,8 +74,13 @@ def ingest(
         key = ObjectKey(digest, bool(before.st_mode & 0o111))
         if objects.usable(key):
             return Ingested(key, size, False, before)
-        if move and _adopt(objects, fd, before, key, path):
-            return Ingested(key, size, True, os.fstat(fd), adopted=before)
+        if adopted is not None:
+            with uninterrupted():
+                now = _adopt(objects, fd, before, key, path)
+                if now is not None:
+                    done = Ingested(key, size, True, now, adopted=before)
+                    adopted(done)
+                    return done
         return Ingested(key, size, _copy(objects, fd, data, key, path), before)
     finally:
         os.close(fd)
@@ -104,23 +116,29 @@ def _copy(objects: Objects, fd: int, data: bytes | None, key: ObjectKey, path: b
         return objects.publish(new, key)
 
 
-def _adopt(objects: Objects, fd: int, before: os.stat_result, key: ObjectKey, path: bytes) -> bool:
-    """Make the file open at `fd` the object itself, if nobody else can write into it."""
+def _adopt(
+    objects: Objects, fd: int, before: os.stat_result, key: ObjectKey, path: bytes
+) -> os.stat_result | None:
+    """Make the file open at `fd` the object itself, if nobody else can write into it.
+
+    Returns what it is then; None if it is what it was.
+    """
     if before.st_nlink != 1 or before.st_uid != os.geteuid() or attributes(fd):
-        return False
+        return None
     if before.st_dev != os.fstat(objects.store_fd).st_dev or _has_writer(fd):
-        return False
+        return None
     os.fchmod(fd, key.mode)
     try:
         _unchanged(fd, before, path)
         os.utime(fd)
-        if objects.publish(fd, key):
-            return True
+        now = os.fstat(fd)
+        if objects.publish(fd, key):  # nothing can fail after it
+            return now
     except BaseException:
         _restore(fd, before)
         raise
     _restore(fd, before)
-    return False
+    return None
 
 
 def _restore(fd: int, before: os.stat_result) -> None:

@@ -110,7 +110,9 @@ class Lease(Closing):
                 json.dump(asdict(record), file)
             os.rename(unfinished, self._path)
         except BaseException as error:
-            os.unlink(unfinished)
+            for path in (unfinished, self._path):  # a signal can have come right after the rename
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
             os.close(self.fd)
             if isinstance(error, OSError) and error.filename is None:
                 error.filename = os.fsdecode(unfinished)

@@ -123,14 +123,16 @@ class Objects:
             self._copy_object(path, path, key)
             self._link(path, key, name, dir_fd)
 
-    def remove_unused(self, key: ObjectKey, owner: int) -> int:
+    def remove_unused(self, key: ObjectKey, owner: int, links: int = 1) -> int:
         """Delete the object if nothing links to it, and so the copy of it that `owner` keeps.
+
+        The object may have so many `links`, its own name being one.
 
         Returns the bytes that this gave back. Deleting is safe at any time, since whoever uses an
         object holds a link of its own. Raises OSError.
         """
-        paths = (key.path, own_path(key.path, owner))
-        return sum(unlink_unused(path, self.store_fd) for path in paths)
+        freed = unlink_unused(key.path, self.store_fd, links)
+        return freed + unlink_unused(own_path(key.path, owner), self.store_fd)
 
     def linked_by(self, key: ObjectKey, owner: int) -> tuple[bytes, os.stat_result] | None:
         """Find the object that a layer of the user `owner` links to: its path, and its state.
@@ -191,11 +193,11 @@ class Objects:
             os.close(old)
 
 
-def unlink_unused(path: bytes, dir_fd: int) -> int:
+def unlink_unused(path: bytes, dir_fd: int, links: int = 1) -> int:
     """Delete the object at a path if nothing links to it; see `Objects.remove_unused`."""
     try:
         found = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
-        if found.st_nlink > 1:
+        if found.st_nlink > links:
             return 0
         os.unlink(path, dir_fd=dir_fd)
     except FileNotFoundError:

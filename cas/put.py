@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import stat
 import time
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from cas.manifest import Digest, Kind, Manifest
 from cas.objects import Objects, Overtaken
 from cas.quoting import quoted
 from cas.scratch import Scratch, scratch
+from cas.signals import uninterrupted
 from cas.signature import Signature
 from cas.tree import Reading, consume, read_tree, undo
 
@@ -115,7 +117,8 @@ def _put(
             with scratch(storage.fd, "put") as work:
                 artifact = _record(storage, artifact, known, manifest, work)
     except BaseException:
-        undo(fd, storage.objects, reading)
+        with uninterrupted():
+            undo(fd, storage.objects, reading)
         raise
     if move:
         consume(root, fd, reading)
@@ -188,8 +191,13 @@ def _artifact(signature: Signature, tree: Digest, reading: Reading) -> Artifact:
 
 def _refuse_root(root: bytes, store: bytes) -> None:
     where = quoted(root)
-    if not os.path.isdir(root):
-        what = "is not a directory" if os.path.lexists(root) else "does not exist"
+    what = None
+    try:
+        if not stat.S_ISDIR(os.stat(root).st_mode):
+            what = "is not a directory"
+    except FileNotFoundError:
+        what = "does not exist"
+    if what is not None:
         raise InputRefused(f"{where} {what}", hint="give the directory that the task made")
     if is_within(root, store) or is_within(store, root):
         raise InputRefused(

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 from dataclasses import dataclass, field
+from functools import partial
 
 from cas.artifact import Dropped
 from cas.dirs import DirCursor, Node, attributes, path_text, walk
@@ -97,7 +98,9 @@ def _read_node(node: Node, root: bytes, objects: Objects, reading: Reading, *, m
     elif kind is Kind.SYMLINK:
         reading.nodes[node.path] = symlink_node(os.readlink(node.name, dir_fd=node.dir_fd))
     else:
-        done = ingest(objects, node.name, node.dir_fd, os.path.join(root, node.path), move=move)
+        note = partial(reading.made.__setitem__, node.path) if move else None
+        path = os.path.join(root, node.path)
+        done = ingest(objects, node.name, node.dir_fd, path, note)
         if done.new:
             reading.made[node.path] = done
         reading.stats[node.path] = done.stat
@@ -110,14 +113,14 @@ def undo(root_fd: int, objects: Objects, reading: Reading) -> None:
     """Take back what `read_tree` did to the store and to the tree. Raises OSError.
 
     A file that became an object gets its mode and time back; or a copy takes its place, should
-    another process have linked the object meanwhile.
+    another process have linked the object meanwhile, or a layer that was recorded already.
     """
     with DirCursor(root_fd) as cursor:
         for path, done in sorted(reading.made.items()):
             if done.adopted is None:
                 objects.remove_unused(done.key, os.geteuid())
                 continue
-            objects.remove(done.key)
+            objects.remove_unused(done.key, os.geteuid(), links=2)
             parent, _, name = path.rpartition(b"/")
             disown(objects, name, cursor.at(parent), done.adopted)
 

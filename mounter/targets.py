@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from cas.dirs import OPEN_DIRECTORY, is_within
 from cas.errors import InputRefused, InUse
 from cas.quoting import quoted
+from cas.signals import uninterrupted
 from mounter.plan import Plan
 
 _ATTEMPTS = 100
@@ -55,6 +56,15 @@ def make_directories(path: bytes) -> list[bytes]:
     Others may make and remove the same ones meanwhile. Raises OSError.
     """
     made: list[bytes] = []
+    try:
+        _make_missing(path, made)
+    except BaseException:
+        remove_directories(made)
+        raise
+    return made
+
+
+def _make_missing(path: bytes, made: list[bytes]) -> None:
     attempts = 0
     while not os.path.isdir(path):
         attempts += 1
@@ -62,22 +72,17 @@ def make_directories(path: bytes) -> list[bytes]:
         while not os.path.isdir(os.path.dirname(missing)):
             missing = os.path.dirname(missing)
         try:
-            os.mkdir(missing)
-            made.append(missing)
+            with uninterrupted():
+                os.mkdir(missing)
+                made.append(missing)
         except FileNotFoundError:  # its parent has just gone, or it is a place such as /proc
             if attempts > _ATTEMPTS:
-                remove_directories(made)
                 raise
         except FileExistsError as error:
             if os.path.lexists(missing) and not os.path.isdir(missing):
-                remove_directories(made)
                 raise InputRefused(
                     f"{quoted(missing)} is not a directory", hint="give a path below a directory"
                 ) from error
-        except OSError:
-            remove_directories(made)
-            raise
-    return made
 
 
 def remove_directories(made: Sequence[bytes]) -> None:
