@@ -164,6 +164,12 @@ def is_mounted(record: MountRecord) -> bool:
     return record.boot_id == boot_id() and source_of(record.target) in record.sources
 
 
+def count_mounted(record: MountRecord) -> int:
+    """Return how many kernel mounts of a record are at its target, one on the other."""
+    target = os.fsencode(record.target)
+    return sum(line.point == target and line.source in record.sources for line in _mountinfo())
+
+
 def may_live(record: MountRecord) -> bool:
     """Tell whether a record may stand for something that is there.
 
@@ -173,10 +179,8 @@ def may_live(record: MountRecord) -> bool:
     if record.strategy != "overlay":
         try:
             return stat.S_ISDIR(os.stat(record.target).st_mode)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except PermissionError:
-            return True
+        except OSError as error:  # where it cannot be looked at, it may be there
+            return error.errno not in (errno.ENOENT, errno.ENOTDIR)
     if record.boot_id != boot_id():
         return False
     if record.namespace != mount_namespace():

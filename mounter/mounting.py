@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cas import mounts
-from cas.dirs import opened
+from cas.dirs import located, opened
 from cas.errors import CasError, InUse
 from cas.quoting import quoted
+from cas.signals import uninterrupted
 from mounter import placing, syscalls
 from mounter.overlay import attach_overlay
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
@@ -103,7 +104,7 @@ def carry_out(plan: Plan) -> Mount:
     check_target(plan)
     created = make_directories(plan.target)
     try:
-        with claimed(plan.target), claimed_upper(plan):
+        with located(plan.target), claimed(plan.target), claimed_upper(plan):
             _clear_stale(plan)
             refuse_full(plan.target)
             return _mount_by_first(plan, created)
@@ -142,7 +143,7 @@ def umount(store: StrPath, target: StrPath) -> Strategy:
     """
     root = os.path.realpath(os.fsencode(store))
     path = absolute(target)
-    with mounts.sole_changer(root, path):
+    with located(path), mounts.sole_changer(root, path):
         record = mounts.read_record(root, path)
         if record is None:
             return _umount_unrecorded(root, path)
@@ -150,8 +151,9 @@ def umount(store: StrPath, target: StrPath) -> Strategy:
             _umount_overlay(path, record)
         else:
             placing.take_away(root, path, record)
-        mounts.remove_record(root, path)
-    remove_directories([os.fsencode(directory) for directory in record.created])
+        with uninterrupted():
+            mounts.remove_record(root, path)
+            remove_directories([os.fsencode(directory) for directory in record.created])
     return Strategy(record.strategy)
 
 
@@ -186,9 +188,23 @@ def _mount_by_first(plan: Plan, created: Sequence[bytes]) -> Mount:
             mounts.remove_record(plan.store, plan.target)
             reasons.append(f"{candidate.value}: {refusal}")
         except BaseException:
-            mounts.remove_record(plan.store, plan.target)
+            with uninterrupted():
+                _take_back(plan)
             raise
     raise NoStrategy(plan.target, reasons)
+
+
+def _take_back(plan: Plan) -> None:
+    """Take away what was made before something failed, if it was complete, and its record."""
+    record = mounts.read_record(plan.store, plan.target)
+    if record is None:
+        return
+    if record.strategy == Strategy.OVERLAY.value:
+        while mounts.is_mounted(record):
+            syscalls.umount(plan.target, syscalls.MNT_DETACH)
+    elif os.listdir(plan.target):  # else what was made beside it is gone already
+        placing.take_away(plan.store, plan.target, record)
+    mounts.remove_record(plan.store, plan.target)
 
 
 def _mount_overlay(plan: Plan, created: Sequence[bytes]) -> None:
@@ -234,6 +250,8 @@ def _umount(path: bytes) -> None:
     try:
         syscalls.umount(path)
     except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
         raise InUse(
             f"cannot unmount {quoted(path)}: {error.strerror}",
             hint="end what runs or stands in it (`fuser -vm` shows it) and try again",

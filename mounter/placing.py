@@ -43,18 +43,20 @@ def take_away(store: bytes, path: bytes, record: mounts.MountRecord) -> None:
 
     Raises InUse, StoreDamaged, OSError.
     """
-    if not os.path.lexists(path):
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
         remove_staging(record)
         return
     with claimed(path), opened(path) as root:
-        plan = _plan_of(store, record, root)
+        plan = plan_of(store, record, root)
         remove_staging(record)
         linktree.remove_tree(plan, plan.content(), root)
         os.fchmod(root, record.mode)
 
 
-def _plan_of(store: bytes, record: mounts.MountRecord, root: int) -> Plan:
-    """Return the plan of what is there: of two, if an update was killed between them."""
+def plan_of(store: bytes, record: mounts.MountRecord, root: int) -> Plan:
+    """Return the plan of what is open at `root`: of two, if an update was killed between them."""
     plan = recorded_plan(store, record)
     if record.next_plan is not None:
         with contextlib.suppress(InUse):

@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cas import dirs, mounts
-from cas.dirs import opened
+from cas.dirs import located, opened
 from cas.errors import InputRefused
 from cas.quoting import quoted
 from cas.signature import NoSuchSignature, Signature
 from mounter import linktree, syscalls
 from mounter.mounting import Mount, NotMounted, refuse_out_of_reach
 from mounter.overlay import TooOld, attach_overlay, make_overlay
-from mounter.placing import make_beside, remove_staging, staging_name
+from mounter.placing import make_beside, plan_of, remove_staging, staging_name
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
-from mounter.recording import new_record, new_source, recorded_plan
+from mounter.recording import new_record, new_source
 from mounter.targets import StrPath, absolute
 
 if TYPE_CHECKING:
@@ -39,8 +39,12 @@ def mounted_ids(store: StrPath, target: StrPath) -> list[str]:
 
     Raises NotMounted, StoreDamaged, OSError.
     """
-    record = _live_record(os.path.realpath(os.fsencode(store)), absolute(target))
-    return [artifact["id"] for artifact in record.plan["artifacts"]]
+    path = os.path.realpath(os.fsencode(store))
+    record = _live_record(path, absolute(target))
+    if record.next_plan is None:
+        return [artifact["id"] for artifact in record.plan["artifacts"]]
+    with opened(os.fsencode(record.target)) as root:
+        return [artifact.id for artifact in plan_of(path, record, root).artifacts]
 
 
 def without(ids: Sequence[str], drop: Iterable[str]) -> list[str]:
@@ -64,7 +68,7 @@ def update(composition: Composition, target: StrPath) -> Updated:
     Raises NotMounted, InUse, InputRefused (it is writable), NoStrategy, StoreDamaged, OSError.
     """
     plan = Plan.of(composition, absolute(target))
-    with mounts.sole_changer(plan.store, plan.target):
+    with located(plan.target), mounts.sole_changer(plan.store, plan.target):
         record = _live_record(plan.store, plan.target)
         if record.plan["writable"]:
             raise InputRefused(
@@ -80,6 +84,8 @@ def update(composition: Composition, target: StrPath) -> Updated:
 
 def _exchange_overlay(plan: Plan, record: mounts.MountRecord) -> Updated:
     """Put the new mount below the old one, and take the old one away (Linux 6.5)."""
+    while mounts.count_mounted(record) > 1:  # an update was killed when the new one was beneath
+        syscalls.umount(plan.target, syscalls.MNT_DETACH)
     source = new_source()
     after = _record_of(plan, record, source=source)
     both = replace(
@@ -128,16 +134,16 @@ def _replace_mount(plan: Plan, source: str, made: int | None) -> int:
 
 def _exchange_tree(plan: Plan, record: mounts.MountRecord) -> Updated:
     """Make the new tree beside the old one, and swap their names (renameat2(2))."""
-    old = recorded_plan(plan.store, record)
-    content = old.content()
     with opened(plan.target) as root:
-        linktree.refuse_foreign(old, content, root)
+        old = plan_of(plan.store, record, root)
+        linktree.refuse_foreign(old, old.content(), root)
     remove_staging(record)
     parent_path, name, beside = staging_name(plan.target)
     staging = os.path.join(parent_path, beside)
     with opened(parent_path) as parent:
         both = replace(
             record,
+            plan=old.encode(),
             staging=os.fsdecode(staging),
             next_plan=plan.encode(),
             trees=sorted({*record.trees, *plan.used}),
