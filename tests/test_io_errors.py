@@ -1,0 +1,96 @@
+"""I/O errors in single system calls: told with a path, nothing damaged, and it can be repeated."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.actions import ACTIONS, Action, Bench
+from tests.injection import Outcome, Prepared
+from tests.support import ROOT, Cas
+
+_CHANGING = (
+    "write", "pwrite64", "pwritev", "writev", "linkat", "link", "rename", "renameat", "renameat2",
+    "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "symlinkat", "fchmod", "fchmodat", "chmod",
+    "ftruncate", "fallocate", "fsync", "fdatasync", "msync", "utimensat", "copy_file_range",
+)  # fmt: skip
+_READING = (
+    "read", "pread64", "preadv", "openat", "newfstatat", "fstat", "statx", "getdents64", "flock",
+    "readlink", "readlinkat", "flistxattr", "llistxattr", "lseek", "statfs", "fstatfs",
+)  # fmt: skip
+_MOUNTING = (
+    "fsopen", "fsconfig", "fsmount", "move_mount", "mount", "umount2", "mount_setattr",
+    "open_tree", "unshare",
+)  # fmt: skip
+_SENTENCE = re.compile(r"^cas: \S.*", re.MULTILINE)
+
+
+@pytest.fixture
+def run(cas: Cas, tmp_path: Path) -> Iterator[Prepared]:
+    with Prepared(cas, tmp_path) as prepared:
+        yield prepared
+
+
+def _check_told(action: Action, done: Outcome, work: Path) -> None:
+    """Assert that an error is told by a sentence with a path, and by the code that it has."""
+    assert "Traceback" not in done.errors, done
+    assert "Exception ignored" not in done.errors, done
+    if done.code == 0:
+        return
+    codes = (125,) if action.name == "run" else (1, 5) if "overlay" in str(action) else (1,)
+    assert done.code in codes, done
+    said = _SENTENCE.search(done.errors)
+    assert said is not None, done
+    if "pipe:" in "".join(done.met):  # between the processes of a run
+        return
+    assert any(place in said[0] for place in (str(work), "/proc/", "standard output")), done
+
+
+def _meet(
+    run: Prepared, bench: Bench, action: Action, calls: tuple[str, ...], work: Path
+) -> list[str]:
+    """Do an action once for each of its calls, and let that fail; return the calls."""
+    met: list[str] = []
+    for call in calls:
+        number = 1
+        while True:
+            bench.begin(action)
+            done = run.with_fault(*action.arguments, call=call, fault="error=EIO", number=number)
+            _check_told(action, done, work)
+            bench.check(action, done)
+            bench.finish(action, done)
+            if not done.met:
+                assert done.code == 0, done
+                break
+            met += done.met
+            number += 1
+    return met
+
+
+_READERS = ("put", "put --move", "rm", "gc", "mount by hardlink", "umount by hardlink")
+_ACTIONS = [name for name in ACTIONS if ROOT or "overlay" not in name]
+
+
+@pytest.mark.skipif(not ROOT, reason="only root mounts where others see it")
+@pytest.mark.parametrize("name", [name for name in _ACTIONS if "overlay" in name])
+def test_failed_mounting_is_told_and_leaves_the_old_or_the_new(
+    cas: Cas, run: Prepared, work: Path, name: str
+) -> None:
+    assert _meet(run, Bench(cas, run), ACTIONS[name], _MOUNTING, work) != []
+
+
+@pytest.mark.parametrize("name", _ACTIONS)
+def test_failed_change_is_told_and_damages_nothing(
+    cas: Cas, run: Prepared, work: Path, name: str
+) -> None:
+    assert _meet(run, Bench(cas, run), ACTIONS[name], _CHANGING, work) != []
+
+
+@pytest.mark.parametrize("name", _READERS)
+def test_failed_reading_is_told_and_damages_nothing(
+    cas: Cas, run: Prepared, work: Path, name: str
+) -> None:
+    assert _meet(run, Bench(cas, run), ACTIONS[name], _READING, work) != []
