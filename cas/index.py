@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 
@@ -97,11 +98,16 @@ class Reader:
         yield self._hashes, artifact.signature.hash.encode() + b"\0" + key
         yield self._trees, artifact.tree.encode() + b"\0" + key
 
-    def read_all(self) -> None:
-        """Read every page that is in use. Raises StoreDamaged, or ends the process (SIGSEGV)."""
+    def read_all(self) -> bytes:
+        """Read every page that is in use; return a hash of all keys and values in them.
+
+        Raises StoreDamaged, or ends the process (SIGSEGV).
+        """
+        content = hashlib.blake2b()
         for database in (self._artifacts, self._hashes, self._trees):
-            for _ in self._txn.cursor(database):
-                pass
+            for key, data in self._txn.cursor(database):
+                content.update(b"%d %d " % (len(key), len(data)) + key + data)
+        return content.digest()
 
     def like(self, abbreviation: str) -> list[Signature]:
         """Return the signatures that begin with the first or end near the last field given.
@@ -178,7 +184,7 @@ class Index:
             self._env = lmdb.open(
                 path,
                 map_size=_MAP_SIZE,
-                max_dbs=len(_DATABASES),
+                max_dbs=len(_DATABASES) + 1,
                 readonly=not self.writable,
                 create=create,
                 lock=False,
@@ -198,11 +204,33 @@ class Index:
         """Make a file that ends before its last page longer, since to read there is fatal (SIGBUS).
 
         LMDB does not write a page at the end that is not in use; so short is not damaged, but what
-        lost its end is short too. Then empty pages are found, which LMDB refuses.
+        lost its end is short too. Then empty pages are found, which LMDB refuses. Raises
+        StoreDamaged if that last page cannot be.
         """
+        if self._env.info()["map_size"] > _MAP_SIZE:
+            raise StoreDamaged(f"the index {quoted(self._path)} is damaged", hint=_HINT)
         length = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
         if self.writable and os.stat(self._data).st_size < length:
             os.truncate(self._data, length)
+
+    def copy(self, path: bytes) -> None:
+        """Copy all pages, used or not, into an empty directory. Raises IndexUnavailable."""
+        with self.locked(exclusive=False), self._faults():
+            self._env.copy(os.fsdecode(path))
+
+    def fill(self) -> None:
+        """Write as many pages as there are, and so into all that are said to be free.
+
+        Raises IndexUnavailable, StoreDamaged, or ends the process (SIGABRT).
+        """
+        page = bytes(3000)  # more than goes into a page with others (lmdb.h: about half of it)
+        with self._faults():
+            filler = self._env.open_db(b"filler")
+            pages = self._env.info()["last_pgno"]
+            for start in range(0, pages, 1000):
+                with self._env.begin(write=True, db=filler) as txn:
+                    for number in range(start, min(start + 1000, pages)):
+                        txn.put(b"%d" % number, page)
 
     def sync(self) -> None:
         """Write it to the disk. Raises IndexUnavailable."""
@@ -261,8 +289,9 @@ class Index:
                 fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
             yield
         finally:
-            if os.getpid() == self._owner:  # a child that has the descriptor holds it no longer
-                fcntl.flock(fd, fcntl.LOCK_UN)
+            with located(self._lock):
+                if os.getpid() == self._owner:  # a child that has it holds the lock no longer
+                    fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
     def _check_owner(self) -> None:

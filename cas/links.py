@@ -67,8 +67,11 @@ def note_use(store_fd: int, signatures: Iterable[Signature]) -> None:
 
 
 def last_used_ns(store_fd: int, artifact: Artifact) -> int:
-    """Return when an artifact was last used, or put, in nanoseconds since 1970."""
-    with contextlib.suppress(OSError):
+    """Return when an artifact was last used, or put, in nanoseconds since 1970. Raises OSError.
+
+    Without a link, or the right to look at it, it is the time when it was put.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         path = artifact_path(artifact.signature)
         used = os.stat(path, dir_fd=store_fd, follow_symlinks=False).st_mtime_ns
         return max(used, artifact.created_ns)

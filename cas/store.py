@@ -211,6 +211,7 @@ class Store(Closing):
         """Return what living processes and mounts use. Raises OSError, StoreDamaged."""
         return self._removal.uses()
 
+    @naming_paths
     def last_used_ns(self, artifact: Artifact) -> int:
         """Return when an artifact was last used or put, in nanoseconds since 1970.
 

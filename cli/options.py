@@ -14,6 +14,7 @@ import click
 from cas.dirs import located
 from cas.quoting import quoted
 from cas.store import Store
+from cli.crashes import crashes_told
 
 STANDARD_OUTPUT = b"standard output"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -30,7 +31,9 @@ def store_path(ctx: click.Context) -> str:
 
 def open_store(ctx: click.Context, *, create: bool = False) -> Store:
     """Open the store; it is closed when the command ends. Raises what Store raises."""
-    return ctx.with_resource(Store(store_path(ctx), create=create))
+    path = store_path(ctx)
+    ctx.with_resource(crashes_told(path))
+    return ctx.with_resource(Store(path, create=create))
 
 
 def remember_store(ctx: click.Context, _: click.Parameter, value: str | None) -> None:

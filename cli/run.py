@@ -13,6 +13,7 @@ from cas.dependencies import read_dependencies, split
 from cas.errors import CasError
 from cas.store import Store
 from cli.composing import STRATEGIES, Overlaps, compose, conflict_options
+from cli.crashes import crashes_told
 from cli.failure import RUN_FAILED, report
 from cli.options import note, read_ids, read_text, store_option, store_path
 from mounter.isolation import SHARED, Bind, Sandbox
@@ -96,19 +97,21 @@ def _run(ctx: click.Context, command: Sequence[str], options: dict[str, Any]) ->
     with contextlib.ExitStack() as stack:
         plans: list[Plan] = []
         if options["sysroots"] or options["sysroot_files"] or options["dependencies"]:
-            with Store(store_path(ctx)) as store:  # closed before the forks: LMDB allows none
+            path = store_path(ctx)
+            # It is closed before the forks: LMDB allows none.
+            with crashes_told(path, RUN_FAILED), Store(path) as store:
                 wanted = _wanted(ctx, store, options)
                 uppers = _uppers(ctx, options["uppers"], list(wanted))
-                for path, names in wanted.items():
-                    purpose = f"run at {path}: {' '.join(command)[:200]}"
+                for target, names in wanted.items():
+                    purpose = f"run at {target}: {' '.join(command)[:200]}"
                     composition = stack.enter_context(compose(store, names, purpose, overlaps))
                     plans.append(
                         planned(
                             composition,
-                            os.path.realpath(path),
+                            os.path.realpath(target),
                             Strategy(options["strategy"]),
                             writable=options["rw"],
-                            upper=uppers.get(path),
+                            upper=uppers.get(target),
                         )
                     )
         return run_plans(command, plans, note, sandbox)

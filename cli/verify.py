@@ -43,7 +43,7 @@ def verify_command(
     """
     if repair and quick:
         raise click.UsageError("--repair needs to read everything: give it without --quick", ctx)
-    damage = index_damage(store_path(ctx))
+    damage = index_damage(store_path(ctx), quick=quick)
     if damage is not None:
         raise StoreDamaged(damage, hint="`cas rebuild-index` makes the index again from the store")
     store = open_store(ctx)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from cas.dirs import opened
+from cas.dirs import make_directory, opened
 from cas.errors import InputRefused
 from cas.quoting import quoted
 from cas.scratch import scratch
@@ -119,7 +119,7 @@ def _linked(plan: Plan, stack: contextlib.ExitStack) -> Placed:
     strategy = Strategy.COPY if plan.writable else Strategy.HARDLINK
     if plan.strategy in _LINKED:
         strategy = plan.strategy
-    os.mkdir(b"sysroot", 0o755, dir_fd=work.fd)
+    make_directory(b"sysroot", 0o755, work.fd)
     root = stack.enter_context(opened(b"sysroot", work.fd))
     try:
         linktree.make_tree(plan, strategy, plan.content(), root)

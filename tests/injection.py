@@ -8,14 +8,22 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from tests.support import Cas
 
 _PROJECT = Path(__file__).parent.parent
+_CALL = re.compile(r"(\d+) +(\w+)\(")
+_NUMBERS = re.compile(r"(?<=/objects/)..|0x[0-9a-f]+|[0-9a-f]{12,}|\d+| = .*")
 _NOISE = re.compile(r"\(INJECTED\)|--- SIG(INT|TERM) \{si_signo=SIG(INT|TERM), si_code=SI_KERNEL")
+
+
+def _trace(names: Iterable[str]) -> str:
+    return "trace=" + ",".join(f"?{name}" for name in names)  # not every machine has each call
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +68,37 @@ class Prepared:
         assert done.code in codes, (arguments, done)
         return done
 
-    def with_fault(
-        self, *arguments: str, call: str, fault: str, number: int, follow: bool = False
-    ) -> Outcome:
-        """Run it with a fault in its `number`th system call of a kind, if it makes so many.
+    def calls(self, *arguments: str, names: Iterable[str]) -> list[tuple[str, int]]:
+        """Run it; return its system calls of these names, and those of its children.
 
-        With `follow`, each of its child processes meets one in that of its own.
+        Each is a name, and a number among the calls of that name in its process. Of calls that
+        differ by numbers, digests and results only, the first is returned.
         """
-        names = ",".join(f"?{name}" for name in call.split(","))
+        _, log = self._traced(arguments, ["-e", _trace(names)])
+        counts: Counter[tuple[str, str]] = Counter()
+        found: dict[str, tuple[str, int]] = {}
+        for line in log:
+            if called := _CALL.match(line):
+                pid, name = called.groups()
+                counts[pid, name] += 1
+                found.setdefault(_NUMBERS.sub("", line), (name, counts[pid, name]))
+        return sorted(set(found.values()))
+
+    def with_fault(self, *arguments: str, call: str, number: int, fault: str) -> Outcome:
+        """Run it with a fault in its `number`th system call of a name, and in its children's."""
+        inject = f"inject={call}:{fault}:when={number}"
+        done, log = self._traced(arguments, ["-e", _trace([call]), "-e", inject])
+        met = []
+        for before, line in zip(["", *log], log, strict=False):
+            if "(INJECTED)" in line:
+                met.append(line)
+            elif _NOISE.search(line):
+                met.append(before)
+        return replace(done, met=tuple(met))
+
+    def _traced(self, arguments: tuple[str, ...], options: list[str]) -> tuple[Outcome, list[str]]:
         pid = self._begun(arguments)
-        command = ["strace", "-y", *(["-f"] if follow else []), "-o", str(self._log), "-e",
-                   f"trace={names}", "-e", f"inject={names}:{fault}:when={number}", "-p",
-                   str(pid)]  # fmt: skip
+        command = ["strace", "-f", "-y", "-o", str(self._log), *options, "-p", str(pid)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
             assert strace.stderr is not None
             line = strace.stderr.readline()
@@ -79,14 +106,7 @@ class Prepared:
             os.kill(pid, signal.SIGCONT)
             done = self._outcome()
             strace.communicate()
-        lines = self._log.read_text(errors="replace").splitlines()
-        met = []
-        for before, line in zip(["", *lines], lines, strict=False):
-            if "(INJECTED)" in line:
-                met.append(line)
-            elif _NOISE.search(line):
-                met.append(before)
-        return Outcome(done.code, done.output, done.errors, tuple(met))
+        return done, self._log.read_text(errors="replace").splitlines()
 
     def _begun(self, arguments: tuple[str, ...]) -> int:
         """Begin a command; return the id of its process, which is stopped."""

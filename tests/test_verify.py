@@ -7,6 +7,7 @@ import pty
 import random
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -456,6 +457,58 @@ def test_flipped_bits_of_the_index_are_no_crash_and_no_wrong_answer(
             assert {artifact.signature: artifact.tree for artifact in store.artifacts()} == whole
     assert found > 0
     sound(cas.store)
+
+
+def test_flipped_page_headers_end_no_command_without_a_sentence(
+    cas: Cas, work: Path, trees: None
+) -> None:
+    path = cas.store / "index/data.mdb"
+    for number in range(4):
+        cas("put", f"more{number}:t:12345678", "a")  # and so there is a list of free pages
+    good = path.read_bytes()
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    crashed = []
+    for start in range(0, len(good), 4096):
+        if not any(good[start : start + 4096]):
+            continue
+        bad = bytearray(good)
+        bad[start + chance.randrange(10, 16)] ^= 1 << chance.randrange(8)
+        for command in (["ls"], ["put", "new:t:12345678", "b"]):
+            path.write_bytes(bad)
+            done = subprocess.run(
+                [CAS, "--store", cas.store, *command],
+                cwd=work,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode in (0, 1, 6), done
+            assert "Traceback" not in done.stderr
+            assert (done.returncode == 0) is ("cas: " not in done.stderr), done
+            if "SIG" in done.stderr:
+                crashed.append(bytes(bad))
+    for bad in crashed:
+        path.write_bytes(bad)
+        assert "rebuild-index" in cas("verify", code=6).stderr
+    cas("rebuild-index")
+    cas("gc")
+    sound(cas.store)
+
+
+@pytest.mark.parametrize("crash", ["ctypes.string_at(0)", "ctypes.CDLL(None).abort()"])
+def test_crash_is_told_with_the_code_of_damage(crash: str) -> None:
+    code = f"""
+import ctypes
+from cli.crashes import crashes_told
+with crashes_told("/the/store"):
+    {crash}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 6
+    assert "index of /the/store" in done.stderr
+    assert "`cas verify`" in done.stderr
 
 
 @pytest.mark.parametrize(
