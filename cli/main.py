@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 
 import click
@@ -82,8 +83,18 @@ def cas() -> None:
     """
 
 
+def _end(number: int, _: object) -> None:
+    sys.exit(128 + number)
+
+
 def main() -> None:
-    """Run the command line and exit with its code."""
+    """Run the command line and exit with its code.
+
+    SIGTERM and SIGHUP end it like SIGINT, by an exception, and so nothing is left half made.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup(1) lets one be ignored
+            signal.signal(number, _end)
     try:
         code = cas.main(prog_name="cas", standalone_mode=False)
         if sys.stdout is not None:  # as it is when a caller has closed it

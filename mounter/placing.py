@@ -8,8 +8,9 @@ import os
 from collections.abc import Sequence
 
 from cas import dirs, mounts
-from cas.dirs import opened
+from cas.dirs import located, opened
 from cas.errors import InUse
+from cas.signals import uninterrupted
 from mounter import linktree
 from mounter.plan import Plan, Strategy, StrategyRefused
 from mounter.recording import new_record, recorded_plan
@@ -34,7 +35,8 @@ def place(plan: Plan, strategy: Strategy, created: Sequence[bytes]) -> None:
         try:
             os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
-            dirs.remove_tree(beside, parent)
+            with uninterrupted():
+                dirs.remove_tree(beside, parent)
             raise
 
 
@@ -73,11 +75,8 @@ def make_beside(plan: Plan, strategy: Strategy, beside: bytes, parent: int) -> N
     """
     before = os.stat(plan.target)
     try:
-        os.mkdir(beside, 0o700, dir_fd=parent)
-    except OSError as error:
-        where = os.path.join(os.path.dirname(plan.target), beside)
-        raise OSError(error.errno, error.strerror, os.fsdecode(where)) from error
-    try:
+        with located(parent):
+            os.mkdir(beside, 0o700, dir_fd=parent)
         with opened(beside, parent) as root:
             linktree.make_tree(plan, strategy, plan.content(), root)
             if plan.writable:
@@ -85,7 +84,8 @@ def make_beside(plan: Plan, strategy: Strategy, beside: bytes, parent: int) -> N
             if os.fstat(root).st_uid != before.st_uid:
                 os.fchown(root, before.st_uid, before.st_gid)
     except BaseException:
-        dirs.remove_tree(beside, parent)
+        with uninterrupted():
+            dirs.remove_tree(beside, parent)
         raise
 
 

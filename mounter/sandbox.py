@@ -316,6 +316,9 @@ def _execute(task: _Task, parent: int) -> int:
     _die_with(parent)
     for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored_by_python, signal.SIG_DFL)
+    for number in _FORWARDED:
+        if callable(signal.getsignal(number)):  # what exec does, but one may be waiting
+            signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, task.mask)
     command, environment = task.command, task.sandbox.environment
     if task.status_end >= 0:

@@ -18,7 +18,9 @@ from tests.support import Cas
 
 _PROJECT = Path(__file__).parent.parent
 _CALL = re.compile(r"(\d+) +(\w+)\(")
-_NUMBERS = re.compile(r"(?<=/objects/)..|0x[0-9a-f]+|[0-9a-f]{12,}|\d+| = .*")
+_NUMBERS = re.compile(
+    r"(?<=/objects/)..|(?<=\")[0-9a-f]{2}(?=\")|0x[0-9a-f]+|[0-9a-f]{12,}|\d+| = .*"
+)
 _NOISE = re.compile(r"\(INJECTED\)|--- SIG(INT|TERM) \{si_signo=SIG(INT|TERM), si_code=SI_KERNEL")
 
 

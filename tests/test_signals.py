@@ -34,8 +34,14 @@ def _check_ended(done: Outcome, number: signal.Signals) -> None:
     assert done.code in (0, 128 + number, -number), done
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda one: one.name)
-@pytest.mark.parametrize("name", [name for name in ACTIONS if ROOT or "overlay" not in name])
+_ACTIONS = [name for name in ACTIONS if ROOT or "overlay" not in name]
+_CASES = [
+    *((name, signal.SIGINT) for name in _ACTIONS),
+    *((name, signal.SIGTERM) for name in ("put --move", "update by hardlink", "run")),
+]
+
+
+@pytest.mark.parametrize(("name", "number"), _CASES)
 def test_signal_in_any_call_ends_a_command_and_damages_nothing(
     cas: Cas, run: Prepared, name: str, number: signal.Signals
 ) -> None:

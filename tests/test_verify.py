@@ -489,8 +489,8 @@ def test_flipped_page_headers_end_no_command_without_a_sentence(
             assert (done.returncode == 0) is ("cas: " not in done.stderr), done
             if "SIG" in done.stderr:
                 crashed.append(bytes(bad))
-    for bad in crashed:
-        path.write_bytes(bad)
+    for damaged in crashed:
+        path.write_bytes(damaged)
         assert "rebuild-index" in cas("verify", code=6).stderr
     cas("rebuild-index")
     cas("gc")
