@@ -60,7 +60,8 @@ def located(directory: int | bytes) -> Iterator[None]:
 
 class _Open(Protocol):
     @property
-    def fd(self) -> int: ...
+    def fd(self) -> int:
+        """The descriptor of a directory."""
 
 
 def naming_paths(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 from collections.abc import Iterator
 
@@ -98,16 +97,13 @@ class Reader:
         yield self._hashes, artifact.signature.hash.encode() + b"\0" + key
         yield self._trees, artifact.tree.encode() + b"\0" + key
 
-    def read_all(self) -> bytes:
-        """Read every page that is in use; return a hash of all keys and values in them.
+    def content(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every key and value, from every page that is in use.
 
         Raises StoreDamaged, or ends the process (SIGSEGV).
         """
-        content = hashlib.blake2b()
         for database in (self._artifacts, self._hashes, self._trees):
-            for key, data in self._txn.cursor(database):
-                content.update(b"%d %d " % (len(key), len(data)) + key + data)
-        return content.digest()
+            yield from ((bytes(key), bytes(data)) for key, data in self._txn.cursor(database))
 
     def like(self, abbreviation: str) -> list[Signature]:
         """Return the signatures that begin with the first or end near the last field given.
@@ -168,7 +164,7 @@ class Writer(Reader):
 
 
 class Index:
-    """The index in the directory `path`, under the lock file `lock` (both absolute).
+    """The index in the directory or file `path`, under the lock file `lock` (both absolute).
 
     `writable` tells whether this process may write to it. A child that was forked meanwhile can
     only close it; anything else raises NotOwner there.
@@ -176,13 +172,15 @@ class Index:
 
     def __init__(self, path: bytes, lock: bytes, *, create: bool = False) -> None:
         self._path = path
-        self._data = os.path.join(path, b"data.mdb")
+        directory = os.path.isdir(path)
+        self._data = os.path.join(path, b"data.mdb") if directory else path
         self._lock = lock
         self._owner = os.getpid()
         self.writable = os.access(path, os.W_OK)
         with self.locked(exclusive=create), self._faults():
             self._env = lmdb.open(
                 path,
+                subdir=directory,
                 map_size=_MAP_SIZE,
                 max_dbs=len(_DATABASES) + 1,
                 readonly=not self.writable,
@@ -213,10 +211,10 @@ class Index:
         if self.writable and os.stat(self._data).st_size < length:
             os.truncate(self._data, length)
 
-    def copy(self, path: bytes) -> None:
-        """Copy all pages, used or not, into an empty directory. Raises IndexUnavailable."""
+    def copy(self, fd: int) -> None:
+        """Copy all pages, used or not, to the file open at `fd`. Raises IndexUnavailable."""
         with self.locked(exclusive=False), self._faults():
-            self._env.copy(os.fsdecode(path))
+            self._env.copyfd(fd)
 
     def fill(self) -> None:
         """Write as many pages as there are, and so into all that are said to be free.

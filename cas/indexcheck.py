@@ -7,6 +7,7 @@ to know lets another process do it.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from cas.errors import CasError, StoreDamaged
 from cas.format import check_format
 from cas.index import Index
 from cas.quoting import quoted
+from cas.signals import CRASHES
 
 
 def index_damage(store: str, *, quick: bool = False) -> str | None:
@@ -29,36 +31,43 @@ def index_damage(store: str, *, quick: bool = False) -> str | None:
         check_format(os.fsencode(store))
     command = [sys.executable, "-m", "cas.indexcheck", store, *(["quick"] if quick else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        return f"using the index {quoted(f'{store}/index')} ends with {name}"
-    if done.returncode > 0:
-        raise CasError(f"cannot check the index of {quoted(store)}: {done.stderr.strip()}")
+    index = quoted(os.path.join(store, "index"))
+    if -done.returncode in CRASHES:
+        return f"using the index {index} ends with {signal.Signals(-done.returncode).name}"
+    if done.returncode != 0:
+        why = signal.strsignal(-done.returncode) if done.returncode < 0 else done.stderr.strip()
+        raise CasError(f"the index {index} could not be checked: {why}")
     return done.stdout.strip() or None
+
+
+def _hash(index: Index) -> bytes:
+    """Read all of an index. Raises StoreDamaged, or ends the process."""
+    content = hashlib.blake2b()
+    with index.read() as reader:
+        for key, data in reader.content():
+            content.update(b"%d %d " % (len(key), len(data)) + key + data)
+    return content.digest()
 
 
 def _check_free_pages(index: Index, content: bytes) -> None:
     """Let all pages that are said to be free be written, in a copy: what is in use has to stay.
 
-    Raises StoreDamaged, IndexUnavailable, OSError (no room for the copy).
+    The copy has no name, so nothing can stay of it. Raises StoreDamaged, IndexUnavailable (no room
+    for it), OSError.
     """
-    with tempfile.TemporaryDirectory(prefix="cas-index-") as place:
-        path = os.fsencode(place)
-        index.copy(path)
-        lock = os.path.join(path, b"lock")
-        os.close(os.open(lock, os.O_CREAT | os.O_WRONLY, 0o600))
-        with contextlib.closing(Index(path, lock)) as copy:
+    with tempfile.TemporaryFile() as file:
+        index.copy(file.fileno())
+        path = b"/proc/self/fd/%d" % file.fileno()
+        with contextlib.closing(Index(path, lock=path)) as copy:
             copy.fill()
-            with copy.read() as reader:
-                if reader.read_all() != content:
-                    raise StoreDamaged("pages that it says are free are not")
+            if _hash(copy) != content:
+                raise StoreDamaged("pages that it says are free are not")
 
 
 def _main(store: str, *, quick: bool) -> None:
     try:
         index = Index(f"{store}/index".encode(), f"{store}/lock".encode())
-        with index.read() as reader:
-            content = reader.read_all()
+        content = _hash(index)
     except CasError as error:
         print(error.message)
         return
@@ -70,6 +79,8 @@ def _main(store: str, *, quick: bool) -> None:
         _check_free_pages(index, content)
     except StoreDamaged as error:
         print(f"the index {quoted(f'{store}/index')} is damaged in its list of free pages: {error}")
+    except (CasError, OSError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Steps that no signal may come between."""
+"""Signals: those of a crash, and steps that none of the others may come between."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
+CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV)
+"""What flipped bits in an index can end a process with."""
 _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 

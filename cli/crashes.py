@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from cas.errors import ExitCode, StoreDamaged
 from cas.quoting import quoted
+from cas.signals import CRASHES
 from cli.failure import report
 
-_CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV)
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
 
 
@@ -35,10 +35,10 @@ def crashes_told(store: str, code: int = ExitCode.DAMAGED) -> Iterator[None]:
 
     handler, default = _Handler(tell), _Handler()  # that of null is SIG_DFL
     libc = ctypes.CDLL(None)
-    for number in _CRASHES:
+    for number in CRASHES:
         libc.signal(number, handler)
     try:
         yield
     finally:
-        for number in _CRASHES:
+        for number in CRASHES:
             libc.signal(number, default)
