@@ -164,15 +164,16 @@ class Writer(Reader):
 
 
 class Index:
-    """The index in the directory or file `path`, under the lock file `lock` (both absolute).
+    """The index in the directory `path`, or file, under the lock file `lock` (both absolute).
 
     `writable` tells whether this process may write to it. A child that was forked meanwhile can
     only close it; anything else raises NotOwner there.
     """
 
-    def __init__(self, path: bytes, lock: bytes, *, create: bool = False) -> None:
+    def __init__(
+        self, path: bytes, lock: bytes, *, create: bool = False, directory: bool = True
+    ) -> None:
         self._path = path
-        directory = os.path.isdir(path)
         self._data = os.path.join(path, b"data.mdb") if directory else path
         self._lock = lock
         self._owner = os.getpid()

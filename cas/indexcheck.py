@@ -58,7 +58,7 @@ def _check_free_pages(index: Index, content: bytes) -> None:
     with tempfile.TemporaryFile() as file:
         index.copy(file.fileno())
         path = b"/proc/self/fd/%d" % file.fileno()
-        with contextlib.closing(Index(path, lock=path)) as copy:
+        with contextlib.closing(Index(path, path, directory=False)) as copy:
             copy.fill()
             if _hash(copy) != content:
                 raise StoreDamaged("pages that it says are free are not")
