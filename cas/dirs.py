@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from cas.closing import Closing
 from cas.errors import CasError
+from cas.locating import locate, located
 from cas.quoting import quoted
-
-_Self = TypeVar("_Self", bound="_Open")
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -31,50 +26,6 @@ class TooDeep(CasError):
             f"a tree is nested {depth} directories deep, more than files may be open here",
             hint="raise the limit (`ulimit -n`)",
         )
-
-
-def locate(error: OSError, directory: int | bytes, name: bytes = b"") -> None:
-    """Make an error name a whole path: that of an open directory, and what in it is meant.
-
-    Python names what a system call was given, which may be a path below the directory, a number,
-    or nothing; then it is `name`. A path that is whole stays.
-    """
-    given = error.filename
-    below = os.fsencode(given) if isinstance(given, (str, bytes)) else name
-    if isinstance(directory, int):
-        with contextlib.suppress(OSError):
-            directory = os.readlink(b"/proc/self/fd/%d" % directory)
-    if not os.path.isabs(below) and isinstance(directory, bytes):
-        error.filename = os.fsdecode(os.path.join(directory, below).rstrip(b"/"))
-
-
-@contextlib.contextmanager
-def located(directory: int | bytes) -> Iterator[None]:
-    """`locate` errors of a `with` block that works in one directory."""
-    try:
-        yield
-    except OSError as error:
-        locate(error, directory)
-        raise
-
-
-class _Open(Protocol):
-    @property
-    def fd(self) -> int:
-        """The descriptor of a directory."""
-
-
-def naming_paths(
-    method: Callable[Concatenate[_Self, _Arguments], _Result],
-) -> Callable[Concatenate[_Self, _Arguments], _Result]:
-    """Let errors of a method name whole paths: most are given to the system as below `self.fd`."""
-
-    @functools.wraps(method)
-    def named(self: _Self, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        with located(self.fd):
-            return method(self, *args, **kwargs)
-
-    return named
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping
 from functools import cache
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from cas.dirs import located
+from cas.locating import located
 from cas.manifest import Digest, is_digest
 
 _Record = TypeVar("_Record")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import stat
 
-from cas.dirs import located, opened
+from cas.dirs import opened
 from cas.errors import CasError, InputRefused, StoreDamaged
 from cas.filesystems import refuse_network
 from cas.index import Index
 from cas.layout import DIRECTORIES, FILES, FORMAT
+from cas.locating import located
 from cas.quoting import quoted
 from cas.reserve import keep_reserve
 from cas.scratch import replace_file

@@ -18,8 +18,9 @@ from collections.abc import Iterator
 import lmdb
 
 from cas.artifact import Artifact
-from cas.dirs import located, opened
+from cas.dirs import opened
 from cas.errors import CasError, StoreDamaged
+from cas.locating import located
 from cas.manifest import Digest
 from cas.quoting import quoted
 from cas.sharing import share_new

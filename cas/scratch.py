@@ -14,8 +14,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cas.dirs import OPEN_DIRECTORY, locate, located, opened, remove_tree
+from cas.dirs import OPEN_DIRECTORY, opened, remove_tree
 from cas.errors import CasError
+from cas.locating import locate, located
 from cas.quoting import quoted
 from cas.sharing import share_new
 

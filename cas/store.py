@@ -15,7 +15,7 @@ from cas.closing import Closing
 from cas.composing import compose
 from cas.composition import Composition
 from cas.conflicts import ConflictPolicy
-from cas.dirs import OPEN_DIRECTORY, located, naming_paths
+from cas.dirs import OPEN_DIRECTORY
 from cas.errors import InputRefused, InUse
 from cas.format import NoStore, check_format, make_store
 from cas.index import Index, Writer, signature_of
@@ -23,6 +23,7 @@ from cas.known import Known
 from cas.layers import Layers
 from cas.layout import layer_path
 from cas.leases import Use
+from cas.locating import located, naming_paths
 from cas.manifest import Digest, Manifest
 from cas.merged import Merging
 from cas.objects import Objects, Overtaken

@@ -9,8 +9,8 @@ import sys
 
 import click
 
-from cas.dirs import located
 from cas.errors import MEANINGS, CasError, ExitCode
+from cas.locating import located
 from cli.failure import report
 from cli.options import STANDARD_OUTPUT, store_option
 

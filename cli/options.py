@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from cas.dirs import located
+from cas.locating import located
 from cas.quoting import quoted
 from cas.store import Store
 from cli.crashes import crashes_told

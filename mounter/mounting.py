@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cas import mounts
-from cas.dirs import located, opened
+from cas.dirs import opened
 from cas.errors import CasError, InUse
+from cas.locating import located
 from cas.quoting import quoted
 from cas.signals import uninterrupted
 from mounter import placing, syscalls

@@ -8,8 +8,9 @@ import os
 from collections.abc import Sequence
 
 from cas import dirs, mounts
-from cas.dirs import located, opened
+from cas.dirs import opened
 from cas.errors import InUse
+from cas.locating import located
 from cas.signals import uninterrupted
 from mounter import linktree
 from mounter.plan import Plan, Strategy, StrategyRefused

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cas import dirs, mounts
-from cas.dirs import located, opened
+from cas.dirs import opened
 from cas.errors import InputRefused
+from cas.locating import located
 from cas.quoting import quoted
 from cas.signature import NoSuchSignature, Signature
 from mounter import linktree, syscalls
