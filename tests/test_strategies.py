@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -144,10 +143,7 @@ def test_linked_tree_shares_the_stores_files_and_a_copied_one_does_not(
                     assert here.st_mtime_ns == there.st_mtime_ns
 
 
-@pytest.mark.parametrize("strategy", [Strategy.HARDLINK, Strategy.COPY])
-def test_more_files_than_an_inode_may_have_links(
-    store: Store, work: Path, strategy: Strategy
-) -> None:
+def test_more_files_than_an_inode_may_have_links(store: Store, work: Path) -> None:
     """A tree that cannot be linked wholly is copied where it must be."""
     tree = make(work / "tree", {})
     for number in range(40_000):  # twice that, and the layer's, is above what ext4 allows
@@ -155,7 +151,7 @@ def test_more_files_than_an_inode_may_have_links(
     store.put("a:t:12345678", tree)
     with (
         store.compose(["a"]) as composition,
-        mounter.mounted(composition, work / "one", strategy),
-        mounter.mounted(composition, work / "two", strategy),
+        mounter.mounted(composition, work / "one", Strategy.HARDLINK),
+        mounter.mounted(composition, work / "two", Strategy.HARDLINK),
     ):
         assert len(os.listdir(work / "two")) == 40_000

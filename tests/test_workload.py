@@ -15,6 +15,7 @@ from cas.composition import Composition
 from cas.store import Store
 from tests.support import ROOT, Tree, seen_in_run, snapshot
 
+pytestmark = pytest.mark.xdist_group("workload")  # one process puts all packages, once
 PROJECT = Path(__file__).parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 WORKLOAD = Path(os.environ.get("CAS_TEST_WORKLOAD") or CACHE / "sysroot-cas-workload")
