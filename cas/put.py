@@ -143,6 +143,10 @@ def _record(
         try:
             taken = overhead(manifest, layer_path(tree), manifest_path(tree), storage.fd)
         except FileNotFoundError as error:
+            if storage.layers.exists(tree) and any(storage.layers.problems(tree)):
+                where = quoted(os.path.join(storage.path, layer_path(tree)))
+                hint = "`cas verify` tells what is, and `cas verify --repair` makes it again"
+                raise StoreDamaged(f"the layer {where} is damaged", hint=hint) from error
             raise Overtaken from error
     artifact = dataclasses.replace(artifact, overhead=taken)
     with storage.index.locked(exclusive=True):
