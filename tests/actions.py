@@ -6,12 +6,11 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from cas.policy import Policy
 from cas.store import Store
 from tests.injection import Outcome, Prepared
-from tests.support import Cas, make, snapshot, tidy
+from tests.support import Cas, make, mount_lines, snapshot, tidy
 
 KEPT, NEW = "kept:t:12345678", "a:t:12345678"
 FILES = {"shared": "1", "new": "2", "tool*": "3", "d/l@": "x"}
@@ -163,7 +162,7 @@ class Bench:
             (self._work / "target").rmdir()
         left = set(os.listdir(self._work)) - {"store", "kept", "tree"}
         assert left == set(), done
-        mounts = Path("/proc/self/mountinfo").read_text()
+        mounts = mount_lines()
         assert str(self._work) not in mounts, done
 
     def _check_done(self, action: Action, done: Outcome) -> None:

@@ -146,6 +146,11 @@ def disk_of(path: Path) -> int:
     return int(done.stdout.split()[0])
 
 
+def mount_lines() -> str:
+    """Return what proc(5) says of the mounts here, whatever bytes are in the names of others'."""
+    return Path("/proc/self/mountinfo").read_text(errors="replace")
+
+
 def leftover_mounts(directory: Path) -> list[bytes]:
     """Return the mount points below a directory, innermost first."""
     with open("/proc/self/mountinfo", "rb") as file:
