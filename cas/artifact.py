@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import os
+import struct
 import zlib
 from dataclasses import dataclass
 
-from cas.documents import fits, parse, record_of
+from cas.documents import NUMBERS
 from cas.errors import StoreDamaged
 from cas.manifest import Digest
-from cas.signature import Signature
+from cas.quoting import quoted
+from cas.signature import BadSignature, Signature
 
-_CHECKSUM = 9  # bytes
+_CHECKSUM = struct.Struct("<I")
+_TREE = slice(_CHECKSUM.size, _CHECKSUM.size + 32)
+_BOOT = slice(_TREE.stop, _TREE.stop + 36)
+_REST = struct.Struct("<6Q3I")
+_LENGTH = _BOOT.stop + _REST.size
+_NO_BOOT = bytes(36)
 _HINT = "`cas verify --repair` makes it again from the artifact"
 
 
@@ -44,39 +51,85 @@ class Artifact:
     boot_id: str | None
     dropped: Dropped = Dropped()
 
-    def encode(self) -> bytes:
+    def record(self) -> Record:
         """Return the record as the index keeps it."""
-        record = {
-            "tree": self.tree,
-            "files": self.files,
-            "directories": self.directories,
-            "symlinks": self.symlinks,
-            "size": self.size,
-            "overhead": self.overhead,
-            "created_ns": self.created_ns,
-            "boot_id": self.boot_id,
-            "dropped": [self.dropped.set_id_bits, self.dropped.xattrs, self.dropped.owners],
-        }
-        data = json.dumps(record, separators=(",", ":")).encode()
-        return _checksum(self.signature, data) + data
+        counts = (self.files, self.directories, self.symlinks)
+        dropped = (self.dropped.set_id_bits, self.dropped.xattrs, self.dropped.owners)
+        rest = _REST.pack(*counts, self.size, self.overhead, self.created_ns, *dropped)
+        data = bytes.fromhex(self.tree) + _boot(self.boot_id) + rest
+        name = str(self.signature)
+        return Record(name, _CHECKSUM.pack(_checksum(name, data)) + data)
 
-    @classmethod
-    def decode(cls, signature: Signature, data: bytes) -> Artifact:
-        """Read a record of the index. Raises StoreDamaged."""
-        checksum, data = data[:_CHECKSUM], data[_CHECKSUM:]
-        if checksum != _checksum(signature, data):
-            raise StoreDamaged(f"the record of {signature} is damaged", hint=_HINT)
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The `data` that the index keeps of the artifact with the signature `name`.
+
+    What a composition needs of it is told without reading the rest: there may be hundreds.
+    """
+
+    name: str
+    data: bytes
+
+    @property
+    def tree(self) -> Digest:
+        """The artifact's tree. Raises StoreDamaged."""
+        data = self.data
+        (checksum,) = _CHECKSUM.unpack_from(data) if len(data) == _LENGTH else (None,)
+        if checksum != _checksum(self.name, data[_CHECKSUM.size :]):
+            raise StoreDamaged(f"the record of {self.name} is damaged", hint=_HINT)
+        return Digest(data[_TREE].hex())
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether the artifact's data is known to be on the disk."""
+        return self.data[_BOOT] == _NO_BOOT
+
+    def is_of_boot(self, boot_id: str) -> bool:
+        """Tell whether the artifact was put in a boot."""
+        return self.data[_BOOT] == _boot(boot_id)
+
+    def artifact(self) -> Artifact:
+        """Return the artifact. Raises StoreDamaged."""
+        signature, tree = recorded_signature(self.name), self.tree
+        files, directories, symlinks, *sizes, set_id, xattrs, owners = _REST.unpack_from(
+            self.data, _BOOT.stop
+        )
+        size, overhead, created_ns = sizes
         try:
-            record = parse(data)
-            dropped = record.pop("dropped")
-            if not fits(dropped, list[int]):
-                raise ValueError("what was dropped is no list of numbers")
-            return record_of(cls, record, signature=signature, dropped=Dropped(*dropped))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            what = f"the record of {signature} makes no sense: {error}"
+            boot_id = None if self.is_safe else self.data[_BOOT].decode("ascii").rstrip()
+            if max(sizes) not in NUMBERS:
+                raise ValueError(f"it has the number {max(sizes)}")
+        except ValueError as error:
+            what = f"the record of {self.name} makes no sense: {error}"
             raise StoreDamaged(what, hint=_HINT) from error
+        return Artifact(
+            signature=signature,
+            tree=tree,
+            files=files,
+            directories=directories,
+            symlinks=symlinks,
+            size=size,
+            overhead=overhead,
+            created_ns=created_ns,
+            boot_id=boot_id,
+            dropped=Dropped(set_id, xattrs, owners),
+        )
 
 
-def _checksum(signature: Signature, data: bytes) -> bytes:
+def recorded_signature(name: str) -> Signature:
+    """Return the signature that the index names. Raises StoreDamaged."""
+    try:
+        return Signature.parse(name)
+    except BadSignature as error:
+        hint = "`cas rebuild-index` makes it again from the store"
+        raise StoreDamaged(f"the index names {quoted(name)}, no signature", hint=hint) from error
+
+
+def _boot(boot_id: str | None) -> bytes:
+    return _NO_BOOT if boot_id is None else b"%-36.36b" % boot_id.encode()
+
+
+def _checksum(name: str, data: bytes) -> int:
     """Return what tells a record that a disk has changed: neither file nor LMDB would."""
-    return f"{zlib.crc32(data, zlib.crc32(str(signature).encode())):08x} ".encode()
+    return zlib.crc32(data, zlib.crc32(os.fsencode(name)))

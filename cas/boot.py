@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from functools import cache
 
 from cas.documents import fits, parse, read_file
 from cas.scratch import replace_file
@@ -12,6 +13,7 @@ from cas.scratch import replace_file
 _MARK = b"boot"
 
 
+@cache
 def boot_id() -> str:
     """Return the kernel's name for this boot (proc(5), random/boot_id)."""
     with open("/proc/sys/kernel/random/boot_id") as file:

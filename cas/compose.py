@@ -32,8 +32,10 @@ class Wanted:
             raise BadSignature(text, why)
         return cls(name, int(priority))
 
-    def __str__(self) -> str:
-        return f"{self.name}@{self.priority}" if self.priority else self.name
+
+def with_priority(name: str, priority: int) -> str:
+    """Return what `Wanted.parse` reads."""
+    return f"{name}@{priority}" if priority else name
 
 
 def in_order(names: Iterable[str]) -> list[Wanted]:

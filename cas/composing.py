@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from cas import links
-from cas.artifact import Artifact
-from cas.compose import Wanted, distinct, in_order
+from cas.artifact import Record, recorded_signature
+from cas.boot import boot_id
+from cas.compose import Wanted, distinct, in_order, with_priority
 from cas.composition import Composition, find_conflicts
 from cas.conflicts import Conflict, ConflictPolicy, judge
-from cas.known import Known
+from cas.known import Known, composition_key
 from cas.leases import Lease
 from cas.merged import Merging
 from cas.put import Storage
 from cas.quoting import quoted
-from cas.resolve import resolve
+from cas.resolve import resolve_records
 from cas.signature import NoSuchSignature
 from cas.trust import trusted
 
@@ -34,36 +34,46 @@ def compose(
     wanted = in_order(names)
     while True:
         with storage.index.read() as reader:
-            artifacts = resolve(reader, [w.name for w in wanted], storage.path)
-            trees = distinct(artifact.tree for artifact in artifacts)
+            records = resolve_records(reader, [w.name for w in wanted], storage.path)
+            trees = tuple(record.tree for record in records)
             ids = tuple(
-                str(replace(w, name=str(a.signature)))
-                for w, a in zip(wanted, artifacts, strict=True)
+                with_priority(record.name, w.priority)
+                for w, record in zip(wanted, records, strict=True)
             )
-            layers = merging.layers(trees)
-            named = zip(ids, (artifact.tree for artifact in artifacts), strict=True)
+            different = distinct(trees)
+            layers = merging.layers(different)
             # Under the lock: nobody removes what was found before it is said to be in use.
-            lease = Lease(storage.path, {*trees, *(layers or ())}, named, purpose)
+            used = {*trees, *(layers or ())}
+            lease = Lease(storage.path, used, zip(ids, trees, strict=True), purpose)
         try:
-            _check(storage, wanted, artifacts)
+            _check(storage, wanted, records)
+            names = [record.name for record in records]
+            key = composition_key(names, trees)
+            unnoted = known.note_use(key)
             told: tuple[Conflict, ...] = ()
             if conflicts is not None:
-                found = find_conflicts(artifacts, storage.layers, known)
+                found = find_conflicts(names, trees, key, storage.layers, known)
                 told = judge(found, conflicts, allow)
             if layers is None:
-                merging.make(trees)
-            elif merging.trust(layers, trees):
-                links.note_use(storage.fd, (artifact.signature for artifact in artifacts))
-                return Composition(storage.path, ids, tuple(artifacts), layers, told, lease)
+                merging.make(different)
+            elif merging.trust(layers, different):
+                if unnoted:
+                    links.note_use(storage.fd, map(recorded_signature, names))
+                return Composition(storage.path, ids, trees, layers, told, lease, tuple(records))
         except BaseException:
             lease.close()
             raise
         lease.close()
 
 
-def _check(storage: Storage, wanted: Sequence[Wanted], artifacts: Sequence[Artifact]) -> None:
+def _check(storage: Storage, wanted: Sequence[Wanted], records: Sequence[Record]) -> None:
     """Make sure that artifacts can be trusted. Raises NoSuchSignature."""
-    checked = (trusted(storage, artifact) for artifact in artifacts)
-    lost = [w.name for w, found in zip(wanted, checked, strict=True) if found is None]
+    this_boot = boot_id()
+    doubtful = [
+        (w.name, record)
+        for w, record in zip(wanted, records, strict=True)
+        if not (record.is_safe or record.is_of_boot(this_boot))
+    ]
+    lost = [name for name, record in doubtful if trusted(storage, record.artifact()) is None]
     if lost:
         raise NoSuchSignature(lost, quoted(storage.path))

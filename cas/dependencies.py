@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from cas.compose import Wanted
+from cas.compose import Wanted, with_priority
 from cas.documents import fits, parse
 from cas.errors import InputRefused
 from cas.signature import Signature
@@ -74,4 +74,4 @@ def _entry(entry: object) -> str:
         raise ValueError(f"{shown} has no text as its id, or no whole number as its priority")
     if entry.keys() - {"id", "priority"}:
         raise ValueError(f"{shown} has more than an id and a priority")
-    return str(Wanted(name, priority))
+    return with_priority(name, priority)

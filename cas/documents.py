@@ -8,6 +8,7 @@ import os
 import stat
 import types
 from collections.abc import Hashable, Mapping
+from dataclasses import fields
 from functools import cache
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -17,7 +18,8 @@ from cas.manifest import Digest, is_digest
 _Record = TypeVar("_Record")
 _DEEPEST = 50
 _LARGEST = 1 << 30  # bytes; what is larger is no manifest and no record
-_NUMBERS = range(1 << 63)
+NUMBERS = range(1 << 63)
+"""What a file system or a clock can give."""
 
 
 def open_file(path: bytes, dir_fd: int | None = None) -> int:
@@ -41,10 +43,10 @@ def open_file(path: bytes, dir_fd: int | None = None) -> int:
 
 def read_file(path: bytes, dir_fd: int | None = None) -> bytes:
     """Read a regular file; see `open_file`. Raises ValueError too if it is absurdly large."""
-    with open(open_file(path, dir_fd), "rb") as file:
+    with open(open_file(path, dir_fd), "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size > _LARGEST:
             raise ValueError("it is larger than any such file")
-        return file.read(_LARGEST)
+        return file.readall()
 
 
 def parse(text: str | bytes) -> Any:
@@ -84,11 +86,16 @@ def record_of(kind: type[_Record], document: Any, **known: object) -> _Record:
         raise ValueError("it lacks a field") from error
 
 
+def fields_of(record: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name, as they are: what `record_of` takes."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
+
+
 def fits(value: object, kind: Any) -> bool:
     """Tell whether what JSON gave is of a type: one of `int`, `str`, `bool`, `None`, `Digest`,
     lists and dictionaries of such, unions, and `Any`."""
     if kind is int:
-        return type(value) is int and value in _NUMBERS
+        return type(value) is int and value in NUMBERS
     if kind is str:
         return isinstance(value, str) and _is_text(value)
     if kind is Digest:

@@ -56,5 +56,5 @@ class Finding:
     trees: tuple[Digest, ...] = ()
 
     def __str__(self) -> str:
-        whose = f" ({', '.join(self.signatures)})" if self.signatures else ""
+        whose = f" ({', '.join(map(quoted, self.signatures))})" if self.signatures else ""
         return f"{self.kind.value}: {quoted(self.path)} {self.what}{whose}"

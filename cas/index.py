@@ -17,28 +17,20 @@ from collections.abc import Iterator
 
 import lmdb
 
-from cas.artifact import Artifact
+from cas.artifact import Artifact, Record, recorded_signature
 from cas.dirs import opened
 from cas.errors import CasError, StoreDamaged
 from cas.locating import located
 from cas.manifest import Digest
 from cas.quoting import quoted
 from cas.sharing import share_new
-from cas.signature import BadSignature, Signature
+from cas.signature import MAX_LENGTH, Signature
 
 # Address space, not disk: room for some ten million records, and never changed afterwards,
 # since two processes that resize a map at once can corrupt it (py-lmdb issue 269).
 _MAP_SIZE = 16 << 30
 _HINT = "`cas rebuild-index` makes it again from the store"
 _DATABASES = (b"artifacts", b"hashes", b"trees")
-
-
-def signature_of(key: bytes) -> Signature:
-    """Return the signature that is a key of the index. Raises StoreDamaged."""
-    try:
-        return Signature.parse(key.decode())
-    except (BadSignature, UnicodeDecodeError) as error:
-        raise StoreDamaged(f"the index names {quoted(key)}, no signature", hint=_HINT) from error
 
 
 class IndexUnavailable(CasError):
@@ -64,17 +56,26 @@ class Reader:
 
     def get(self, signature: Signature) -> Artifact | None:
         """Return the artifact of a whole signature, if there is one. Raises StoreDamaged."""
-        data = self._txn.get(str(signature).encode(), db=self._artifacts)
-        return None if data is None else Artifact.decode(signature, bytes(data))
+        record = self.record(str(signature))
+        return None if record is None else record.artifact()
 
-    def records(self) -> list[tuple[bytes, bytes]]:
-        """Return every signature and record in order, for `Artifact.decode` to read later."""
-        return [(bytes(key), bytes(data)) for key, data in self._txn.cursor(self._artifacts)]
+    def record(self, name: str) -> Record | None:
+        """Return the record of a whole signature, if `name` is one that is there."""
+        key = os.fsencode(name)
+        if not 0 < len(key) <= MAX_LENGTH:  # what LMDB takes
+            return None
+        data = self._txn.get(key, db=self._artifacts)
+        return None if data is None else Record(name, bytes(data))
+
+    def records(self) -> list[Record]:
+        """Return every record, in the order of signatures."""
+        rows = self._txn.cursor(self._artifacts)
+        return [Record(os.fsdecode(bytes(key)), bytes(data)) for key, data in rows]
 
     def signatures(self) -> set[Signature]:
         """Return the signatures of all artifacts. Raises StoreDamaged."""
         keys = self._txn.cursor(self._artifacts).iternext(keys=True, values=False)
-        return {signature_of(bytes(key)) for key in keys}
+        return {_signature_of(bytes(key)) for key in keys}
 
     def trees(self) -> set[str]:
         """Return the trees of all artifacts."""
@@ -84,9 +85,9 @@ class Reader:
     def is_consistent(self) -> bool:
         """Tell whether what is found by hash or tree is what is recorded. Raises StoreDamaged."""
         expected: list[set[bytes]] = [set(), set()]
-        for key, data in self.records():
-            with contextlib.suppress(StoreDamaged, BadSignature):
-                artifact = Artifact.decode(Signature.parse(key.decode(errors="replace")), data)
+        for record in self.records():
+            with contextlib.suppress(StoreDamaged):
+                artifact = record.artifact()
                 for number, (_, secondary) in enumerate(self._secondary(artifact)):
                     expected[number].add(secondary)
         databases = (self._hashes, self._trees)
@@ -112,15 +113,15 @@ class Reader:
         Raises StoreDamaged.
         """
         first, last = abbreviation.split(":")[0], abbreviation.split(":")[-1]
-        found = {signature_of(key) for key in self._range(self._artifacts, first + ":")}
+        found = {_signature_of(key) for key in self._range(self._artifacts, first + ":")}
         for key in self._range(self._hashes, last):
-            found.add(signature_of(key.partition(b"\0")[2]))
+            found.add(_signature_of(key.partition(b"\0")[2]))
         return sorted(found, key=str)
 
     def of_tree(self, tree: Digest) -> list[Artifact]:
         """Return the artifacts that are this tree. Raises StoreDamaged."""
         keys = [key.partition(b"\0")[2] for key in self._range(self._trees, tree + "\0")]
-        found = (self.get(signature_of(key)) for key in keys)
+        found = (self.get(_signature_of(key)) for key in keys)
         return [artifact for artifact in found if artifact is not None]
 
     def _range(self, database: lmdb._Database, prefix: str) -> Iterator[bytes]:
@@ -140,8 +141,8 @@ class Writer(Reader):
     def put(self, artifact: Artifact) -> None:
         """Record an artifact in the place of one of the same signature."""
         self.delete(artifact.signature)
-        key = str(artifact.signature).encode()
-        self._txn.put(key, artifact.encode(), db=self._artifacts)
+        record = artifact.record()
+        self._txn.put(record.name.encode(), record.data, db=self._artifacts)
         for database, secondary in self._secondary(artifact):
             self._txn.put(secondary, b"", db=database)
 
@@ -156,12 +157,16 @@ class Writer(Reader):
 
     def forget(self, name: str) -> None:
         """Forget the record of a signature, even one that makes no sense."""
-        key = name.encode()
+        key = os.fsencode(name)
         self._txn.delete(key, db=self._artifacts)
         for database in (self._hashes, self._trees):
             keys = map(bytes, self._txn.cursor(database).iternext(keys=True, values=False))
             for secondary in [one for one in keys if one.endswith(b"\0" + key)]:
                 self._txn.delete(secondary, db=database)
+
+
+def _signature_of(key: bytes) -> Signature:
+    return recorded_signature(os.fsdecode(key))
 
 
 class Index:

@@ -37,21 +37,24 @@ class Known:
     def __init__(self, store: bytes) -> None:
         self._store = store
 
-    def overlaps(self, trees: Sequence[Digest]) -> list[Overlap] | None:
-        """Return the overlaps of trees if they were looked for before."""
+    def overlaps(self, key: Digest, trees: int) -> list[Overlap] | None:
+        """Return the overlaps of the composition `key` of so many trees, if they are known."""
         with contextlib.suppress(OSError, ValueError, TypeError):
-            name = self._name("overlaps", trees)
-            _, *rows = self._read(name)
-            overlaps = [_overlap(len(trees), *row) for row in rows]
-            note_use(self._path(name))
-            return overlaps
+            _, *rows = self._read(_overlaps_of(key))
+            return [_overlap(trees, *row) for row in rows]
         return None
 
-    def keep_overlaps(self, trees: Sequence[Digest], overlaps: Sequence[Overlap]) -> None:
-        """Remember the overlaps of trees; where that fails, they will be looked for again."""
+    def keep_overlaps(
+        self, key: Digest, trees: Sequence[Digest], overlaps: Sequence[Overlap]
+    ) -> None:
+        """Remember the overlaps of a composition of `trees`; it may fail without harm."""
         rows = [[os.fsdecode(o.path), o.winner, o.hidden, o.directory] for o in overlaps]
         with contextlib.suppress(OSError, MayNotWrite):
-            self._write(self._name("overlaps", trees), [list(map(_short, trees)), *rows])
+            self._write(_overlaps_of(key), [list(map(_short, trees)), *rows])
+
+    def note_use(self, key: Digest) -> bool:
+        """Note that a composition is used now; tell whether that was not noted just before."""
+        return note_use(self._path(_overlaps_of(key)))
 
     def forget_overlaps(self, trees: Iterable[str], before_ns: int) -> int:
         """Forget the overlaps of trees that are not all there, or that were last used before.
@@ -144,6 +147,15 @@ def _overlap(trees: int, path: str, winner: int, hidden: list[int], directory: b
     if not max(hidden) < winner < trees:
         raise ValueError("it is an overlap of other trees")
     return Overlap(os.fsencode(path), winner, tuple(hidden), directory)
+
+
+def composition_key(names: Sequence[str], trees: Sequence[Digest]) -> Digest:
+    """Return what a composition of the artifacts with these signatures and trees is known by."""
+    return hashing.of_bytes("\n".join((*names, *trees)).encode())
+
+
+def _overlaps_of(key: Digest) -> bytes:
+    return b"overlaps-" + key.encode()
 
 
 def _short(tree: str) -> str:

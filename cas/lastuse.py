@@ -1,7 +1,6 @@
 """When something of the store was last used: the file system keeps it, as the time of a file.
 
-So nothing has to be written to the index. It is right to `_PRECISION_NS`, which spares most
-writes of times too.
+So nothing has to be written to the index. `_PRECISION_NS` spares most writes of times too.
 """
 
 from __future__ import annotations
@@ -10,17 +9,20 @@ import contextlib
 import os
 import time
 
-_PRECISION_NS = 3600 * 10**9
+_PRECISION_NS = 60 * 10**9
 TICK_NS = 10_000_000
 """By how much the time of a file may be behind the clock: a tick at CONFIG_HZ=100."""
 
 
-def note_use(path: bytes, dir_fd: int | None = None) -> None:
+def note_use(path: bytes, dir_fd: int | None = None) -> bool:
     """Note that what is at a path, or a symbolic link itself, is used now.
 
-    Where this user may not, or the file system takes no writes, nothing is noted.
+    Where this user may not, or the file system takes no writes, nothing is noted. Returns False
+    if it was noted just before.
     """
     with contextlib.suppress(OSError):
         used = os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mtime_ns
-        if used < time.time_ns() - _PRECISION_NS:
-            os.utime(path, dir_fd=dir_fd, follow_symlinks=False)
+        if used >= time.time_ns() - _PRECISION_NS:
+            return False
+        os.utime(path, dir_fd=dir_fd, follow_symlinks=False)
+    return True

@@ -13,11 +13,11 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from cas.closing import Closing
 from cas.dirs import opened
-from cas.documents import open_file, parse, record_of
+from cas.documents import fields_of, open_file, parse, record_of
 from cas.errors import CasError, StoreDamaged
 from cas.manifest import is_digest
 from cas.quoting import quoted
@@ -107,7 +107,7 @@ class Lease(Closing):
             raise
         try:
             with open(self.fd, "w", closefd=False) as file:
-                json.dump(asdict(record), file)
+                file.write(json.dumps(fields_of(record)))
             os.rename(unfinished, self._path)
         except BaseException as error:
             for path in (unfinished, self._path):  # a signal can have come right after the rename

@@ -9,13 +9,13 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from cas.boot import boot_id
 from cas.dirs import opened
-from cas.documents import fits, parse, read_file, record_of
+from cas.documents import fields_of, fits, parse, read_file, record_of
 from cas.errors import InUse, StoreDamaged
 from cas.leases import Use
 from cas.manifest import is_digest
@@ -40,19 +40,16 @@ _PLAN = {
 class MountRecord:
     """A composition was mounted, or was about to be, at the absolute path `target`.
 
-    `plan` is what was carried out, as `mounter.Plan.encode` gives it, and `trees` are all that it
-    uses. `created` are the directories that were made for it, outermost first, and `mode`, `uid`,
-    `gid` those of the target before. `staging` is where a linked tree was made before it was
-    renamed to the target, else None. `boot_id`, `namespace` (inode number) and `sources`, which
-    no other mount has, identify a kernel mount: while it is being exchanged there are two.
-    `next_plan` is what a linked tree is being exchanged for, else None. `by_uid` and `by_pid` say
-    who made it.
+    `created` are the directories that were made for it, outermost first, and `mode`, `uid`, `gid`
+    those of the target before. `staging` is where a linked tree was made before it was renamed to
+    the target, else None. `boot_id`, `namespace` (inode number) and `sources`, which no other
+    mount has, identify a kernel mount: while it is being exchanged there are two. `by_uid` and
+    `by_pid` say who made it. `plans` is what was carried out, as the JSON of
+    `mounter.Plan.encode`; while it is being exchanged, it is followed by what else may be there.
     """
 
     target: str
     strategy: str
-    plan: dict[str, Any]
-    trees: list[str]
     created: list[str]
     mode: int
     uid: int
@@ -64,7 +61,7 @@ class MountRecord:
     since_ns: int
     by_uid: int
     by_pid: int
-    next_plan: dict[str, Any] | None = None
+    plans: tuple[bytes, ...]
 
 
 def record_path(store: bytes, target: bytes) -> bytes:
@@ -77,12 +74,30 @@ def record_path(store: bytes, target: bytes) -> bytes:
 def write_record(store: bytes, record: MountRecord) -> None:
     """Keep a record, in the place of an older one for the same target. Raises OSError."""
     path = os.path.relpath(record_path(store, os.fsencode(record.target)), store)
-    replace_file(store, path, json.dumps(asdict(record)))
+    head = fields_of(record)
+    del head["plans"]
+    lines = (json.dumps(head).encode(), *record.plans, b"")
+    replace_file(store, path, b"\n".join(lines))
 
 
 def read_record(store: bytes, target: bytes) -> MountRecord | None:
     """Return the record for the absolute path `target`, if any. Raises OSError, StoreDamaged."""
     return _read(store, os.path.basename(record_path(store, target)))
+
+
+def plan_documents(store: bytes, record: MountRecord) -> list[dict[str, Any]]:
+    """Return the plans of a record in `store`, as `mounter.Plan.encode` gives them.
+
+    What the paths in them are is not looked at. Raises StoreDamaged.
+    """
+    try:
+        documents = list(map(parse, record.plans))
+        for document in documents:
+            check_plan(document)
+    except ValueError as error:
+        path = record_path(store, os.fsencode(record.target))
+        raise _nonsense(path, error) from error
+    return documents
 
 
 def remove_record(store: bytes, target: bytes) -> None:
@@ -151,7 +166,11 @@ def mounted_uses(store: bytes) -> Iterator[Use]:
     """Yield what the mounts in this store use. Raises OSError, StoreDamaged."""
     for record in all_records(store):
         if may_live(record):
-            yield Use(frozenset(record.trees), f"the mount at {quoted(record.target)}")
+            trees: set[str] = set()
+            for plan in plan_documents(store, record):
+                trees.update(artifact["tree"] for artifact in plan["artifacts"])
+                trees.update(map(os.path.basename, plan["layers"]))
+            yield Use(frozenset(trees), f"the mount at {quoted(record.target)}")
 
 
 def mount_namespace() -> int:
@@ -190,9 +209,8 @@ def may_live(record: MountRecord) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class MountLine:
-    """A mount as proc(5) shows it: where it is, what of its file system, and its source."""
+    """A mount as proc(5) shows it: what of its file system, where it is, and its source."""
 
-    number: str
     root: bytes
     point: bytes
     source: str
@@ -215,33 +233,38 @@ def mount_of(path: str | bytes) -> MountLine | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        with open(f"/proc/self/fdinfo/{fd}") as file:
-            (number,) = [line.split()[1] for line in file if line.startswith("mnt_id:")]
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+            (number,) = [line.split()[1] for line in file if line.startswith(b"mnt_id:")]
     finally:
         os.close(fd)
-    return next((line for line in _mountinfo() if line.number == number), None)
+    return next(_mountinfo(number), None)
 
 
-def _mountinfo() -> Iterator[MountLine]:
-    """Yield the mounts of this namespace."""
-    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
+def _mountinfo(number: bytes = b"") -> Iterator[MountLine]:
+    """Yield the mounts of this namespace, or the one with a number."""
+    beginning = number and number + b" "
+    # Read at once, since the kernel lists all layers of an overlay in its line.
+    with open("/proc/self/mountinfo", "rb", buffering=1 << 18) as file:
         for line in file:
-            fields, _, more = line.partition(" - ")
-            number, _, _, root, point, *_ = fields.split(" ")
-            yield MountLine(number, _unescaped(root), _unescaped(point), more.split(" ")[1])
+            if line.startswith(beginning):
+                fields, _, more = line.partition(b" - ")
+                _, _, _, root, point, *_ = fields.split(b" ")
+                source = os.fsdecode(more.split(b" ")[1])
+                yield MountLine(_unescaped(root), _unescaped(point), source)
 
 
-def _unescaped(field: str) -> bytes:
+def _unescaped(field: bytes) -> bytes:
     """Undo the octal escapes of space, tab, newline and backslash in mountinfo."""
-    raw = os.fsencode(field)
-    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), raw)
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
 
 
-def check_plan(plan: Mapping[str, Any]) -> None:
+def check_plan(plan: Any) -> None:
     """Raise ValueError if what was read is not what `mounter.Plan.encode` gives.
 
     What the paths in it are is not looked at.
     """
+    if not isinstance(plan, dict):
+        raise ValueError("a plan of it is no object")
     for name, kind in _PLAN.items():
         if name not in plan or not fits(plan[name], kind):
             raise ValueError(f"its {name} is {plan.get(name)!a:.40}")
@@ -253,15 +276,22 @@ def check_plan(plan: Mapping[str, Any]) -> None:
 def _read(store: bytes, name: bytes) -> MountRecord | None:
     path = os.path.join(store, b"mounts", name)
     try:
-        record = record_of(MountRecord, parse(read_file(path)))
+        head, *plans = read_file(path).split(b"\n")
+        if len(plans) not in (2, 3) or plans.pop():
+            raise ValueError("it is not a line of its own and one or two plans")
+        record = record_of(MountRecord, parse(head), plans=tuple(plans))
         if os.path.basename(record_path(store, os.fsencode(record.target))) != name:
             raise ValueError("it is that of another target")
         _check(record)
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise StoreDamaged(f"the mount record {quoted(path)} makes no sense: {error}") from error
+        raise _nonsense(path, error) from error
     return record
+
+
+def _nonsense(path: bytes, why: ValueError) -> StoreDamaged:
+    return StoreDamaged(f"the mount record {quoted(path)} makes no sense: {why}")
 
 
 def _check(record: MountRecord) -> None:
@@ -280,6 +310,3 @@ def _check(record: MountRecord) -> None:
         parent, name = os.path.split(record.staging)
         if parent != os.path.dirname(target) or not _STAGING.fullmatch(name):
             raise ValueError("it was not made beside its target")
-    for plan in (record.plan, record.next_plan):
-        if plan is not None:
-            check_plan(plan)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 
-from cas.artifact import Artifact
+from cas.artifact import Artifact, Record
 from cas.index import Reader
 from cas.quoting import quoted
-from cas.signature import BadSignature, NoSuchSignature, Signature, pick
+from cas.signature import NoSuchSignature, pick
 
 
 def resolve(reader: Reader, names: Iterable[str], store: bytes) -> list[Artifact]:
@@ -17,18 +16,18 @@ def resolve(reader: Reader, names: Iterable[str], store: bytes) -> list[Artifact
     `store` is the store's path, for messages. Raises NoSuchSignature, which names all that are
     missing, AmbiguousSignature, StoreDamaged.
     """
-    found = [(name, _lookup(reader, name)) for name in names]
-    missing = [name for name, artifact in found if artifact is None]
+    return [record.artifact() for record in resolve_records(reader, names, store)]
+
+
+def resolve_records(reader: Reader, names: Iterable[str], store: bytes) -> list[Record]:
+    """Return the records of the artifacts that `resolve` would, and raise what it does."""
+    found = [(name, reader.record(name) or _abbreviated(reader, name)) for name in names]
+    missing = [name for name, record in found if record is None]
     if missing:
         raise NoSuchSignature(missing, quoted(store))
-    return [artifact for _, artifact in found if artifact is not None]
+    return [record for _, record in found if record is not None]
 
 
-def _lookup(reader: Reader, text: str) -> Artifact | None:
-    """Return what a signature or abbreviation names. Raises AmbiguousSignature."""
-    with contextlib.suppress(BadSignature):
-        exact = reader.get(Signature.parse(text))
-        if exact is not None:
-            return exact
+def _abbreviated(reader: Reader, text: str) -> Record | None:
     found = pick(text, reader.like(text))
-    return None if found is None else reader.get(found)
+    return None if found is None else reader.record(str(found))

@@ -114,7 +114,7 @@ def unnamed_file(store_fd: int) -> Iterator[int]:
         os.close(fd)
 
 
-def replace_file(store: bytes, path: bytes, text: str, *, durable: bool = False) -> None:
+def replace_file(store: bytes, path: bytes, content: str | bytes, *, durable: bool = False) -> None:
     """Give the file `path`, relative to the store at the absolute path `store`, a new content.
 
     Others see the old content or the new one; with `durable` it is the new one after a power
@@ -126,9 +126,10 @@ def replace_file(store: bytes, path: bytes, text: str, *, durable: bool = False)
         with located(store_fd):
             fd = os.open(unfinished, flags, 0o644, dir_fd=store_fd)
         try:
-            with open(fd, "w") as file:
+            data = content.encode() if isinstance(content, str) else content
+            with open(fd, "wb") as file:
                 share_new(fd, tmp)
-                file.write(text)
+                file.write(data)
                 if durable:
                     file.flush()
                     os.fsync(fd)

@@ -18,7 +18,7 @@ from cas.conflicts import ConflictPolicy
 from cas.dirs import OPEN_DIRECTORY
 from cas.errors import InputRefused, InUse
 from cas.format import NoStore, check_format, make_store
-from cas.index import Index, Writer, signature_of
+from cas.index import Index, Writer
 from cas.known import Known
 from cas.layers import Layers
 from cas.layout import layer_path
@@ -140,7 +140,7 @@ class Store(Closing):
         """Return every artifact, in the order of signatures. Raises StoreDamaged."""
         with self._index.read() as reader:
             records = reader.records()
-        return [Artifact.decode(signature_of(key), data) for key, data in records]
+        return [record.artifact() for record in records]
 
     @naming_paths
     def manifest(self, artifact: Artifact) -> Manifest:
@@ -216,7 +216,7 @@ class Store(Closing):
     def last_used_ns(self, artifact: Artifact) -> int:
         """Return when an artifact was last used or put, in nanoseconds since 1970.
 
-        The hour is right, the minute need not be.
+        It is right to two minutes.
         """
         return links.last_used_ns(self.fd, artifact)
 

@@ -6,10 +6,8 @@ import os
 import subprocess
 from dataclasses import replace
 
-from cas.artifact import Artifact
 from cas.boot import boot_id
 from cas.errors import CasError
-from cas.index import signature_of
 from cas.put import Storage
 from cas.quoting import quoted
 
@@ -26,7 +24,7 @@ def sync(storage: Storage) -> int:
     with storage.index.read() as reader:
         records = reader.records()
     this_boot = boot_id()
-    found = (Artifact.decode(signature_of(key), data) for key, data in records)
+    found = (record.artifact() for record in records)
     unsafe = [artifact for artifact in found if artifact.boot_id == this_boot]
     done = subprocess.run(
         ["sync", "--file-system", os.fsdecode(storage.path)],

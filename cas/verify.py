@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 
 from cas import mounts
-from cas.artifact import Artifact
+from cas.artifact import Artifact, Record
 from cas.contents import Progress
 from cas.errors import StoreDamaged
 from cas.findings import FaultKind, Finding
@@ -20,7 +20,6 @@ from cas.pins import Pins
 from cas.put import Storage
 from cas.reserve import spare_space
 from cas.resolve import resolve
-from cas.signature import BadSignature, Signature
 from cas.verification import Verification
 
 
@@ -59,21 +58,20 @@ def _lease(storage: Storage, trees: Iterable[str]) -> contextlib.AbstractContext
         return contextlib.nullcontext()  # who may only read verifies what nothing holds
 
 
-def _decoded(records: Iterable[tuple[bytes, bytes]], damaged: list[Finding]) -> Iterator[Artifact]:
-    for key, data in records:
-        name = key.decode(errors="replace")
+def _decoded(records: Iterable[Record], damaged: list[Finding]) -> Iterator[Artifact]:
+    for record in records:
         try:
-            yield Artifact.decode(Signature.parse(name), data)
-        except (StoreDamaged, BadSignature) as error:
+            yield record.artifact()
+        except StoreDamaged as error:
             what = f"has a record that makes no sense: {error.message}"
-            damaged.append(Finding(FaultKind.INDEX, b"index/data.mdb", what, (name,)))
+            damaged.append(Finding(FaultKind.INDEX, b"index/data.mdb", what, (record.name,)))
 
 
 def _state(store: bytes) -> Iterator[Finding]:
     """Read what is neither content nor record."""
     for name, read in (
         (b"pins", Pins(store).all),
-        (b"mounts", lambda: list(mounts.all_records(store))),
+        (b"mounts", lambda: list(mounts.mounted_uses(store))),
         (b"leases", lambda: list(held_leases(store))),
     ):
         try:

@@ -83,7 +83,8 @@ def composed_at(store: bytes, file: bytes) -> Composed:
                 f"{quoted(file)} is the sysroot itself", hint="give a path in it; or `cas mounts`"
             )
         if file.startswith(target + b"/") and mounts.may_live(record):
-            artifacts = [(a["id"], a["tree"]) for a in record.plan["artifacts"]]
+            plan, *_ = mounts.plan_documents(store, record)
+            artifacts = [(a["id"], a["tree"]) for a in plan["artifacts"]]
             return Composed(tuple(artifacts), file[len(target) + 1 :])
     found = mounts.mount_of(file)
     name = None if found is None else _lease_name(found)

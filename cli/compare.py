@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 
 import click
 
-from cas.compose import in_order
+from cas.compose import in_order, with_priority
 from cas.differences import Difference, differences, read_directory
 from cas.leases import NoLease
 from cas.manifest import Digest, Manifest
@@ -86,16 +85,14 @@ def _composed(store: Store, names: Sequence[str]) -> list[tuple[str, Manifest]]:
     """Return the IDs and manifests of a composition, lowest first."""
     try:
         with store.compose(names, conflicts=None) as composition:
-            return _manifests(store, composition.named)
+            return _manifests(store, zip(composition.ids, composition.trees, strict=True))
     except NoLease:  # who may only read can look at what nothing holds
-        found = [(wanted, store.resolve(wanted.name)) for wanted in in_order(names)]
-        named = ((str(replace(wanted, name=str(a.signature))), a.tree) for wanted, a in found)
-        return _manifests(store, tuple(named))
+        found = [(w, store.resolve(w.name)) for w in in_order(names)]
+        named = ((with_priority(str(a.signature), w.priority), a.tree) for w, a in found)
+        return _manifests(store, named)
 
 
-def _manifests(
-    store: Store, artifacts: tuple[tuple[str, Digest], ...]
-) -> list[tuple[str, Manifest]]:
+def _manifests(store: Store, artifacts: Iterable[tuple[str, Digest]]) -> list[tuple[str, Manifest]]:
     return [(id_, store.tree(tree)) for id_, tree in artifacts]
 
 

@@ -34,11 +34,12 @@ class Seen:
 def all_mounts(store: bytes) -> Iterator[Seen]:
     """Yield what is recorded in the store at an absolute path. Raises OSError, StoreDamaged."""
     for record in mounts.all_records(store):
+        plan, *_ = mounts.plan_documents(store, record)
         yield Seen(
             where=os.fsencode(record.target),
             state=_state(record),
             strategy=record.strategy,
-            ids=tuple(artifact["id"] for artifact in record.plan["artifacts"]),
+            ids=tuple(artifact["id"] for artifact in plan["artifacts"]),
             since_ns=record.since_ns,
             user=_user(record.by_uid),
             pid=record.by_pid,

@@ -223,18 +223,21 @@ def _mount_overlay(plan: Plan, created: Sequence[bytes]) -> None:
 
 
 def _umount_overlay(path: bytes, record: mounts.MountRecord) -> None:
-    refuse_out_of_reach(record)
-    while mounts.is_mounted(record):  # twice, if there is a tmpfs below
+    if not mounts.is_mounted(record):
+        refuse_out_of_reach(record)
+        return
+    _umount(path)
+    while mounts.is_mounted(record):  # there was a tmpfs below, or an update was killed
         _umount(path)
 
 
 def refuse_out_of_reach(record: mounts.MountRecord) -> None:
-    """Refuse a kernel mount that lives, but is not what is to be seen at its target.
+    """Refuse a kernel mount that lives, and is not what is to be seen at its target.
 
     Raises InUse.
     """
     where = quoted(record.target)
-    if mounts.is_mounted(record) or not mounts.may_live(record):
+    if not mounts.may_live(record):
         return
     if record.namespace != mounts.mount_namespace():
         raise InUse(

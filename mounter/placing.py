@@ -14,7 +14,7 @@ from cas.locating import located
 from cas.signals import uninterrupted
 from mounter import linktree
 from mounter.plan import Plan, Strategy, StrategyRefused
-from mounter.recording import new_record, recorded_plan
+from mounter.recording import new_record, recorded_plans
 from mounter.targets import claimed
 
 
@@ -60,12 +60,11 @@ def take_away(store: bytes, path: bytes, record: mounts.MountRecord) -> None:
 
 def plan_of(store: bytes, record: mounts.MountRecord, root: int) -> Plan:
     """Return the plan of what is open at `root`: of two, if an update was killed between them."""
-    plan = recorded_plan(store, record)
-    if record.next_plan is not None:
+    plan, *others = recorded_plans(store, record)
+    for other in others:
         with contextlib.suppress(InUse):
-            following = recorded_plan(store, record, record.next_plan)
-            linktree.refuse_foreign(following, following.content(), root)
-            return following
+            linktree.refuse_foreign(other, other.content(), root)
+            return other
     return plan
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -83,7 +84,7 @@ class Plan:
     @classmethod
     def of(cls, composition: Composition, target: bytes) -> Plan:
         """Plan a composition, read-only, by the first strategy that works."""
-        artifacts = tuple(Planned(id_, tree) for id_, tree in composition.named)
+        artifacts = tuple(map(Planned, composition.ids, composition.trees))
         return cls(
             composition.store, composition.layers, target, artifacts, lease=composition.lease.name
         )
@@ -120,8 +121,13 @@ class Plan:
         """
         return union(read_manifest(self.store, tree) for tree in self.layers)
 
+    def dump(self) -> bytes:
+        """Return the plan as JSON on one line, which `load` reads."""
+        return json.dumps(self.encode()).encode()
+
     def encode(self) -> dict[str, Any]:
         """Return the plan as what JSON can hold, and `decode` takes."""
+        layers = os.fsdecode(os.path.join(self.store, layer_path(Digest(""))))
         return {
             "version": VERSION,
             "store": os.fsdecode(self.store),
@@ -131,10 +137,7 @@ class Plan:
             "writable": self.writable,
             "upper": None if self.upper is None else os.fsdecode(self.upper),
             "artifacts": [{"id": planned.id, "tree": planned.tree} for planned in self.artifacts],
-            "layers": [
-                os.fsdecode(os.path.join(self.store, layer_path(tree)))
-                for tree in reversed(self.layers)
-            ],
+            "layers": [layers + tree for tree in reversed(self.layers)],
         }
 
     @classmethod

@@ -7,7 +7,6 @@ import stat
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from cas import mounts
 from cas.boot import boot_id
@@ -34,8 +33,6 @@ def new_record(
     return mounts.MountRecord(
         target=os.fsdecode(plan.target),
         strategy=strategy.value,
-        plan=plan.encode(),
-        trees=sorted(plan.used),
         created=[os.fsdecode(directory) for directory in created],
         mode=stat.S_IMODE(before.st_mode),
         uid=before.st_uid,
@@ -47,21 +44,20 @@ def new_record(
         since_ns=time.time_ns(),
         by_uid=os.geteuid(),
         by_pid=os.getpid(),
+        plans=(plan.dump(),),
     )
 
 
-def recorded_plan(
-    store: bytes, record: mounts.MountRecord, document: dict[str, Any] | None = None
-) -> Plan:
-    """Return the plan of a record in the store at `store`, or what else it says it is.
+def recorded_plans(store: bytes, record: mounts.MountRecord) -> list[Plan]:
+    """Return the plans of a record in the store at `store`.
 
-    It is of that store and target, whatever path the store had when it was made. Raises
+    They are of that store and target, whatever path the store had when it was made. Raises
     StoreDamaged.
     """
     try:
-        plan = Plan.decode(record.plan if document is None else document)
+        plans = [Plan.decode(document) for document in mounts.plan_documents(store, record)]
     except InputRefused as error:
         where = quoted(mounts.record_path(store, os.fsencode(record.target)))
         what = f"the mount record {where} makes no sense: {error.message}"
         raise StoreDamaged(what) from error
-    return replace(plan, store=store, target=os.fsencode(record.target))
+    return [replace(plan, store=store, target=os.fsencode(record.target)) for plan in plans]

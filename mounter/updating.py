@@ -42,8 +42,9 @@ def mounted_ids(store: StrPath, target: StrPath) -> list[str]:
     """
     path = os.path.realpath(os.fsencode(store))
     record = _live_record(path, absolute(target))
-    if record.next_plan is None:
-        return [artifact["id"] for artifact in record.plan["artifacts"]]
+    if len(record.plans) == 1 or record.strategy == Strategy.OVERLAY.value:
+        plan, *_ = mounts.plan_documents(path, record)
+        return [artifact["id"] for artifact in plan["artifacts"]]
     with opened(os.fsencode(record.target)) as root:
         return [artifact.id for artifact in plan_of(path, record, root).artifacts]
 
@@ -71,14 +72,16 @@ def update(composition: Composition, target: StrPath) -> Updated:
     plan = Plan.of(composition, absolute(target))
     with located(plan.target), mounts.sole_changer(plan.store, plan.target):
         record = _live_record(plan.store, plan.target)
-        if record.plan["writable"]:
+        before, *_ = mounts.plan_documents(plan.store, record)
+        if before["writable"]:
             raise InputRefused(
                 f"{quoted(plan.target)} is writable: its changes belong to what is mounted",
                 hint="unmount it, and mount the new composition",
             )
-        plan = plan.by(Strategy(record.strategy), record.plan["reasons"])
+        plan = plan.by(Strategy(record.strategy), before["reasons"])
         if plan.strategy is Strategy.OVERLAY:
-            refuse_out_of_reach(record)
+            if not mounts.is_mounted(record):
+                refuse_out_of_reach(record)
             return _exchange_overlay(plan, record)
         return _exchange_tree(plan, record)
 
@@ -92,7 +95,7 @@ def _exchange_overlay(plan: Plan, record: mounts.MountRecord) -> Updated:
     both = replace(
         after,
         sources=[*record.sources, source],
-        trees=sorted({*after.trees, *record.trees}),
+        plans=(*after.plans, record.plans[0]),
     )
     mounts.write_record(plan.store, both)
     try:
@@ -144,10 +147,8 @@ def _exchange_tree(plan: Plan, record: mounts.MountRecord) -> Updated:
     with opened(parent_path) as parent:
         both = replace(
             record,
-            plan=old.encode(),
             staging=os.fsdecode(staging),
-            next_plan=plan.encode(),
-            trees=sorted({*record.trees, *plan.used}),
+            plans=(old.dump(), plan.dump()),
         )
         mounts.write_record(plan.store, both)
         try:

@@ -119,7 +119,7 @@ def _refuse_mounted(upper: bytes, own_store: bytes, note: bytes) -> None:
         record = mounts.read_record(store, target) or mounts.read_record(own_store, target)
         if record is None or not mounts.may_live(record):
             return
-        if record.plan["upper"] == os.fsdecode(upper):
+        if mounts.plan_documents(store, record)[0]["upper"] == os.fsdecode(upper):
             raise InUse(
                 f"the upper directory {quoted(upper)} is in use by the mount at {quoted(target)}",
                 hint=f"`cas umount {quoted(target)}` takes that away",

@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cas import mounts
-from cas.artifact import Artifact
+from cas.artifact import Artifact, Dropped, Record
 from cas.boot import boot_id, contents_since_ns
 from cas.dependencies import read_dependencies
 from cas.digest import of_bytes
@@ -51,10 +52,10 @@ T, U = Digest("1" * 64), Digest("2" * 64)
 _MANIFEST = Manifest.of(
     {b"d": b"d", b"d/f": b"f 3 " + T.encode(), b"d/x": b"x 0 " + U.encode(), b"l": b"l ../d"}
 ).encode()
-_RECORD = {
-    "tree": T, "files": 1, "directories": 2, "symlinks": 0, "size": 3, "overhead": 4096,
-    "created_ns": 1, "boot_id": None, "dropped": [0, 0, 1],
-}  # fmt: skip
+_ARTIFACT = Artifact(
+    signature=SIGNATURE, tree=T, files=1, directories=2, symlinks=0, size=3, overhead=4096,
+    created_ns=1, boot_id="5e0f", dropped=Dropped(0, 0, 1),
+)  # fmt: skip
 _PLAN = {
     "version": 1, "store": "/s", "target": "/t", "strategy": "copy", "reasons": ["overlay: no"],
     "writable": False, "upper": None, "artifacts": [{"id": "a:t:12345678", "tree": T}],
@@ -65,15 +66,18 @@ _LEASE = {
     "since_ns": 1,
 }  # fmt: skip
 _MOUNT = {
-    "target": "/t", "strategy": "copy", "plan": _PLAN, "trees": [T], "created": ["/t"],
-    "mode": 0o755, "uid": 0, "gid": 0, "staging": "/.t.cas-0123456789abcdef", "boot_id": "b",
-    "namespace": 1, "sources": ["cas-0"], "since_ns": 1, "by_uid": 0, "by_pid": 1,
-    "next_plan": None,
+    "target": "/t", "strategy": "copy", "created": ["/t"], "mode": 0o755, "uid": 0, "gid": 0,
+    "staging": "/.t.cas-0123456789abcdef", "boot_id": "b", "namespace": 1, "sources": ["cas-0"],
+    "since_ns": 1, "by_uid": 0, "by_pid": 1,
 }  # fmt: skip
 
 
 def _json(document: object) -> bytes:
     return json.dumps(document).encode()
+
+
+def _lines(*documents: object) -> bytes:
+    return b"".join(_json(document) + b"\n" for document in documents)
 
 
 def _read_manifest(data: bytes, work: Path) -> None:
@@ -86,9 +90,9 @@ def _read_manifest(data: bytes, work: Path) -> None:
 
 def _read_artifact(data: bytes, work: Path) -> None:
     checksum = zlib.crc32(data, zlib.crc32(str(SIGNATURE).encode()))
-    artifact = Artifact.decode(SIGNATURE, f"{checksum:08x} ".encode() + data)
+    artifact = Record(str(SIGNATURE), struct.pack("<I", checksum) + data).artifact()
     assert is_digest(artifact.tree)
-    assert Artifact.decode(SIGNATURE, artifact.encode()) == artifact
+    assert max(artifact.size, artifact.overhead, artifact.created_ns) < 1 << 63
 
 
 def _read_plan(data: bytes, work: Path) -> None:
@@ -130,16 +134,18 @@ def _read_mount(data: bytes, work: Path) -> None:
     assert record.target == "/t"
     assert set(record.created) <= {"/", "/t"}
     assert record.staging is None or os.path.dirname(record.staging) == "/"
+    for plan in mounts.plan_documents(store, record):
+        assert all(is_digest(artifact["tree"]) for artifact in plan["artifacts"])
     list(mounts.mounted_uses(store))
     list(all_mounts(store))
 
 
 def _read_overlaps(data: bytes, work: Path) -> None:
     known = Known(os.fsencode(work))
-    known.keep_overlaps([T, U], [])
+    known.keep_overlaps(U, [T, U], [])
     (path,) = (work / "known").iterdir()
     path.write_bytes(data)
-    for overlap in known.overlaps([T, U]) or []:
+    for overlap in known.overlaps(U, 2) or []:
         assert isinstance(overlap.path, bytes)
         assert [T, U][overlap.winner] == U
         assert [[T, U][number] for number in overlap.hidden] == [T]
@@ -177,14 +183,14 @@ class Reader:
 
 READERS = {
     "manifest": Reader(_read_manifest, _MANIFEST, BadManifest),
-    "artifact": Reader(_read_artifact, _json(_RECORD), StoreDamaged),
+    "artifact": Reader(_read_artifact, _ARTIFACT.record().data[4:], StoreDamaged),
     "plan": Reader(_read_plan, _json(_PLAN), InputRefused),
     "dependencies": Reader(
         _read_dependencies, _json(["zlib", {"id": "app", "priority": 1}]), InputRefused
     ),
     "lease": Reader(_read_lease, _json(_LEASE), StoreDamaged),
     "pin": Reader(_read_pin, _json({"reason": "x", "since_ns": 1, "uid": 0}), StoreDamaged),
-    "mount": Reader(_read_mount, _json(_MOUNT), StoreDamaged),
+    "mount": Reader(_read_mount, _lines(_MOUNT, _PLAN, _PLAN), StoreDamaged),
     "overlaps": Reader(_read_overlaps, _json([[T[:12], U[:12]], ["d/f", 1, [0], False]])),
     "merged": Reader(_read_merged, _json(["boot", T, T, U])),
     "boot": Reader(_read_boot, _json([boot_id(), 5])),
@@ -391,6 +397,7 @@ def test_no_command_trips_over_what_a_file_of_the_store_holds(
 @example(place="reserve", kind=_fifo)
 @example(place="leases", kind=_link_to_directory)
 @example(place="index", kind=_link_to_directory)
+@example(place="layers/*", kind=_directory)
 def test_no_command_trips_over_what_is_in_the_place_of_a_file(
     work: Path, good: Path, place: str, kind: _Harm
 ) -> None:
@@ -409,13 +416,14 @@ def test_dead_lease_is_not_deleted_where_a_link_leads(cas: Cas, work: Path, good
 
 def test_mount_record_leads_to_its_own_target_only(cas: Cas, work: Path, good: Path) -> None:
     (path,) = (cas.store / "mounts").iterdir()
-    record = json.loads(path.read_text())
+    head, *plans = path.read_text().splitlines(keepends=True)
+    record = json.loads(head)
     for changes in (
         {"staging": str(work / "outside")},
         {"created": [str(work / "outside/dir")]},
         {"target": str(work / "outside")},
     ):
-        path.write_text(json.dumps(record | changes))
+        path.write_text("".join((json.dumps(record | changes), "\n", *plans)))
         for command in (["umount", "mounted"], ["umount", "--all-stale"], ["mounts"], ["gc"]):
             assert "makes no sense" in cas(*command, code=6).stderr
     assert (work / "outside/file").exists()

@@ -92,9 +92,10 @@ def test_what_was_taken_away_by_hand_is_stale_until_it_is_cleaned_up(cas: Cas, w
 def test_mounts_of_an_earlier_boot_and_of_other_namespaces(cas: Cas, work: Path) -> None:
     cas("mount", "here", "a")
     record = next((cas.store / "mounts").iterdir())
-    content = json.loads(record.read_text())
+    head, *plans = record.read_text().splitlines(keepends=True)
     subprocess.run(["umount", work / "here"], check=True)
-    record.write_text(json.dumps(content | {"boot_id": "another"}))
+    head = json.dumps(json.loads(head) | {"boot_id": "another"}) + "\n"
+    record.write_text("".join((head, *plans)))
     assert _states(cas) == {str(work / "here"): "stale"}
     cas("rm", "a")  # nothing holds it
     cas("umount", "--all-stale")
