@@ -41,7 +41,7 @@ class RootFs:
     """The mounts of one command, made in this process's mount namespace."""
 
     _points: list[MountPoint] = field(default_factory=list)
-    _replicas: list[int] = field(default_factory=list)
+    _replicas: list[bytes] = field(default_factory=list)
 
     def assemble(self, sysroots: Sequence[Placed], binds: Sequence[Bind]) -> None:
         """Mount everything, outer paths before inner ones.
@@ -65,9 +65,9 @@ class RootFs:
                 else:
                     with opened(target) as directory:
                         syscalls.move_mount(what, directory, target)
-        for replica in self._replicas:
-            syscalls.mount_setattr(replica, _READ_ONLY)
-            os.close(replica)
+        for replica in self._replicas:  # by path: one made later may have taken in others
+            with opened(replica) as fd:
+                syscalls.mount_setattr(fd, _READ_ONLY)
         if here is not None:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 os.chdir(here)
@@ -97,8 +97,11 @@ class RootFs:
                 f"{quoted(target)}",
                 hint="give another path",
             )
-        if there != target and (there == b"/" or not os.access(there, os.W_OK)):
-            self._replicas.append(_replicate(there))
+        if there in self._replicas:
+            os.makedirs(target, exist_ok=True)
+        elif there != target and (there == b"/" or not os.access(there, os.W_OK)):
+            _replicate(there)
+            self._replicas.append(there)
             os.makedirs(target)
         else:
             self._points.append(MountPoint(target))
@@ -135,8 +138,8 @@ def _cloned(bind: Bind) -> Iterator[int]:
         os.close(fd)
 
 
-def _replicate(directory: bytes) -> int:
-    """Cover a directory with a tmpfs in which all its entries appear; return that mount's fd.
+def _replicate(directory: bytes) -> None:
+    """Cover a directory with a tmpfs in which all its entries appear.
 
     Entries that this user may not even clone, it could not have used either.
     """
@@ -154,6 +157,7 @@ def _replicate(directory: bytes) -> int:
                     stack.callback(os.close, fd)
                     clones.append((os.fsencode(entry.name), entry.is_dir(), fd))
         root = make_tmpfs("cas")
+        stack.callback(os.close, root)
         if directory == b"/":
             _become_root(root, next(b"/" + name for name, is_dir, _ in clones if is_dir))
         else:
@@ -169,7 +173,6 @@ def _replicate(directory: bytes) -> int:
             place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
             stack.callback(os.close, place)
             syscalls.move_mount(clone, place, os.path.join(directory, name))
-    return root
 
 
 def _become_root(root: int, place: bytes) -> None:

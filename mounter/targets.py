@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 from collections.abc import Iterator, Sequence
 
 from cas.dirs import OPEN_DIRECTORY, is_within
@@ -14,6 +15,7 @@ from cas.signals import uninterrupted
 from mounter.plan import Plan
 
 _ATTEMPTS = 100
+_MADE_TO_MOUNT = stat.S_ISVTX | 0o711
 StrPath = str | bytes | os.PathLike[str]
 
 
@@ -25,12 +27,20 @@ def absolute(target: StrPath) -> bytes:
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
+def mounted_path(target: StrPath) -> bytes:
+    """Return where something is mounted, through a symbolic link that leads there."""
+    path = absolute(target)
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
 def check_target(plan: Plan) -> None:
     """Refuse a target that is no directory, or is in, above or the same as the store.
 
     Raises InputRefused.
     """
     where = quoted(plan.target)
+    if os.path.islink(plan.target):
+        raise _symbolic_link(plan.target)
     if os.path.lexists(plan.target) and not os.path.isdir(plan.target):
         raise InputRefused(f"{where} is not a directory", hint="give a directory as the target")
     refuse_around_store(plan.target, plan.store)
@@ -45,26 +55,35 @@ def refuse_around_store(target: bytes, store: bytes) -> None:
         )
 
 
+def existing_parent(path: bytes) -> bytes:
+    """Return the innermost directory above an absolute path that is there."""
+    parent = os.path.dirname(path)
+    while not os.path.isdir(parent):
+        parent = os.path.dirname(parent)
+    return parent
+
+
 def is_inside(path: bytes, directory: bytes) -> bool:
     """Tell whether an absolute path is a directory's, or of something in it."""
     return os.path.commonpath([path, directory]) == directory
 
 
-def make_directories(path: bytes) -> list[bytes]:
+def make_directories(path: bytes, mode: int | None = None) -> list[bytes]:
     """Make a directory and its missing parents; return those made, outermost first.
 
-    Others may make and remove the same ones meanwhile. Raises OSError.
+    They have exactly `mode`, or without one what the umask leaves. Others may make and remove the
+    same ones meanwhile. Raises OSError.
     """
     made: list[bytes] = []
     try:
-        _make_missing(path, made)
+        _make_missing(path, made, mode)
     except BaseException:
         remove_directories(made)
         raise
     return made
 
 
-def _make_missing(path: bytes, made: list[bytes]) -> None:
+def _make_missing(path: bytes, made: list[bytes], mode: int | None) -> None:
     attempts = 0
     while not os.path.isdir(path):
         attempts += 1
@@ -75,6 +94,8 @@ def _make_missing(path: bytes, made: list[bytes]) -> None:
             with uninterrupted():
                 os.mkdir(missing)
                 made.append(missing)
+                if mode is not None:
+                    os.chmod(missing, mode)
         except FileNotFoundError:  # its parent has just gone, or it is a place such as /proc
             if attempts > _ATTEMPTS:
                 raise
@@ -110,9 +131,7 @@ def claimed(target: bytes) -> Iterator[None]:
     try:
         fd = os.open(target, OPEN_DIRECTORY)
     except NotADirectoryError as error:
-        raise InputRefused(
-            f"{quoted(target)} is a symbolic link", hint="give the directory that it leads to"
-        ) from error
+        raise _symbolic_link(target) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -125,20 +144,26 @@ def claimed(target: bytes) -> Iterator[None]:
         os.close(fd)
 
 
+def _symbolic_link(target: bytes) -> InputRefused:
+    return InputRefused(
+        f"{quoted(target)} is a symbolic link", hint="give the directory that it leads to"
+    )
+
+
 class MountPoint:
     """A directory that is there for as long as somebody mounts on it.
 
     Processes share it, each with a mount in its own namespace. To remove a directory takes away
     what is mounted on it elsewhere (Linux 3.18): so each holds a shared lock on it (flock(2)),
-    and who made it removes it only if no other does.
+    and the last of them removes it, if one of them has made it. Its mode tells that, and that of
+    the parents which were made too: it is one that nobody else gives.
     """
 
     def __init__(self, path: bytes) -> None:
         """Make the directory, with its parents, if it is not there. Raises OSError."""
         self.path = path
-        self._made: list[bytes] = []
         while True:
-            self._made += make_directories(path)
+            make_directories(path, mode=_MADE_TO_MOUNT)
             try:
                 self._fd = os.open(path, OPEN_DIRECTORY)
             except FileNotFoundError:
@@ -156,7 +181,14 @@ class MountPoint:
         """Remove what was made, if nobody else needs it. It must not be mounted on here."""
         if self._fd < 0:
             return
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove_directories(self._made)
-        os.close(self._fd)
+        path, fd = self.path, self._fd
+        with contextlib.suppress(OSError):  # somebody has a lock on it, or something in it
+            while stat.S_IMODE(os.fstat(fd).st_mode) == _MADE_TO_MOUNT:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.rmdir(path)
+                path = os.path.dirname(path)
+                os.close(fd)
+                fd = -1
+                fd = os.open(path, OPEN_DIRECTORY)
+        if fd >= 0:
+            os.close(fd)
