@@ -9,7 +9,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from cas.quoting import quoted
 from cas.scratch import replace_file, undisturbed
 
 _STAGING = re.compile(r"\..*\.cas-[0-9a-f]{16}", re.DOTALL)
+CHANGES = "-changes"
+"""What is added to the source of a writable overlay for that of the tmpfs below it."""
 _PLAN = {
     "store": str,
     "target": str,
@@ -178,6 +180,11 @@ def mount_namespace() -> int:
     return os.stat("/proc/self/ns/mnt").st_ino
 
 
+def all_sources(record: MountRecord) -> list[str]:
+    """Return the sources of a record's mounts, and of the tmpfs below that takes changes."""
+    return [*record.sources, *(source + CHANGES for source in record.sources)]
+
+
 def is_mounted(record: MountRecord) -> bool:
     """Tell whether the kernel mount of a record is what is at its target in this namespace."""
     return record.boot_id == boot_id() and source_of(record.target) in record.sources
@@ -200,11 +207,16 @@ def may_live(record: MountRecord) -> bool:
             return stat.S_ISDIR(os.stat(record.target).st_mode)
         except OSError as error:  # where it cannot be looked at, it may be there
             return error.errno not in (errno.ENOENT, errno.ENOTDIR)
-    if record.boot_id != boot_id():
+    return source_may_live(record.sources, record.namespace, record.boot_id)
+
+
+def source_may_live(sources: Container[str], namespace: int, boot: str) -> bool:
+    """Tell whether a mount of these sources, made in a mount namespace and boot, may be there."""
+    if boot != boot_id():
         return False
-    if record.namespace != mount_namespace():
+    if namespace != mount_namespace():
         return True
-    return any(line.source in record.sources for line in _mountinfo())
+    return any(line.source in sources for line in _mountinfo())
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +303,10 @@ def _read(store: bytes, name: bytes) -> MountRecord | None:
 
 
 def _nonsense(path: bytes, why: ValueError) -> StoreDamaged:
-    return StoreDamaged(f"the mount record {quoted(path)} makes no sense: {why}")
+    return StoreDamaged(
+        f"the mount record {quoted(path)} makes no sense: {why}",
+        hint="if nothing of this store is mounted there any more (`findmnt`), delete that file",
+    )
 
 
 def _check(record: MountRecord) -> None:

@@ -24,11 +24,13 @@ from mounter.targets import (
     absolute,
     check_target,
     claimed,
+    existing_parent,
     make_directories,
+    mounted_path,
     refuse_full,
     remove_directories,
 )
-from mounter.upper import claimed_upper, upper_of
+from mounter.upper import claimed_upper, forget_upper, refuse_unfit_upper, upper_of
 
 if TYPE_CHECKING:
     from cas.composition import Composition
@@ -104,11 +106,12 @@ def carry_out(plan: Plan) -> Mount:
     """Mount as a plan says; see `mount`. The caller has a lease on what the plan uses."""
     check_target(plan)
     created = make_directories(plan.target)
+    source = new_source()
     try:
-        with located(plan.target), claimed(plan.target), claimed_upper(plan):
+        with located(plan.target), claimed(plan.target), claimed_upper(plan, source):
             _clear_stale(plan)
             refuse_full(plan.target)
-            return _mount_by_first(plan, created)
+            return _mount_by_first(plan, created, source)
     except BaseException:
         remove_directories(created)
         raise
@@ -135,21 +138,27 @@ def mounted(
             made.umount()
 
 
-def umount(store: StrPath, target: StrPath) -> Strategy:
+def umount(store: StrPath, target: StrPath, *, forget: bool = False) -> Strategy:
     """Take away what `mount` made at `target` from the store in the directory `store`.
 
-    Directories that `mount` made go too, if they are empty. Returns the strategy it was made by.
+    Directories that `mount` made go too, if they are empty. With `forget`, a mount that was made
+    in another mount namespace is taken for ended with that, which cannot be found out from here:
+    nothing of the store is held for it any more. Returns the strategy it was made by.
+
     Raises NotMounted, InUse (busy, or something in it that `mount` did not make; nothing is
     removed then), StoreDamaged, OSError.
     """
     root = os.path.realpath(os.fsencode(store))
-    path = absolute(target)
+    path = mounted_path(target)
     with located(path), mounts.sole_changer(root, path):
         record = mounts.read_record(root, path)
         if record is None:
             return _umount_unrecorded(root, path)
         if record.strategy == Strategy.OVERLAY.value:
-            _umount_overlay(path, record)
+            if forget and record.namespace != mounts.mount_namespace():
+                _forget_upper(root, record)
+            else:
+                _umount_overlay(path, record)
         else:
             placing.take_away(root, path, record)
         with uninterrupted():
@@ -158,11 +167,35 @@ def umount(store: StrPath, target: StrPath) -> Strategy:
     return Strategy(record.strategy)
 
 
+def refuse_unfit(plan: Plan) -> None:
+    """Refuse what `carry_out` would refuse before it does anything, and change nothing.
+
+    Raises InputRefused, InUse, OSError.
+    """
+    check_target(plan)
+    refuse_unfit_upper(plan)
+    _dead_record(plan)
+    if os.path.isdir(plan.target):
+        refuse_full(plan.target)
+        return
+    parent = existing_parent(plan.target)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fsdecode(parent))
+
+
 def _clear_stale(plan: Plan) -> None:
     """Refuse a target where something is mounted; clear away what a dead mount left there."""
+    record = _dead_record(plan)
+    if record is not None:
+        placing.remove_staging(record)
+        mounts.remove_record(plan.store, plan.target)
+
+
+def _dead_record(plan: Plan) -> mounts.MountRecord | None:
+    """Return the record of what was mounted at the target. Raises InUse if it still is."""
     record = mounts.read_record(plan.store, plan.target)
     if record is None:
-        return
+        return None
     if record.strategy == Strategy.OVERLAY.value:
         alive = mounts.may_live(record)
     else:
@@ -170,18 +203,17 @@ def _clear_stale(plan: Plan) -> None:
     if alive:
         raise InUse(
             f"something is mounted at {quoted(plan.target)}",
-            hint=f"`cas umount {quoted(plan.target)}` takes it away",
+            hint=f"`cas umount {quoted(plan.target)}` takes it away, or tells why not",
         )
-    placing.remove_staging(record)
-    mounts.remove_record(plan.store, plan.target)
+    return record
 
 
-def _mount_by_first(plan: Plan, created: Sequence[bytes]) -> Mount:
+def _mount_by_first(plan: Plan, created: Sequence[bytes], source: str) -> Mount:
     reasons = list(plan.reasons)
     for candidate in plan.candidates:
         try:
             if candidate is Strategy.OVERLAY:
-                _mount_overlay(plan, created)
+                _mount_overlay(plan, created, source)
             else:
                 placing.place(plan, candidate, created)
             return Mount(plan.store, plan.target, candidate, tuple(reasons))
@@ -201,15 +233,14 @@ def _take_back(plan: Plan) -> None:
     if record is None:
         return
     if record.strategy == Strategy.OVERLAY.value:
-        while mounts.is_mounted(record):
+        while mounts.source_of(plan.target) in mounts.all_sources(record):
             syscalls.umount(plan.target, syscalls.MNT_DETACH)
     elif os.listdir(plan.target):  # else what was made beside it is gone already
         placing.take_away(plan.store, plan.target, record)
     mounts.remove_record(plan.store, plan.target)
 
 
-def _mount_overlay(plan: Plan, created: Sequence[bytes]) -> None:
-    source = new_source()
+def _mount_overlay(plan: Plan, created: Sequence[bytes], source: str) -> None:
     with opened(plan.target) as target:
         try:
             mounts.write_record(
@@ -222,12 +253,16 @@ def _mount_overlay(plan: Plan, created: Sequence[bytes]) -> None:
             attach_overlay(plan, source, target, upper)
 
 
+def _forget_upper(store: bytes, record: mounts.MountRecord) -> None:
+    plan, *_ = mounts.plan_documents(store, record)
+    if plan["upper"] is not None:
+        forget_upper(os.fsencode(plan["upper"]), record.sources)
+
+
 def _umount_overlay(path: bytes, record: mounts.MountRecord) -> None:
     if not mounts.is_mounted(record):
         refuse_out_of_reach(record)
-        return
-    _umount(path)
-    while mounts.is_mounted(record):  # there was a tmpfs below, or an update was killed
+    while mounts.source_of(path) in mounts.all_sources(record):
         _umount(path)
 
 
@@ -242,7 +277,8 @@ def refuse_out_of_reach(record: mounts.MountRecord) -> None:
     if record.namespace != mounts.mount_namespace():
         raise InUse(
             f"{where} was mounted in another mount namespace than this one",
-            hint="do it there; the mount ends with the last process of that namespace",
+            hint="do it there; or if no process is left in that namespace, "
+            f"`cas umount --forget {where}` forgets it",
         )
     raise InUse(
         f"what was mounted at {where} is covered by another mount, or was moved",
@@ -264,10 +300,16 @@ def _umount(path: bytes) -> None:
 
 def _umount_unrecorded(store: bytes, path: bytes) -> Strategy:
     """Unmount an overlay from a store on a read-only file system, which has no records."""
-    read_only = os.path.isdir(store) and os.statvfs(store).f_flag & os.ST_RDONLY
     source = mounts.source_of(path) or ""
-    if not read_only or not source.startswith("cas-") or not os.path.ismount(path):
+    if not is_unrecorded(store, path):
         raise NotMounted(store, path)
-    while mounts.source_of(path) == source:
+    while mounts.source_of(path) in (source, source + mounts.CHANGES):
         _umount(path)
     return Strategy.OVERLAY
+
+
+def is_unrecorded(store: bytes, path: bytes) -> bool:
+    """Tell whether `mount` made what is at a path from a store on a read-only file system."""
+    read_only = os.path.isdir(store) and os.statvfs(store).f_flag & os.ST_RDONLY
+    source = mounts.source_of(path) or ""
+    return bool(read_only) and source.startswith("cas-") and os.path.ismount(path)

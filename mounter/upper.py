@@ -6,11 +6,12 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cas import mounts
+from cas.boot import boot_id
 from cas.dirs import is_within, opened
-from cas.documents import parse
+from cas.documents import parse, read_file
 from cas.errors import InputRefused, InUse
 from cas.quoting import quoted
 from mounter import syscalls
@@ -27,9 +28,9 @@ def upper_of(plan: Plan, source: str, target_fd: int) -> Iterator[Upper | None]:
     """Give the directories that take the changes of a plan's overlay, for a `with` block.
 
     None if it is read-only. Changes that are thrown away go to a tmpfs, mounted at the target
-    under the name `source`, where the overlay is to cover it: no kernel before 6.15 takes an
-    upper directory of a mount that is attached nowhere. Those that stay go to `upper/` in the
-    plan's directory, which has to be claimed.
+    under the name `source` and `mounts.CHANGES`, where the overlay is to cover it: no kernel
+    before 6.15 takes an upper directory of a mount that is attached nowhere. Those that stay go to
+    `upper/` in the plan's directory, which has to be claimed.
 
     Raises StrategyRefused, OSError.
     """
@@ -37,7 +38,7 @@ def upper_of(plan: Plan, source: str, target_fd: int) -> Iterator[Upper | None]:
         yield None
         return
     if plan.upper is None:
-        _mount_tmpfs(plan.target, source, target_fd)
+        _mount_tmpfs(plan.target, source + mounts.CHANGES, target_fd)
         directory = plan.target
     else:
         directory = plan.upper
@@ -55,9 +56,9 @@ def upper_of(plan: Plan, source: str, target_fd: int) -> Iterator[Upper | None]:
 
 
 @contextlib.contextmanager
-def claimed_upper(plan: Plan) -> Iterator[None]:
+def claimed_upper(plan: Plan, source: str | None = None) -> Iterator[None]:
     """`claim_upper` for the length of a `with` block, if the plan has an upper directory."""
-    fd = claim_upper(plan)
+    fd = claim_upper(plan, source)
     try:
         yield
     finally:
@@ -65,41 +66,32 @@ def claimed_upper(plan: Plan) -> Iterator[None]:
             os.close(fd)
 
 
-def claim_upper(plan: Plan) -> int | None:
+def claim_upper(plan: Plan, source: str | None = None) -> int | None:
     """Make a plan's upper directory, and keep every other user of it away.
 
-    The kernel would accept two overlays with one upper directory, and corrupt it. A lock in it
-    shows who is at work now, and a note in that which mount was made last. Returns a descriptor,
-    which holds the lock until it is closed; None if the plan has no upper directory.
+    The kernel would accept two overlays with one upper directory, and corrupt it. A file in it,
+    which goes with it wherever it is moved or seen, is locked by who is at work now, and names
+    the `source` of a mount that is to outlive its maker. Returns a descriptor, which holds the
+    lock until it is closed; None if the plan has no upper directory.
 
     Raises InUse, InputRefused, OSError.
     """
     if plan.upper is None:
         return None
-    where = quoted(plan.upper)
-    if is_within(plan.upper, plan.store) or is_inside(plan.upper, plan.target):
-        raise InputRefused(
-            f"the upper directory {where} is in the store or in the sysroot",
-            hint="give a directory elsewhere",
-        )
-    if os.path.lexists(plan.upper) and not os.path.isdir(plan.upper):
-        raise InputRefused(f"{where} is not a directory", hint="give a directory for the changes")
+    refuse_unfit_upper(plan)
     os.makedirs(plan.upper, exist_ok=True)
-    if set(os.listdir(plan.upper)) - _OWN:
-        raise InputRefused(
-            f"{where} is not empty, and no directory for changes", hint="give an empty or a new one"
-        )
     fd = os.open(os.path.join(plan.upper, b"lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _refuse_mounted(plan.upper, plan.store, os.pread(fd, 1 << 16, 0))
+        _refuse_mounted(plan.upper, os.pread(fd, 1 << 16, 0))
         os.ftruncate(fd, 0)
-        note = json.dumps([os.fsdecode(plan.store), os.fsdecode(plan.target)])
-        os.pwrite(fd, note.encode(), 0)
+        if source is not None:
+            note = json.dumps([source, mounts.mount_namespace(), boot_id()])
+            os.pwrite(fd, note.encode(), 0)
     except BlockingIOError as error:
         os.close(fd)
         raise InUse(
-            f"the upper directory {where} is in use by another sysroot",
+            f"the upper directory {quoted(plan.upper)} is in use by another sysroot",
             hint="give another directory, or wait for that task to end",
         ) from error
     except BaseException:
@@ -108,21 +100,46 @@ def claim_upper(plan: Plan) -> int | None:
     return fd
 
 
-def _refuse_mounted(upper: bytes, own_store: bytes, note: bytes) -> None:
-    """Refuse an upper directory if the mount that used it last is still there.
+def refuse_unfit_upper(plan: Plan) -> None:
+    """Refuse a plan's upper directory if it cannot be one. Raises InputRefused, OSError."""
+    if plan.upper is None:
+        return
+    where = quoted(plan.upper)
+    if is_within(plan.upper, plan.store) or is_inside(plan.upper, plan.target):
+        raise InputRefused(
+            f"the upper directory {where} is in the store or in the sysroot",
+            hint="give a directory elsewhere",
+        )
+    if not os.path.lexists(plan.upper):
+        return
+    if not os.path.isdir(plan.upper):
+        raise InputRefused(f"{where} is not a directory", hint="give a directory for the changes")
+    if set(os.listdir(plan.upper)) - _OWN:
+        raise InputRefused(
+            f"{where} is not empty, and no directory for changes", hint="give an empty or a new one"
+        )
 
-    It is looked for in the store that the note names, and if that path is gone, in `own_store`:
-    it may be the same by another path.
+
+def forget_upper(upper: bytes, sources: Sequence[str]) -> None:
+    """Take the mounts of these sources for ended, which used an upper directory.
+
+    Raises OSError.
     """
-    with contextlib.suppress(ValueError, TypeError, FileNotFoundError):
-        store, target = map(os.fsencode, parse(note))
-        record = mounts.read_record(store, target) or mounts.read_record(own_store, target)
-        if record is None or not mounts.may_live(record):
-            return
-        if mounts.plan_documents(store, record)[0]["upper"] == os.fsdecode(upper):
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+        path = os.path.join(upper, b"lock")
+        source, *_ = parse(read_file(path))
+        if source in sources:
+            os.truncate(path, 0)
+
+
+def _refuse_mounted(upper: bytes, note: bytes) -> None:
+    """Refuse an upper directory if the mount that a note names may be there. Raises InUse."""
+    with contextlib.suppress(ValueError, TypeError):
+        source, namespace, boot = parse(note)
+        if mounts.source_may_live((source,), namespace, boot):
             raise InUse(
-                f"the upper directory {quoted(upper)} is in use by the mount at {quoted(target)}",
-                hint=f"`cas umount {quoted(target)}` takes that away",
+                f"the upper directory {quoted(upper)} is in use by a mount",
+                hint="`cas mounts` shows which; `cas umount TARGET` takes it away",
             )
 
 
