@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import fnmatch
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cas.compose import holders, remove_below
@@ -83,13 +83,27 @@ def find_overlaps(manifests: Sequence[Manifest]) -> list[Overlap]:
                 if hides:
                     remove_below(path, nodes)
         nodes.update(new)
-    found = []
+    found: list[Overlap] = []
     for path, directory in sorted(differing.items()):
-        *lower, (winner, node) = holders(path, manifests)
-        hidden = tuple(number for number, other in lower if directory or other != node)
-        if hidden and path in nodes:
-            found.append(Overlap(path, winner, hidden, directory))
+        if path in nodes:
+            brought = holders(path, manifests)
+            if directory:
+                found += _hidden_directory(path, brought)
+            *lower, (winner, node) = brought
+            others = tuple(number for number, other in lower if other != node)
+            if others and (not directory or node == DIRECTORY):
+                found.append(Overlap(path, winner, others, False))
     return found
+
+
+def _hidden_directory(path: bytes, brought: Sequence[tuple[int, bytes]]) -> Iterator[Overlap]:
+    """Yield the highest that is no directory at a path, with what it hides there."""
+    for place in range(len(brought) - 1, 0, -1):
+        number, node = brought[place]
+        if node != DIRECTORY:
+            hidden = tuple(lower for lower, _ in brought[:place])
+            yield Overlap(path, number, hidden, True)
+            return
 
 
 def judge(
@@ -116,6 +130,7 @@ def judge(
 
 def _allowed(conflict: Conflict, allowed: Sequence[str]) -> bool:
     path = os.fsdecode(conflict.path)
+    patterns = [pattern.removeprefix("./").lstrip("/") for pattern in allowed]
     if conflict.directory:
-        return path in allowed
-    return any(path == pattern or fnmatch.fnmatchcase(path, pattern) for pattern in allowed)
+        return path in patterns
+    return any(path == pattern or fnmatch.fnmatchcase(path, pattern) for pattern in patterns)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cas.dirs import opened, path_text, walk
+from cas.dirs import Node, opened, path_text, walk
 from cas.errors import InputRefused
 from cas.layers import node_of
 from cas.manifest import Entry, Kind, Manifest
@@ -45,6 +46,19 @@ def differences(before: Manifest, after: Manifest) -> Iterator[Difference]:
                 None if old is None else Entry.of(path, old),
                 None if new is None else Entry.of(path, new),
             )
+
+
+def node_at(path: bytes) -> bytes | None:
+    """Return the manifest's node of what is at a path; None if it would have none.
+
+    Raises OSError.
+    """
+    parent, name = os.path.split(path)
+    try:
+        with opened(parent) as fd:
+            return node_of(Node(name, name, fd, os.stat(name, dir_fd=fd, follow_symlinks=False)))
+    except FileNotFoundError:
+        return None
 
 
 def read_directory(directory: bytes) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import errno
 from typing import ClassVar
 
 
@@ -52,6 +53,25 @@ class InputRefused(CasError):
     """The input is something that this program does not take."""
 
     exit_code = ExitCode.REFUSED
+
+
+_HINTS = {
+    errno.EACCES: "this user may not do that: change the mode or the owner, or be another user",
+    errno.EDQUOT: "the user's quota is used up: make room, `cas gc` in the store",
+    errno.EIO: "the disk may be failing: look at the kernel's messages",
+    errno.EMFILE: "let the process open more files (`ulimit -n`)",
+    errno.ENOENT: "check the path, and what it is relative to",
+    errno.ENOSPC: "the disk is full: make room, `cas gc` in the store",
+    errno.ENOSYS: "this kernel is too old for that; README and docs/design.md say what needs which",
+    errno.ENOTDIR: "check the path, and what it is relative to",
+    errno.EPERM: "this user may not do that: be another user, or one with more capabilities",
+    errno.EROFS: "mount the file system for writing, or use another place",
+}
+
+
+def hint_for(error: OSError) -> str | None:
+    """Return what a person may do about a failed system call, if that is known."""
+    return _HINTS.get(error.errno or 0)
 
 
 class InUse(CasError):

@@ -94,8 +94,7 @@ class Collector:
         release = Release(self._storage, artifacts, [m for m in all_merged if m.tree not in used])
         excess = None if policy.max_size is None or size is None else size - policy.max_size
         doomed = tuple(_doomed(found, release, excess))
-        before = 0 if policy.keeps_all else now - policy.least_age_ns
-        return GcPlan(doomed, before, len(artifacts) - len(doomed), size)
+        return GcPlan(doomed, now - policy.least_age_ns, len(artifacts) - len(doomed), size)
 
     def collect(self, plan: GcPlan, progress: Callable[[int], None]) -> Collected:
         """Sweep, and carry out a plan. What was used, pinned or put since the plan stays.

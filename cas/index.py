@@ -267,9 +267,11 @@ class Index:
         """
         self._check_owner()
         if not self.writable:
-            hint = "let the user write to it, or use another store"
+            why, hint = "not writable for this user", "let the user write to it"
+            if os.statvfs(self._path).f_flag & os.ST_RDONLY:
+                why, hint = "on a read-only file system", "mount that for writing"
             raise IndexUnavailable(
-                f"the index {quoted(self._path)} is not writable for this user", hint=hint
+                f"the index {quoted(self._path)} is {why}", hint=f"{hint}, or use another store"
             )
         with self._faults():
             txn = self._env.begin(write=True)

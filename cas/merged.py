@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from cas import digest as hashing
 from cas.boot import boot_id
 from cas.compose import union
-from cas.errors import StoreDamaged
+from cas.errors import CasError, StoreDamaged
 from cas.known import Known, Merged
 from cas.layout import MOST_LAYERS
 from cas.manifest import Digest, Manifest
 from cas.put import Storage
+from cas.quoting import quoted
 from cas.scratch import scratch
 
 
@@ -39,8 +41,14 @@ class Merging:
     def make(self, trees: Sequence[Digest]) -> None:
         """Make the merged layer of so many `trees`, on which the caller has a lease.
 
-        Raises OSError, StoreDamaged.
+        Raises CasError (the store is read-only), OSError, StoreDamaged.
         """
+        if os.fstatvfs(self._storage.fd).f_flag & os.ST_RDONLY:
+            raise CasError(
+                f"{len(trees)} trees need a merged layer, and the store "
+                f"{quoted(self._storage.path)} is on a read-only file system",
+                hint="compose it once where the store can be written, or mount that for writing",
+            )
         parts, _ = _parts(trees)
         nodes = union(map(self._storage.layers.manifest, parts))
         manifest = Manifest({path: node for path, (node, _) in nodes.items()})

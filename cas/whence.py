@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from cas import mounts
 from cas.errors import CasError
@@ -20,10 +21,16 @@ class NotBrought(CasError):
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """The artifact `id` (with `@N` if it has a priority) has `entry` at a path."""
+    """The artifact `id` (with `@N` if it has a priority) has `node` at `path`."""
 
     id: str
-    entry: Entry
+    path: bytes
+    node: bytes
+
+    @property
+    def entry(self) -> Entry:
+        """What it has there."""
+        return Entry.of(self.path, self.node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,10 @@ class Whence:
     path: bytes
     winner: Brought | None
     hidden: tuple[Brought, ...]
+
+
+def _is_link(node: bytes | None) -> TypeGuard[bytes]:
+    return node is not None and node.startswith(b"l")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,7 @@ def whence(path: bytes, trees: Iterable[tuple[str, Manifest]]) -> Whence:
     parents = [path[:end] for end, byte in enumerate(path) if byte == ord("/")]
     winner: Brought | None = None
     hidden: list[Brought] = []
+    links: list[tuple[bytes, bytes]] = []
     for id_, manifest in trees:
         node = manifest.nodes.get(path)
         covers = any(manifest.nodes.get(parent, DIRECTORY) != DIRECTORY for parent in parents)
@@ -61,12 +73,17 @@ def whence(path: bytes, trees: Iterable[tuple[str, Manifest]]) -> Whence:
             hidden.insert(0, winner)
             winner = None
         if node is not None:
-            winner = Brought(id_, Entry.of(path, node))
+            winner = Brought(id_, path, node)
+        links += [
+            (parent, node) for parent in parents if _is_link(node := manifest.nodes.get(parent))
+        ]
     if winner is None and not hidden:
-        raise NotBrought(
-            f"no artifact of the composition has {quoted(path)}",
-            hint="`cas files ID` lists what an artifact has",
-        )
+        hint = "`cas files ID` lists what an artifact has"
+        for parent, node in links:
+            hint = (
+                f"{quoted(parent)} is a symbolic link to {quoted(node[2:])}: ask for what is there"
+            )
+        raise NotBrought(f"no artifact of the composition has {quoted(path)}", hint=hint)
     return Whence(path, winner, tuple(hidden))
 
 

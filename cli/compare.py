@@ -8,15 +8,15 @@ from collections.abc import Iterable, Sequence
 import click
 
 from cas.compose import in_order, with_priority
-from cas.differences import Difference, differences, read_directory
+from cas.differences import Difference, differences, node_at, read_directory
 from cas.leases import NoLease
-from cas.manifest import Digest, Manifest
+from cas.manifest import DIRECTORY, Digest, Manifest
 from cas.signature import NoSuchSignature
 from cas.store import Store
-from cas.whence import Brought, composed_at, whence
+from cas.whence import Brought, Whence, composed_at, whence
 from cli.composing import ids_options, names_of
 from cli.entries import entry_document, entry_line
-from cli.options import emit, json_option, open_store, store_option, text_of
+from cli.options import emit, json_option, note, open_store, store_option, text_of
 
 
 @click.command("which")
@@ -31,8 +31,8 @@ def which_command(
     """Tell who brought a file, and whom that hides.
 
     With IDs, PATH is a path in their composition; without, a file in a mounted sysroot. Prints
-    for each artifact, the winner first: whether it wins, its ID, and what it has there, like
-    `cas files`.
+    for each artifact, the winner first: whether it wins, is hidden, or as a directory merged with
+    the winner's; its ID; and what it has there, like `cas files`.
 
     \b
     cas which usr/include/zlib.h glibc zlib
@@ -41,20 +41,27 @@ def which_command(
     store = open_store(ctx)
     if ids or from_file is not None:
         inside = os.path.normpath(os.fsencode(path)).lstrip(b"/")
+        if inside in (b"", b"."):
+            raise click.UsageError("give the path of something in the composition", ctx)
         found = whence(inside, _composed(store, names_of(ctx, ids, from_file)))
+        changed = False
     else:
         full = os.path.abspath(os.fsencode(path))
         full = os.path.join(os.path.realpath(os.path.dirname(full)), os.path.basename(full))
         composed = composed_at(store.path, full)
         found = whence(composed.path, _manifests(store, composed.artifacts))
+        changed = node_at(full) != (found.winner and found.winner.node)
+        if changed:
+            note(f"{text_of(full)} was changed in this sysroot: it is none of these")
     rows = [("wins  ", found.winner)] if found.winner else []
-    rows += [("hidden", brought) for brought in found.hidden]
+    rows += [(_word(found, brought), brought) for brought in found.hidden]
     emit(
         as_json,
         {
             "path": os.fsdecode(found.path),
             "winner": found.winner and _document(found.winner),
             "hidden": list(map(_document, found.hidden)),
+            "changed": changed,
         },
         [f"{word} {brought.id}  {entry_line(brought.entry)}" for word, brought in rows],
     )
@@ -79,6 +86,11 @@ def diff_command(ctx: click.Context, a: str, b: str, as_json: bool) -> None:
     store = open_store(ctx) if _may_be_id(a) or _may_be_id(b) else None
     found = list(differences(_tree(store, a), _tree(store, b)))
     emit(as_json, [_difference_document(d) for d in found], map(_difference_line, found))
+
+
+def _word(found: Whence, brought: Brought) -> str:
+    both = found.winner is not None and found.winner.node == brought.node == DIRECTORY
+    return "merged" if both else "hidden"
 
 
 def _composed(store: Store, names: Sequence[str]) -> list[tuple[str, Manifest]]:

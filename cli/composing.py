@@ -60,6 +60,7 @@ def conflict_options(function: _Function) -> _Function:
             "--conflicts",
             type=click.Choice([policy.value for policy in ConflictPolicy]),
             default=ConflictPolicy.WARN.value,
+            show_default=True,
             help="What to do when IDs bring different things at one path.",
         ),
     ):

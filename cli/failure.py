@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from cas.errors import CasError, ExitCode
+from cas.errors import CasError, ExitCode, hint_for
 
 RUN_FAILED = 125
 """`cas run` itself failed, as in env(1), podman-run(1) and others."""
@@ -28,4 +28,6 @@ def report(error: CasError | OSError | click.ClickException) -> int:
     named = isinstance(error.filename, (str, bytes)) and error.filename  # or it is a descriptor
     where = f": {os.fsdecode(named)}" if named else ""
     print(f"cas: {error.strerror or error}{where}", file=sys.stderr)
+    if hint := hint_for(error):
+        print(f"hint: {hint}", file=sys.stderr)
     return ExitCode.FAILURE

@@ -61,12 +61,15 @@ def mount_command(
 @click.command("umount")
 @click.argument("target", type=click.Path(), required=False)
 @click.option("--all-stale", is_flag=True, help="Forget all mounts that are not there any more.")
+@click.option("--forget", is_flag=True, help="Of another mount namespace: take it for ended.")
 @store_option
 @click.pass_context
-def umount_command(ctx: click.Context, target: str | None, all_stale: bool) -> None:
+def umount_command(ctx: click.Context, target: str | None, all_stale: bool, forget: bool) -> None:
     """Take away what `cas mount` made at TARGET.
 
-    The directory goes too, if `cas mount` made it. What it did not make is never deleted.
+    The directory goes too, if `cas mount` made it. What it did not make is never deleted. Whether
+    a mount of another mount namespace still lives cannot be seen from here; it ends with the
+    last process there.
 
     \b
     cas umount build/recipe-sysroot
@@ -74,10 +77,10 @@ def umount_command(ctx: click.Context, target: str | None, all_stale: bool) -> N
     """
     from mounter.listing import umount_stale
 
-    if (target is None) != all_stale:
+    if (target is None) != all_stale or (forget and all_stale):
         raise click.UsageError("give a TARGET, or --all-stale", ctx)
     if target is not None:
-        umount(store_path(ctx), target)
+        umount(store_path(ctx), target, forget=forget)
         return
     for cleared in umount_stale(open_store(ctx).path):
         print(f"forgot {text_of(cleared)}")
@@ -133,7 +136,7 @@ def mounts_command(ctx: click.Context, as_json: bool) -> None:
 @click.command("update")
 @click.argument("target", type=click.Path())
 @click.argument("ids", metavar="[ID...]", nargs=-1)
-@click.option("--add", multiple=True, metavar="ID", help="Add ID on top of what is there.")
+@click.option("--add", multiple=True, metavar="ID", help="Put ID on top of what is there.")
 @click.option("--drop", multiple=True, metavar="ID", help="Leave out ID, which is there.")
 @conflict_options
 @json_option
@@ -166,7 +169,8 @@ def update_command(
     if ids and drop:
         raise click.UsageError("give IDs or --drop, not both", ctx)
     store = open_store(ctx)
-    names = [*(ids or without(mounted_ids(store.path, target), drop)), *add]
+    there = mounted_ids(store.path, target)
+    names = [*(ids or without(without(there, drop), add, missing_ok=True)), *add]
     with compose(store, names, f"update of {target}", overlaps) as composition:
         done = update(composition, target)
     gap = f"; it was missing for {done.gap_ns / 1e6:.3f} ms ({done.why})" if done.why else ""

@@ -68,7 +68,8 @@ def run_command(ctx: click.Context, /, command: tuple[str, ...], **options: Any)
     """Run CMD with sysroots that only it sees.
 
     They are gone when it ends. A later ID wins over an earlier one, and ID@N over those of a
-    lower N (0 if it is not given).
+    lower N (0 if it is not given). Paths are relative to the current directory; those of
+    --dependencies to that of --chdir, if it is given.
 
     CMD gets user, mount, PID, IPC and network namespaces of its own; this needs no privileges,
     and gives none. The exit code is that of CMD; 125 if cas itself failed, 126 if CMD cannot be
@@ -152,13 +153,13 @@ def _add(
 def _uppers(ctx: click.Context, texts: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
     uppers: dict[str, str] = {}
     for text in texts:
-        path, equals, directory = text.rpartition("=")
-        if not equals and len(paths) != 1:
+        named = [path for path in paths if text.startswith(f"{path}=")]
+        if not named and len(paths) != 1:
             raise click.UsageError("of several sysroots, say which: --upper PATH=DIR", ctx)
-        path = path if equals else paths[0]
-        if path not in paths or path in uppers:
-            raise click.UsageError(f"--upper {text!r} is for no sysroot, or for one again", ctx)
-        uppers[path] = directory
+        path = max(named, key=len, default=paths[0])
+        if path in uppers:
+            raise click.UsageError(f"--upper {text!r} is for a sysroot that has one", ctx)
+        uppers[path] = text.removeprefix(f"{path}=")
     return uppers
 
 

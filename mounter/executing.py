@@ -11,6 +11,7 @@ Needs the standard library only.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
@@ -21,12 +22,14 @@ from cas.layout import layer_path
 from cas.leases import Lease
 from cas.quoting import quoted
 from mounter import syscalls
+from mounter.mounting import refuse_unfit
 from mounter.overlay import attach_overlay
+from mounter.placing import STORE_READ_ONLY
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
 from mounter.probe import tried
 from mounter.rootfs import Placed, RootFs
-from mounter.targets import refuse_around_store
-from mounter.upper import claim_upper
+from mounter.targets import existing_parent, refuse_around_store
+from mounter.upper import claim_upper, refuse_unfit_upper
 
 
 def hold(plan: Plan, purpose: str = "a plan") -> Lease:
@@ -68,8 +71,9 @@ def enter(plans: Sequence[Plan], purpose: str = "a plan") -> list[Lease]:
 
     The process, which must have one thread, gets a mount namespace of its own, and without
     privileges a user namespace in which it has its own ids only. The leases that are returned
-    are held until the process ends, unless they are closed. A directory that has to be made to
-    mount on it stays.
+    are held until the process ends, whatever it executes, unless they are closed; a child that
+    outlives it must have been given their descriptors. A directory that has to be made to mount
+    on it stays.
 
     Raises NoStrategy (a plan is not by overlay, or the kernel refuses; then the process may be in
     new namespaces, with nothing mounted), what `hold` raises, InputRefused, OSError.
@@ -81,8 +85,12 @@ def enter(plans: Sequence[Plan], purpose: str = "a plan") -> list[Lease]:
             if plan.strategy not in (Strategy.AUTO, Strategy.OVERLAY):
                 reason = f"the plan is by {plan.strategy.value}, which `carry_out` does"
                 raise NoStrategy(plan.target, [reason])
-            leases.append(hold(plan, purpose))
-            claim_upper(plan)  # until the process ends
+            lease = hold(plan, purpose)
+            leases.append(lease)
+            upper = claim_upper(plan)  # until the process ends
+            for fd in (lease.fd, upper):  # whatever it executes before that
+                if fd is not None and fd >= 0:
+                    os.set_inheritable(fd, True)
         placed = [Placed(p, f"cas-{le.name}") for p, le in zip(plans, leases, strict=True)]
         _leave()
         RootFs().assemble(placed, ())
@@ -99,16 +107,20 @@ def decide(plan: Plan, *, private: bool) -> Plan:
     """Find out by which strategy a plan can be carried out, and return it with that and why.
 
     With `private`, by a command or process with namespaces of its own, else by `mount`. Tries
-    it, and leaves nothing behind. Raises NoStrategy, OSError.
+    it, and leaves nothing behind. Raises what they refuse: InputRefused, InUse, NoStrategy,
+    OSError.
     """
+    if private:
+        refuse_around_store(plan.target, plan.store)
+        refuse_unfit_upper(plan)
+    else:
+        refuse_unfit(plan)
     reasons: list[str] = []
     for strategy in plan.candidates:
         if strategy is Strategy.OVERLAY:
             refusal = _overlay_refusal(plan, private=private)
-        elif strategy is Strategy.HARDLINK and not private:
-            refusal = _link_refusal(plan)
         else:
-            refusal = ""
+            refusal = "" if private else _link_refusal(plan, strategy)
         if not refusal:
             return plan.by(strategy, reasons)
         reasons.append(f"{strategy.value}: {refusal}")
@@ -124,7 +136,11 @@ def _leave() -> None:
         try:
             syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
         except OSError as error:
-            raise StrategyRefused(f"the kernel gives no namespaces here ({error})") from error
+            if error.errno == errno.EINVAL and len(os.listdir("/proc/self/task")) > 1:
+                why = "a process with several threads cannot leave its user namespace"
+            else:
+                why = f"the kernel gives no namespaces here ({error})"
+            raise StrategyRefused(why) from error
         for name, text in (
             ("setgroups", "deny"),
             ("uid_map", f"{uid} {uid} 1\n"),
@@ -155,15 +171,21 @@ def _overlay_refusal(plan: Plan, *, private: bool) -> str:
     return tried("", attempt).detail
 
 
-def _link_refusal(plan: Plan) -> str:
-    """Try to link a file of the store to where the target is to be."""
-    parent = os.path.dirname(plan.target)
-    while not os.path.isdir(parent):
-        parent = os.path.dirname(parent)
+def _link_refusal(plan: Plan, strategy: Strategy) -> str:
+    """Try to make a file beside the target, by hardlink as a link to one of the store."""
+    if os.statvfs(plan.store).f_flag & os.ST_RDONLY:
+        return STORE_READ_ONLY
+    parent = existing_parent(plan.target)
     name = os.path.join(parent, f".cas-{os.urandom(8).hex()}".encode())
     try:
-        os.link(os.path.join(plan.store, b"format"), name)
-        os.unlink(name)
+        if strategy is Strategy.HARDLINK:
+            os.link(os.path.join(plan.store, b"format"), name)
+        else:
+            os.mkdir(name)
     except OSError as error:
         return str(error.strerror)
+    if strategy is Strategy.HARDLINK:
+        os.unlink(name)
+    else:
+        os.rmdir(name)
     return ""

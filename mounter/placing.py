@@ -17,6 +17,8 @@ from mounter.plan import Plan, Strategy, StrategyRefused
 from mounter.recording import new_record, recorded_plans
 from mounter.targets import claimed
 
+STORE_READ_ONLY = "the store is on a read-only file system, which can keep no record of it"
+
 
 def place(plan: Plan, strategy: Strategy, created: Sequence[bytes]) -> None:
     """Make the tree beside the target, and rename it into place.
@@ -29,7 +31,7 @@ def place(plan: Plan, strategy: Strategy, created: Sequence[bytes]) -> None:
         mounts.write_record(plan.store, record)
     except OSError as error:
         if error.errno == errno.EROFS:
-            raise StrategyRefused("the store is on a read-only file system") from error
+            raise StrategyRefused(STORE_READ_ONLY) from error
         raise
     with opened(parent_path) as parent:
         make_beside(plan, strategy, beside, parent)

@@ -12,7 +12,7 @@ from cas.dirs import opened, remove_tree
 from cas.errors import CasError
 from cas.layout import EMPTY
 from mounter import syscalls
-from mounter.overlay import make_overlay
+from mounter.overlay import attach_overlay
 from mounter.plan import Plan, StrategyRefused
 
 _FICLONE = 0x40049409  # linux/fs.h
@@ -83,8 +83,11 @@ def _fsopen() -> None:
 
 
 def _overlay(plan: Plan, namespaces: int) -> None:
+    """Mount an overlay where only this process, which is a child for that, sees it."""
     syscalls.unshare(namespaces)
-    os.close(make_overlay(plan))
+    syscalls.mount(None, b"/", None, syscalls.MS_SLAVE | syscalls.MS_REC)
+    with opened(os.path.join(plan.store, b"empty")) as target:  # in the new namespace
+        attach_overlay(plan, "cas", target)
 
 
 def _reflink(directory: int) -> Finding:

@@ -75,7 +75,8 @@ def run_plans(
             return _run_in_namespace(arguments, plans, note, sandbox)
         except NamespaceRefused as refusal:
             _refuse_without_namespaces(plans, sandbox, refusal)
-            note(f"{refusal}: the sysroots are linked, and visible outside of the command")
+            linked = ", and its sysroots are linked, and visible outside" if plans else ""
+            note(f"{refusal}: the command shares network, processes and IPC with others{linked}")
         for plan in plans:
             carry_out(plan.by(Strategy.LINKED))
             stack.callback(umount, plan.store, plan.target)

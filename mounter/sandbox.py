@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, TextIO
 
-from cas.errors import CasError
+from cas.errors import CasError, hint_for
 from cas.quoting import quoted
 from mounter import syscalls
 from mounter.isolation import Sandbox, give_up_privileges, raise_loopback
@@ -170,7 +170,7 @@ def _child(work: Callable[[], int], status_end: int) -> NoReturn:
         _report(status_end, "error", error.message, error.hint)
     except OSError as error:
         where = "" if error.filename is None else f": {quoted(error.filename)}"
-        _report(status_end, "error", f"{error.strerror or error}{where}")
+        _report(status_end, "error", f"{error.strerror or error}{where}", hint_for(error))
     finally:
         sys.stderr.flush()
         os._exit(code)
@@ -300,9 +300,15 @@ def _init(task: _Task) -> int:
 
 
 def _mount_proc() -> None:
-    with contextlib.suppress(PermissionError):  # where parts of /proc are hidden, as in containers
+    try:
         flags = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
         syscalls.mount(b"proc", b"/proc", b"proc", flags)  # equal to the MS_ flags of these names
+    except PermissionError:
+        print(
+            "cas: the command sees the processes of others in /proc: the kernel gives it none of "
+            "its own where parts of that are hidden, as in a container",
+            file=sys.stderr,
+        )
 
 
 def _execute_plainly(task: _Task) -> int:
@@ -321,8 +327,7 @@ def _execute(task: _Task, parent: int) -> int:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, task.mask)
     command, environment = task.command, task.sandbox.environment
-    if task.status_end >= 0:
-        give_up_privileges(task.sandbox)
+    give_up_privileges(task.sandbox)
     try:
         if environment is None:
             os.execvp(command[0], list(command))

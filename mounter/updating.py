@@ -15,12 +15,12 @@ from cas.locating import located
 from cas.quoting import quoted
 from cas.signature import NoSuchSignature, Signature
 from mounter import linktree, syscalls
-from mounter.mounting import Mount, NotMounted, refuse_out_of_reach
+from mounter.mounting import Mount, NotMounted, is_unrecorded, refuse_out_of_reach
 from mounter.overlay import TooOld, attach_overlay, make_overlay
 from mounter.placing import make_beside, plan_of, remove_staging, staging_name
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
 from mounter.recording import new_record, new_source
-from mounter.targets import StrPath, absolute
+from mounter.targets import StrPath, mounted_path
 
 if TYPE_CHECKING:
     from cas.composition import Composition
@@ -36,12 +36,13 @@ class Updated:
 
 
 def mounted_ids(store: StrPath, target: StrPath) -> list[str]:
-    """Return the IDs that are composed at a target, lowest first, with priorities (`ID@N`).
+    """Return the IDs that `update` would exchange, lowest first, with priorities (`ID@N`).
 
-    Raises NotMounted, StoreDamaged, OSError.
+    Raises NotMounted, InputRefused (it is writable), StoreDamaged, OSError.
     """
     path = os.path.realpath(os.fsencode(store))
-    record = _live_record(path, absolute(target))
+    record = _live_record(path, mounted_path(target))
+    _refuse_writable(path, record)
     if len(record.plans) == 1 or record.strategy == Strategy.OVERLAY.value:
         plan, *_ = mounts.plan_documents(path, record)
         return [artifact["id"] for artifact in plan["artifacts"]]
@@ -49,16 +50,31 @@ def mounted_ids(store: StrPath, target: StrPath) -> list[str]:
         return [artifact.id for artifact in plan_of(path, record, root).artifacts]
 
 
-def without(ids: Sequence[str], drop: Iterable[str]) -> list[str]:
-    """Return IDs without those that the abbreviations `drop` name. Raises NoSuchSignature."""
+def _refuse_writable(store: bytes, record: mounts.MountRecord) -> None:
+    plan, *_ = mounts.plan_documents(store, record)
+    if plan["writable"]:
+        raise InputRefused(
+            f"{quoted(record.target)} is writable: its changes belong to what is mounted",
+            hint="unmount it, and mount the new composition",
+        )
+
+
+def without(ids: Sequence[str], drop: Iterable[str], *, missing_ok: bool = False) -> list[str]:
+    """Return IDs without those that the abbreviations `drop` name, whatever their priorities.
+
+    Raises NoSuchSignature if one names none, unless `missing_ok`.
+    """
     left = list(ids)
     for name in drop:
         signatures = [(id_, Signature.parse(id_.partition("@")[0])) for id_ in left]
+        wanted = name.partition("@")[0]
         for cut_hash in (False, True):
-            named = [i for i, s in signatures if s.matches(name, cut_hash=cut_hash)]
+            named = [i for i, s in signatures if s.matches(wanted, cut_hash=cut_hash)]
             if named:
                 break
         else:
+            if missing_ok:
+                continue
             raise NoSuchSignature([name], "the mounted composition")
         left = [id_ for id_ in left if id_ not in named]
     return left
@@ -69,15 +85,11 @@ def update(composition: Composition, target: StrPath) -> Updated:
 
     Raises NotMounted, InUse, InputRefused (it is writable), NoStrategy, StoreDamaged, OSError.
     """
-    plan = Plan.of(composition, absolute(target))
+    plan = Plan.of(composition, mounted_path(target))
     with located(plan.target), mounts.sole_changer(plan.store, plan.target):
         record = _live_record(plan.store, plan.target)
+        _refuse_writable(plan.store, record)
         before, *_ = mounts.plan_documents(plan.store, record)
-        if before["writable"]:
-            raise InputRefused(
-                f"{quoted(plan.target)} is writable: its changes belong to what is mounted",
-                hint="unmount it, and mount the new composition",
-            )
         plan = plan.by(Strategy(record.strategy), before["reasons"])
         if plan.strategy is Strategy.OVERLAY:
             if not mounts.is_mounted(record):
@@ -193,6 +205,11 @@ def _record_of(
 
 def _live_record(store: bytes, target: bytes) -> mounts.MountRecord:
     record = mounts.read_record(store, target)
+    if record is None and is_unrecorded(store, target):
+        raise InputRefused(
+            f"{quoted(target)} is mounted from a store that is read-only, and has no record",
+            hint="unmount it, and mount the new composition",
+        )
     if record is None or not mounts.may_live(record):
         raise NotMounted(store, target)
     return record

@@ -139,7 +139,9 @@ def test_bind_is_refused_where_it_cannot_be(cas: Cas, work: Path, stored: None) 
     ):
         assert cas("run", *options, "--", "true", code=125).stderr.strip()
     missing = cas("run", "--chdir", "/no/such", "--", "true", code=125).stderr
-    assert missing == "cas: cannot set up the sandbox: No such file or directory: /no/such\n"
+    assert missing.startswith(
+        "cas: cannot set up the sandbox: No such file or directory: /no/such\n"
+    )
     assert (
         "hint: give a directory"
         in cas("run", "--bind", f"missing:{NOWHERE}", "--", "true", code=125).stderr
