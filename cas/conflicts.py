@@ -130,7 +130,7 @@ def judge(
 
 def _allowed(conflict: Conflict, allowed: Sequence[str]) -> bool:
     path = os.fsdecode(conflict.path)
-    patterns = [pattern.removeprefix("./").lstrip("/") for pattern in allowed]
+    patterns = [pattern.removeprefix("./").strip("/") for pattern in allowed]
     if conflict.directory:
         return path in patterns
     return any(path == pattern or fnmatch.fnmatchcase(path, pattern) for pattern in patterns)

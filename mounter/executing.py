@@ -21,7 +21,7 @@ from cas.errors import StoreDamaged
 from cas.layout import layer_path
 from cas.leases import Lease
 from cas.quoting import quoted
-from mounter import syscalls
+from mounter import linktree, syscalls
 from mounter.mounting import refuse_unfit
 from mounter.overlay import attach_overlay
 from mounter.placing import STORE_READ_ONLY
@@ -29,7 +29,7 @@ from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
 from mounter.probe import tried
 from mounter.rootfs import Placed, RootFs
 from mounter.targets import existing_parent, refuse_around_store
-from mounter.upper import claim_upper, refuse_unfit_upper
+from mounter.upper import claim_upper, refuse_used_upper
 
 
 def hold(plan: Plan, purpose: str = "a plan") -> Lease:
@@ -112,7 +112,7 @@ def decide(plan: Plan, *, private: bool) -> Plan:
     """
     if private:
         refuse_around_store(plan.target, plan.store)
-        refuse_unfit_upper(plan)
+        refuse_used_upper(plan)
     else:
         refuse_unfit(plan)
     reasons: list[str] = []
@@ -120,7 +120,7 @@ def decide(plan: Plan, *, private: bool) -> Plan:
         if strategy is Strategy.OVERLAY:
             refusal = _overlay_refusal(plan, private=private)
         else:
-            refusal = "" if private else _link_refusal(plan, strategy)
+            refusal = _link_refusal(plan, strategy, private=private)
         if not refusal:
             return plan.by(strategy, reasons)
         reasons.append(f"{strategy.value}: {refusal}")
@@ -171,8 +171,17 @@ def _overlay_refusal(plan: Plan, *, private: bool) -> str:
     return tried("", attempt).detail
 
 
-def _link_refusal(plan: Plan, strategy: Strategy) -> str:
-    """Try to make a file beside the target, by hardlink as a link to one of the store."""
+def _link_refusal(plan: Plan, strategy: Strategy, *, private: bool) -> str:
+    """Try to make a file beside the target, by hardlink as a link to one of the store.
+
+    A `private` tree is made in the store, where that works.
+    """
+    try:
+        linktree.refuse_changes(plan, strategy)
+    except StrategyRefused as refusal:
+        return str(refusal)
+    if private:
+        return ""
     if os.statvfs(plan.store).f_flag & os.ST_RDONLY:
         return STORE_READ_ONLY
     parent = existing_parent(plan.target)

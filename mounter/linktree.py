@@ -25,6 +25,14 @@ _NO_LINKS = {
 }
 
 
+def refuse_changes(plan: Plan, strategy: Strategy) -> None:
+    """Refuse a writable plan that a linked tree cannot be. Raises StrategyRefused."""
+    if plan.upper is not None:
+        raise StrategyRefused("an upper directory works with overlay only")
+    if plan.writable and strategy is not Strategy.COPY:
+        raise StrategyRefused("what can be written to must not be linked to the store")
+
+
 def make_tree(plan: Plan, strategy: Strategy, content: Content, root_fd: int) -> None:
     """Make a plan's tree in the empty directory open at `root_fd`, by HARDLINK or COPY.
 
@@ -32,10 +40,7 @@ def make_tree(plan: Plan, strategy: Strategy, content: Content, root_fd: int) ->
     Raises StrategyRefused if the first file shows that links are impossible, or the plan cannot
     be carried out so; what fails later raises CasError.
     """
-    if plan.upper is not None:
-        raise StrategyRefused("an upper directory works with overlay only")
-    if plan.writable and strategy is not Strategy.COPY:
-        raise StrategyRefused("what can be written to must not be linked to the store")
+    refuse_changes(plan, strategy)
     place = _copied if strategy is Strategy.COPY else _linked
     store = os.open(plan.store, OPEN_DIRECTORY)
     first = True

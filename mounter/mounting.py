@@ -30,7 +30,7 @@ from mounter.targets import (
     refuse_full,
     remove_directories,
 )
-from mounter.upper import claimed_upper, forget_upper, refuse_unfit_upper, upper_of
+from mounter.upper import claimed_upper, forget_upper, refuse_used_upper, upper_of
 
 if TYPE_CHECKING:
     from cas.composition import Composition
@@ -173,7 +173,7 @@ def refuse_unfit(plan: Plan) -> None:
     Raises InputRefused, InUse, OSError.
     """
     check_target(plan)
-    refuse_unfit_upper(plan)
+    refuse_used_upper(plan)
     _dead_record(plan)
     if os.path.isdir(plan.target):
         refuse_full(plan.target)

@@ -56,11 +56,20 @@ def refuse_around_store(target: bytes, store: bytes) -> None:
 
 
 def existing_parent(path: bytes) -> bytes:
-    """Return the innermost directory above an absolute path that is there."""
+    """Return the innermost directory above an absolute path that is there.
+
+    Raises InputRefused if something else is in between.
+    """
     parent = os.path.dirname(path)
-    while not os.path.isdir(parent):
+    while not os.path.lexists(parent):
         parent = os.path.dirname(parent)
+    if not os.path.isdir(parent):
+        raise _no_directory(parent)
     return parent
+
+
+def _no_directory(path: bytes) -> InputRefused:
+    return InputRefused(f"{quoted(path)} is not a directory", hint="give a path below a directory")
 
 
 def is_inside(path: bytes, directory: bytes) -> bool:
@@ -101,9 +110,7 @@ def _make_missing(path: bytes, made: list[bytes], mode: int | None) -> None:
                 raise
         except FileExistsError as error:
             if os.path.lexists(missing) and not os.path.isdir(missing):
-                raise InputRefused(
-                    f"{quoted(missing)} is not a directory", hint="give a path below a directory"
-                ) from error
+                raise _no_directory(missing) from error
 
 
 def remove_directories(made: Sequence[bytes]) -> None:

@@ -78,20 +78,41 @@ def claim_upper(plan: Plan, source: str | None = None) -> int | None:
     """
     if plan.upper is None:
         return None
-    refuse_unfit_upper(plan)
+    _refuse_unfit(plan)
     os.makedirs(plan.upper, exist_ok=True)
-    fd = os.open(os.path.join(plan.upper, b"lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = _locked(plan.upper, os.O_CREAT)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _refuse_mounted(plan.upper, os.pread(fd, 1 << 16, 0))
         os.ftruncate(fd, 0)
         if source is not None:
             note = json.dumps([source, mounts.mount_namespace(), boot_id()])
             os.pwrite(fd, note.encode(), 0)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def refuse_used_upper(plan: Plan) -> None:
+    """Refuse what `claim_upper` would refuse, and change nothing. Raises what that raises."""
+    _refuse_unfit(plan)
+    if plan.upper is not None:
+        with contextlib.suppress(FileNotFoundError):
+            os.close(_locked(plan.upper, 0))
+
+
+def _locked(upper: bytes, flags: int) -> int:
+    """Open and lock the lock file of an upper directory that no mount uses.
+
+    Raises InUse, OSError.
+    """
+    fd = os.open(os.path.join(upper, b"lock"), os.O_RDWR | os.O_CLOEXEC | flags, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _refuse_mounted(upper, os.pread(fd, 1 << 16, 0))
     except BlockingIOError as error:
         os.close(fd)
         raise InUse(
-            f"the upper directory {quoted(plan.upper)} is in use by another sysroot",
+            f"the upper directory {quoted(upper)} is in use by another sysroot",
             hint="give another directory, or wait for that task to end",
         ) from error
     except BaseException:
@@ -100,7 +121,7 @@ def claim_upper(plan: Plan, source: str | None = None) -> int | None:
     return fd
 
 
-def refuse_unfit_upper(plan: Plan) -> None:
+def _refuse_unfit(plan: Plan) -> None:
     """Refuse a plan's upper directory if it cannot be one. Raises InputRefused, OSError."""
     if plan.upper is None:
         return

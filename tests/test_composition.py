@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+import mounter
 from cas.composition import Composition
 from cas.conflicts import ConflictPolicy, ConflictRefused
 from cas.store import Store
+from mounter import Strategy
 from tests.support import CAS, Cas, make, objects_of, seen_in_run, snapshot
 
 
@@ -139,6 +141,22 @@ def test_hidden_directory_is_an_error_unless_allowed_by_its_name(
     cas("umount", "target")
 
 
+def test_file_between_directories_is_what_hides(cas: Cas, work: Path) -> None:
+    cas("put", "low:t:12345678", make(work / "low", {"lib/x": "x"}))
+    cas("put", "file:t:12345678", make(work / "file", {"lib": "file"}))
+    cas("put", "top:t:12345678", make(work / "top", {"lib/y": "y"}))
+    plan = ["plan", "target", "low", "file", "top"]
+
+    refused = cas(*plan, code=4).stderr
+    assert "lib: file hides the whole directory of low" in refused
+    assert "top hides" not in refused
+    for same in ("lib", "/lib", "./lib"):
+        cas("run", "--sysroot", "s=low,file,top", "--allow-overlap", same, "--",
+            "sh", "-c", "test -e s/lib/y && ! test -e s/lib/x")  # fmt: skip
+    for other in ("../lib", "/lib/x", "l*", "/*"):
+        cas(*plan, "--allow-overlap", other, code=4)
+
+
 def test_known_conflicts_are_found_without_reading_the_manifests(store: Store, work: Path) -> None:
     for name in "ab":
         store.put(f"{name}:t:12345678", make(work / name, {"x": name}))
@@ -205,6 +223,41 @@ def test_which_knows_the_files_of_a_mounted_sysroot(
     assert "not in a sysroot" in cas("which", "a/usr/x", code=1).stderr
     assert "the sysroot itself" in cas("which", "target", code=1).stderr
     cas("umount", "target")
+
+
+def test_which_tells_what_was_changed_in_a_writable_sysroot(
+    cas: Cas, work: Path, trees: None
+) -> None:
+    cas("mount", "target", "a", "b", "--rw")
+    usr = work / "target/usr"
+
+    for path in ("target/usr/x", "target/usr/a", "target/usr"):
+        assert cas.json("which", path)["changed"] is False
+    (usr / "x").unlink()
+    (usr / "x").write_text("changed")
+    (usr / "a").unlink()
+    for path, winner in (("target/usr/x", "b:t:12345678"), ("target/usr/a", "a:t:12345678")):
+        found = cas.json("which", path)
+        assert (found["changed"], found["winner"]["id"]) == (True, winner)
+        assert "was changed in this sysroot" in cas("which", path).stderr
+    assert cas.json("which", "target/usr/b")["changed"] is False
+    cas("umount", "target")
+
+
+def test_which_says_merged_of_directories_and_where_a_link_leads(
+    cas: Cas, work: Path, trees: None
+) -> None:
+    cas("put", "link:t:12345678", make(work / "link", {"lib@": "usr/lib64", "usr/lib64/f": "f"}))
+
+    lines = cas("which", "usr", "a", "link", "b").stdout.splitlines()
+    assert [line[:21] for line in lines] == [
+        "wins   b:t:12345678  ", "merged link:t:1234567", "merged a:t:12345678  ",
+    ]  # fmt: skip
+    told = cas("which", "lib/f", "a", "link", code=1).stderr
+    assert "hint: " in told
+    assert "lib is a symbolic link to usr/lib64" in told
+    for whole in ("/", ".", "usr/.."):
+        assert "Error" in cas("which", whole, "a", code=2).stderr
 
 
 @pytest.mark.parametrize("strategy", ["overlay", "hardlink", "copy"])
@@ -282,6 +335,28 @@ def test_more_trees_than_the_kernel_takes_compose_by_overlay(work: Path, many: P
         assert set(os.listdir(many / "layers")) < before
         assert len(objects_of(many)) == objects - 1
         assert [name for name in os.listdir(many / "known") if name.startswith("merged")] == []
+
+
+def test_merged_layer_gives_one_tree_by_any_strategy_and_goes_when_unused(
+    cas: Cas, work: Path, many: Path
+) -> None:
+    before = set(os.listdir(many / "layers"))
+    with Store(many) as store:
+        with _compose(store, 1200) as composition:
+            layers = composition.layers
+            overlaid = seen_in_run(composition, work / "run")
+            with mounter.mounted(composition, work / "linked", Strategy.HARDLINK):
+                assert snapshot(work / "linked") == overlaid
+        assert len(overlaid) == 1202
+        with _compose(store, 1200) as composition:
+            assert composition.layers == layers
+            (merged,) = set(os.listdir(many / "layers")) - before
+            cas("gc", "--grace", "0s")  # in use
+            assert merged in os.listdir(many / "layers")
+    cas("gc", "--grace", "0s")
+    assert set(os.listdir(many / "layers")) == before
+    assert [name for name in os.listdir(many / "known") if name.startswith("merged")] == []
+    assert len(cas.json("ls")) == 1200
 
 
 def test_damaged_merged_layer_of_an_earlier_boot_is_made_again(work: Path, many: Path) -> None:

@@ -13,10 +13,11 @@ import pytest
 from tests.support import CAS, ROOT, Cas, make, snapshot
 
 # A user namespace in which no further one may be made, and then no capability either.
+_IN_NAMESPACE = ["unshare", "--user", "--map-current-user", "--keep-caps", "sh", "-euc"]
+_FORBID = "echo 0 > /proc/sys/user/max_user_namespaces; exec"
 _NO_NAMESPACES = [
-    "unshare", "--user", "--map-current-user", "--keep-caps", "sh", "-euc",
-    'echo 0 > /proc/sys/user/max_user_namespaces; exec setpriv --bounding-set=-all '
-    '--inh-caps=-all --ambient-caps=-all "$@"', "sh",
+    *_IN_NAMESPACE,
+    f'{_FORBID} setpriv --bounding-set=-all --inh-caps=-all --ambient-caps=-all "$@"', "sh",
 ]  # fmt: skip
 
 
@@ -72,6 +73,37 @@ def test_run_without_namespaces_links_at_the_path_and_says_why(
     assert "no namespaces here" in done.stderr
     assert not (work / "sysroot").exists()
     assert os.listdir(cas.store / "mounts") == os.listdir(cas.store / "leases") == []
+
+
+def test_run_without_namespaces_gives_up_privileges_and_says_what_is_shared(
+    cas: Cas, tree: Path
+) -> None:
+    wrapper = [*_IN_NAMESPACE, f'{_FORBID} "$@"', "sh"]  # with all capabilities
+    before = subprocess.run([*wrapper, "cat", "/proc/self/status"], capture_output=True, text=True,
+                            check=True).stdout  # fmt: skip
+    assert "CapEff:\t0000000000000000\n" not in before
+    for sysroots, linked in (([], False), (["--sysroot", "s=a"], True)):
+        command = ["run", *sysroots, "--", "cat", "/proc/self/status"]
+        done = _without_privileges(cas, *command, wrapper=wrapper)
+
+        assert done.returncode == 0
+        assert "CapEff:\t0000000000000000\n" in done.stdout
+        assert "CapBnd:\t0000000000000000\n" in done.stdout
+        assert "NoNewPrivs:\t1\n" in done.stdout
+        assert "shares network, processes and IPC with others" in done.stderr
+        assert ("sysroots are linked" in done.stderr) is linked
+
+
+def test_run_where_proc_is_masked_says_that_others_are_seen(cas: Cas) -> None:
+    masked = [*_IN_NAMESPACE, 'mount -t tmpfs none /proc/irq; exec "$@"', "sh"]
+    masked.insert(1, "--mount")
+    command = ["run", "--", "test", "-d", f"/proc/{os.getpid()}/fd"]
+
+    done = _without_privileges(cas, *command, wrapper=masked)
+
+    assert done.returncode == 0
+    assert "the command sees the processes of others in /proc" in done.stderr
+    assert _without_privileges(cas, *command).stderr == ""
 
 
 def test_doctor_tries_and_tells_what_is_refused(cas: Cas, tree: Path) -> None:

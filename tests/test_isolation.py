@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,12 @@ from mounter import Bind, Sandbox
 from tests.support import CAS, ROOT, Cas, make
 
 NOWHERE = "/cas-tests-no-such-directory"
+
+# Root cannot make anything in /usr then either; nobody else sees that.
+_USR_READ_ONLY = (
+    "unshare", "--mount", "sh", "-euc",
+    'mount --bind /usr /usr; mount -o remount,bind,ro /usr; exec "$@"', "sh",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -100,6 +107,34 @@ def test_mount_point_in_a_directory_of_somebody_else(cas: Cas, stored: None) -> 
     assert not os.path.exists("/usr/cas-tests")
 
 
+@pytest.mark.parametrize(
+    ("one", "two", "three"),
+    [
+        ("/cas-tests-a", "/cas-tests-b", "/cas-tests-c"),
+        ("/usr/cas-tests-a", "/cas-tests-b", "/usr/cas-tests-c"),
+        ("/usr/cas-tests-a", "/cas-tests-b/deep/sysroot", "/cas-tests-b/c"),
+    ],
+)
+def test_several_paths_in_directories_that_cannot_be_changed(
+    cas: Cas, work: Path, stored: None, one: str, two: str, three: str
+) -> None:
+    if ROOT:
+        cas = replace(cas, wrapper=_USR_READ_ONLY)
+    there = {place: sorted(os.listdir(place)) for place in ("/", "/usr")}
+    bound = make(work / "bound", {"z": "c"})
+    options = ["--sysroot", f"{one}=a", "--sysroot", f"{two}=b", "--bind", f"{bound}:{three}"]
+
+    script = f"cat {one}/usr/x {two}/usr/y {three}/z; echo; ls -A / /usr; echo > {three}/new"
+    first, *listed = _sh(cas, *options, script=script).splitlines()
+    assert first == "abc"
+    assert {name for names in there.values() for name in names} <= set(listed)
+    for place in {"/", one, two, os.path.dirname(one), os.path.dirname(two)}:
+        write = ["sh", "-c", f"echo > {place}/cas-tests-new || exit 9"]
+        assert "Read-only file system" in cas("run", *options, "--", *write, code=9).stderr
+    assert {place: sorted(os.listdir(place)) for place in there} == there
+    assert sorted(os.listdir(bound)) == ["new", "z"]
+
+
 def test_runs_at_one_missing_path_do_not_disturb_each_other(
     cas: Cas, work: Path, stored: None
 ) -> None:
@@ -120,6 +155,34 @@ def test_runs_at_one_missing_path_do_not_disturb_each_other(
     assert runs[1].communicate("\n\n")[0] == "a"
     assert runs[2].communicate("\n\n")[0] == "a"
     assert [run.returncode for run in runs] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (0, 2, 1)])
+def test_last_of_several_runs_removes_what_they_made_and_nothing_else(
+    cas: Cas, work: Path, stored: None, order: tuple[int, ...]
+) -> None:
+    make(work, {"mine/": None, "also/mine/": None})
+    mode = (work / "mine").stat().st_mode
+    command = [CAS, "--store", str(cas.store), "run", "--sysroot", "new/deep/sysroot=a",
+               "--sysroot", "mine/sysroot=b", "--sysroot", "also/mine=b", "--",
+               "sh", "-c", "echo ready; read _; cat new/deep/sysroot/usr/x"]  # fmt: skip
+    runs = []
+    for _ in order:
+        run = subprocess.Popen(
+            command, cwd=work, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"  # so the first one has made it
+        runs.append(run)
+
+    for number in order:
+        assert (work / "new/deep/sysroot").is_dir()
+        assert (work / "mine/sysroot").is_dir()
+        assert runs[number].communicate("\n")[0] == "a"
+        assert runs[number].returncode == 0
+    assert sorted(os.listdir(work)) == ["a", "also", "b", "mine", "store"]
+    assert os.listdir(work / "mine") == os.listdir(work / "also/mine") == []
+    assert (work / "mine").stat().st_mode == mode
 
 
 def test_bind_is_refused_where_it_cannot_be(cas: Cas, work: Path, stored: None) -> None:

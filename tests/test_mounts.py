@@ -8,11 +8,12 @@ import pwd
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.support import CAS, ROOT, Cas, make
+from tests.support import CAS, ROOT, Cas, make, mount_lines
 
 USER = pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() in {p.pw_uid for p in pwd.getpwall()} \
     else str(os.geteuid())  # fmt: skip
@@ -118,3 +119,49 @@ def test_mounts_of_an_earlier_boot_and_of_other_namespaces(cas: Cas, work: Path)
         assert "in use" in cas("rm", "b", code=7).stderr
         other.communicate("\n")
     cas("mounts")
+
+
+@pytest.mark.skipif(not ROOT, reason="only root mounts where others see it")
+def test_mount_of_a_namespace_that_has_ended_can_be_forgotten(cas: Cas, work: Path) -> None:
+    mount = ["mount", "target", "a", "--upper", "changes"]
+    replace(cas, wrapper=("unshare", "--mount"))(*mount)
+    assert _states(cas) == {str(work / "target"): "elsewhere"}
+
+    for refused in (["umount", "target"], mount, ["rm", "a"]):
+        cas(*refused, code=7)
+    cas("mount", "other", "b", "--upper", "changes", code=7)
+    assert "`cas umount --forget " in cas("umount", "target", code=7).stderr
+    cas("umount", "--forget", "target")
+
+    assert _states(cas) == {}
+    cas(*mount)
+    cas("umount", "--forget", "target")  # of this namespace, it is just taken away
+    assert str(work) not in mount_lines()
+    cas("mount", "other", "b", "--upper", "changes")
+    cas("umount", "other")
+    cas("rm", "a")
+
+
+@pytest.mark.skipif(not ROOT, reason="only root mounts where others see it")
+def test_rest_of_a_writable_overlay_unmounted_by_hand_is_cleaned_up(cas: Cas, work: Path) -> None:
+    cas("mount", "target", "a", "--rw")
+    subprocess.run(["umount", work / "target"], check=True)
+
+    assert str(work) in mount_lines()  # the tmpfs that took the changes
+    assert _states(cas) == {str(work / "target"): "stale"}
+    assert cas("umount", "--all-stale").stdout == f"forgot {work}/target\n"
+    assert str(work) not in mount_lines()
+    assert not (work / "target").exists()
+    cas("rm", "a")
+
+
+def test_umount_follows_a_link_that_leads_to_the_target(cas: Cas, work: Path) -> None:
+    make(work, {"link@": "link2", "link2@": "target"})
+    cas("mount", "target", "a")
+
+    cas("umount", "link")
+
+    assert _states(cas) == {}
+    assert not (work / "target").exists()
+    assert (work / "link").is_symlink()
+    cas("umount", "link", code=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
@@ -95,6 +96,15 @@ def test_writable_overlay_works(work: Path, cas: Cas) -> None:
         run = ["run", *options, "--sysroot", "s=a", "--", "sh", "-c", script]
         assert _on_old_kernel(cas, *run, fault=fault).stdout == "new\nx\n"
     assert (work / "changes/upper/usr/new").exists()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_doctor_says_that_overlays_work(cas: Cas, fault: str) -> None:
+    done = _on_old_kernel(cas, "doctor", "--json", fault=fault)
+
+    found = {finding["name"]: finding["works"] for finding in json.loads(done.stdout)}
+    assert found["overlay in a user namespace"] is True
+    assert found["overlay with privileges"] is ROOT
 
 
 def test_mount_that_would_be_cut_is_never_tried(work: Path) -> None:

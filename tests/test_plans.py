@@ -34,6 +34,15 @@ print("ready", flush=True)
 sys.stdin.readline()
 """
 
+_EXECUTE = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import mounter
+plan = mounter.Plan.load(open(sys.argv[2], "rb").read())
+mounter.enter([plan])
+os.execvp("sh", ["sh", "-c", "echo ready; read _; cat target/usr/x"])
+"""
+
 _CHILD = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -137,6 +146,23 @@ def test_upper_directory_is_claimed_by_the_process_of_a_task(
     cas(*run)
 
 
+def test_process_that_executes_another_program_keeps_what_it_entered(
+    cas: Cas, work: Path, tree: Path
+) -> None:
+    _plan(cas, work, "--private", "--upper", "changes")
+    with subprocess.Popen(
+        _bare(work, _EXECUTE), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=work
+    ) as task:
+        assert task.stdout is not None
+        assert task.stdout.readline() == "ready\n"
+        assert "in use" in cas("rm", "b", code=7).stderr
+        run = ["run", "--sysroot", "s=a", "--upper", "changes", "--", "true"]
+        assert "in use" in cas(*run, code=125).stderr
+        assert task.communicate("\n")[0] == "x"
+    cas(*run)
+    cas("rm", "a", "b")
+
+
 def test_plan_is_carried_out_in_a_child(cas: Cas, work: Path, tree: Path) -> None:
     _plan(cas, work, "--private")
 
@@ -232,3 +258,38 @@ def test_plan_that_cannot_be_carried_out_is_refused(cas: Cas, tree: Path) -> Non
     else:
         done = cas("plan", "target", "a", "--strategy", "overlay", code=5)
         assert "does not let this user mount" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["full"], 8),
+        (["file"], 8),
+        (["file/below"], 8),
+        (["empty", "--upper", "up", "--strategy", "copy"], 5),
+        (["empty", "--rw", "--strategy", "hardlink"], 5),
+        (["link"], 8),
+        (["dangling"], 8),
+        (["store/layers/x"], 8),
+        (["store"], 8),
+        (["."], 8),
+        (["mounted"], 7),
+        (["target", "--upper", "store/upper"], 8),
+        (["target", "--upper", "target/upper"], 8),
+        (["target", "--upper", "full"], 8),
+        (["target", "--upper", "file"], 8),
+    ],
+)
+def test_plan_refuses_what_mount_refuses(
+    cas: Cas, work: Path, tree: Path, words: list[str], code: int
+) -> None:
+    make(work, {"full/f": "", "file": "", "link@": "empty", "empty/": None, "dangling@": "nothing"})
+    cas("mount", "mounted", "b", "--strategy", "copy")
+    before = _without_known(work)
+
+    refused = cas("plan", *words, "a", code=code).stderr.splitlines()[0]
+
+    assert cas("mount", *words, "a", code=code).stderr.splitlines()[0] == refused
+    assert refused.startswith("cas: ")
+    assert _without_known(work) == before
+    cas("umount", "mounted")

@@ -91,6 +91,34 @@ def test_add_and_drop_change_what_is_there(
     cas("umount", "target")
 
 
+def test_priority_in_a_name_names_the_same_and_what_is_added_again_moves_to_the_top(
+    cas: Cas, work: Path, trees: None
+) -> None:
+    cas("mount", "target", "old@3", "new@3", "more")
+
+    assert (work / "target/usr/x").read_text() == "new"
+    cas("update", "target", "--add", "old@3")
+    assert _ids(cas) == ["more", "new@3", "old@3"]
+    assert (work / "target/usr/x").read_text() == "old"
+    cas("update", "target", "--add", "new:t:1234@7")
+    assert _ids(cas) == ["more", "old@3", "new@7"]
+    cas("update", "target", "--drop", "old@3", "--drop", "new@1", "--add", "more")
+    assert _ids(cas) == ["more"]
+    cas("umount", "target")
+
+
+def test_update_of_what_is_writable_is_refused_before_conflicts_are_told(
+    cas: Cas, work: Path, trees: None
+) -> None:
+    cas("mount", "target", "old", "--rw")
+
+    for words in (["--add", "new"], ["old", "new"]):
+        refused = cas("update", "target", *words, code=8).stderr
+        assert "is writable" in refused
+        assert "conflict" not in refused
+    cas("umount", "target")
+
+
 def test_unfit_update_is_refused_and_changes_nothing(cas: Cas, work: Path, trees: None) -> None:
     assert "is mounted at" in cas("update", "target", "old", code=1).stderr
     cas("mount", "target", "old", "--strategy", "hardlink")

@@ -143,6 +143,44 @@ def test_upper_directory_of_a_mount_is_in_use_until_it_is_unmounted(
     cas("umount", "target")
 
 
+@pytest.mark.skipif(not ROOT, reason="only root mounts where others see it")
+@pytest.mark.parametrize("by", ["cas", "read-only"])
+def test_upper_directory_is_in_use_under_any_name_and_from_any_store(
+    cas: Cas, work: Path, tree: Path, by: str
+) -> None:
+    make(work, {"read-only/": None, "bound/": None})
+    subprocess.run(["mount", "--bind", cas.store, work / "read-only"], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", work / "read-only"], check=True)
+    read_only = Cas(work / "read-only", work)
+    user = cas if by == "cas" else read_only
+    user("mount", "target", "a", "--upper", "changes")
+    (work / "changes").rename(work / "renamed")
+    subprocess.run(["mount", "--bind", work / "renamed", work / "bound"], check=True)
+
+    for other in (cas, read_only):
+        for upper in ("renamed", "bound"):
+            mount = ["mount", "other", "a", "--upper", upper]
+            assert "in use by a mount" in other(*mount, code=7).stderr
+            run = ["run", "--sysroot", "s=a", "--upper", upper, "--", "true"]
+            assert "in use by a mount" in other(*run, code=125).stderr
+    assert not (work / "other").exists()
+    user("umount", "target")
+    for upper in ("renamed", "bound"):
+        cas("mount", "other", "a", "--upper", upper)
+        (work / "other/new").write_text("new")
+        cas("umount", "other")
+        (work / "renamed/upper/new").unlink()
+
+
+def test_upper_directory_may_have_an_equals_sign_in_its_name(
+    cas: Cas, work: Path, tree: Path
+) -> None:
+    for given, upper in (("a=b", "a=b"), (f"{work}/x=y", "x=y"), ("s=c=d", "c=d")):
+        run = ["run", "--sysroot", "s=a", "--upper", given, "--", "touch", "s/new"]
+        cas(*run)
+        assert (work / upper / "upper/new").exists()
+
+
 def test_what_can_be_written_to_is_never_a_link_into_the_store(
     cas: Cas, work: Path, tree: Path
 ) -> None:
