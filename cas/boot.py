@@ -7,7 +7,8 @@ import os
 import time
 from functools import cache
 
-from cas.documents import fits, parse, read_file
+from cas.documents import fits, parse, read_sealed, seal
+from cas.lastuse import TICK_NS
 from cas.scratch import replace_file
 
 _MARK = b"boot"
@@ -20,6 +21,13 @@ def boot_id() -> str:
         return file.read().strip()
 
 
+@cache
+def began_ns() -> int:
+    """Return when this boot began by the clock of now, in nanoseconds since 1970 (proc(5))."""
+    with open("/proc/stat") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("btime ")) * 10**9
+
+
 def contents_since_ns(store: bytes) -> int:
     """Return a time (nanoseconds since 1970): contents that are newer came in this boot.
 
@@ -29,13 +37,13 @@ def contents_since_ns(store: bytes) -> int:
     """
     path = os.path.join(store, _MARK)
     try:
-        boot, since = parse(read_file(path))
+        boot, since = parse(read_sealed(path))
         if boot == boot_id() and fits(since, int):
             return int(since)
     except (FileNotFoundError, ValueError, TypeError):
         pass  # the first one in a store, or cut by a power failure
     objects = os.path.join(store, b"objects")
     times = [os.stat(os.path.join(objects, name)).st_mtime_ns for name in os.listdir(objects)]
-    since = max([time.time_ns(), *times])
-    replace_file(store, _MARK, json.dumps([boot_id(), since]))
+    since = max([time.time_ns(), *(made + TICK_NS for made in times)])
+    replace_file(store, _MARK, seal(json.dumps([boot_id(), since])))
     return since

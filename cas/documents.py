@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import types
+import zlib
 from collections.abc import Hashable, Mapping
 from dataclasses import fields
 from functools import cache
@@ -47,6 +48,25 @@ def read_file(path: bytes, dir_fd: int | None = None) -> bytes:
         if os.fstat(file.fileno()).st_size > _LARGEST:
             raise ValueError("it is larger than any such file")
         return file.readall()
+
+
+def seal(content: str | bytes) -> bytes:
+    """Return what `read_sealed` takes: a checksum, and the content."""
+    data = content.encode() if isinstance(content, str) else content
+    return b"%08x\n" % zlib.crc32(data) + data
+
+
+def unseal(data: bytes) -> bytes:
+    """Return the content of what `seal` gave. Raises ValueError if a bit of it has changed."""
+    checksum, content = data[:9], data[9:]
+    if checksum != seal(content)[:9]:
+        raise ValueError("its checksum is not that of its content")
+    return content
+
+
+def read_sealed(path: bytes, dir_fd: int | None = None) -> bytes:
+    """Read the content of a sealed file. Raises what `read_file` and `unseal` raise."""
+    return unseal(read_file(path, dir_fd))
 
 
 def parse(text: str | bytes) -> Any:

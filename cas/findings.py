@@ -15,10 +15,10 @@ class FaultKind(enum.Enum):
     INDEX: the index cannot be read, or a record in it makes no sense. RECORD: it does not agree
     with its manifest. MANIFEST, LAYER: it is missing, a manifest damaged. ENTRY: a path of a
     layer is missing, or is not what was stored. CONTENT: bytes are not those of their digest.
-    WRITTEN: a file is newer than its layer. MODE: not the permissions it was given. STATE: a
-    pin, a lease or the record of a mount makes no sense. OBJECT: a content has lost its name.
-    LINK: the link of an artifact is missing or wrong. LINKS: more hard links than the store
-    made. STRAY: not the name of anything.
+    WRITTEN: the time of a file shows that it was written to. MODE: not the permissions it was
+    given. STATE: a pin, a lease or the record of a mount makes no sense. OBJECT: a content has
+    lost its name. LINK: the link of an artifact is missing or wrong. LINKS: more hard links
+    than the store made. STRAY: not the name of anything.
     """
 
     INDEX = "index"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 
@@ -14,8 +15,12 @@ from cas.locating import located
 from cas.quoting import quoted
 from cas.reserve import keep_reserve
 from cas.scratch import replace_file
+from cas.sharing import make_subdirectory
+from cas.stamp import try_out
 
 _FILES = (*FILES, "index/data.mdb")
+_NEEDED = frozenset((*DIRECTORIES, "lock")) - {"index"}
+"""What every store has; of the index something else is said."""
 
 
 class NoStore(CasError):
@@ -45,17 +50,37 @@ def make_store(path: bytes) -> None:
             f"{quoted(path)} is no store and not empty (it has {quoted(min(foreign))})",
             hint="give an empty or a new directory as the store",
         )
-    fans = [f"objects/{number:02x}" for number in range(256)]
-    for name in (*DIRECTORIES, *fans):
-        os.makedirs(os.path.join(path, name.encode()), exist_ok=True)
-    lock = os.path.join(path, b"lock")
-    os.close(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    lock = _make_parts(path)
     index = Index(os.path.join(path, b"index"), lock, create=True)
     index.sync()
     index.close()
     with opened(path) as fd:
         keep_reserve(fd)
     replace_file(os.path.realpath(path), b"format", FORMAT + "\n", durable=True)
+    with open(os.path.join(path, b"format"), "rb") as file:
+        try_out(file.fileno())
+
+
+def restore_store(path: bytes) -> None:
+    """Make what a store at a path lacks of directories, and its lock. Raises as `check_format`."""
+    if os.path.isfile(os.path.join(path, b"format")):
+        _check_kinds(path, complete=False)
+        _make_parts(path)
+    check_format(path)
+
+
+def _make_parts(path: bytes) -> bytes:
+    """Make the directories of a store, and its lock, as far as they are missing; return that."""
+    with opened(path) as store:
+        fans = [f"objects/{number:02x}" for number in range(256)]
+        for name in (*DIRECTORIES, *fans):
+            if not os.path.lexists(os.path.join(path, name.encode())):
+                with located(store), contextlib.suppress(FileExistsError):  # somebody was faster
+                    make_subdirectory(name.encode(), store)
+    lock = os.path.join(path, b"lock")
+    if not os.path.lexists(lock):
+        os.close(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    return lock
 
 
 def check_format(path: bytes) -> None:
@@ -64,8 +89,8 @@ def check_format(path: bytes) -> None:
     Raises StoreDamaged, StoreTooNew, InputRefused, OSError.
     """
     refuse_network(path)
-    _check_kinds(path)
     name = os.path.join(path, b"format")
+    _check_kinds(path, complete=os.path.lexists(name))
     with located(name), open(name, "rb") as file:
         line = file.read(200).decode(errors="replace").rstrip("\n")
     magic, _, version = FORMAT.rpartition(" ")
@@ -79,8 +104,11 @@ def check_format(path: bytes) -> None:
         )
 
 
-def _check_kinds(path: bytes) -> None:
-    """Refuse what a link would lead out of, or a FIFO would wait for. Raises StoreDamaged."""
+def _check_kinds(path: bytes, *, complete: bool) -> None:
+    """Refuse what a link would lead out of, or a FIFO would wait for; if `complete`, a gap too.
+
+    Raises StoreDamaged.
+    """
     kinds = ((DIRECTORIES, stat.S_ISDIR, "directory"), (_FILES, stat.S_ISREG, "regular file"))
     for names, is_right, what in kinds:
         for name in names:
@@ -88,7 +116,11 @@ def _check_kinds(path: bytes) -> None:
             try:
                 mode = os.lstat(place).st_mode
             except (FileNotFoundError, NotADirectoryError):
-                continue  # told of where it is needed
+                if complete and name in _NEEDED:
+                    raise StoreDamaged(
+                        f"{quoted(place)} is missing", hint="`cas init` makes it again, empty"
+                    ) from None
+                continue  # some come later, others are told of where they are needed
             if not is_right(mode):
                 hint = "no command makes that: look who did, and what else is changed"
                 raise StoreDamaged(f"{quoted(place)} is no {what}", hint=hint)

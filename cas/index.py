@@ -184,6 +184,8 @@ class Index:
         self._lock = lock
         self._owner = os.getpid()
         self.writable = os.access(path, os.W_OK)
+        if not create:
+            self._refuse_missing()
         with self.locked(exclusive=create), self._faults():
             self._env = lmdb.open(
                 path,
@@ -200,6 +202,13 @@ class Index:
                 self._share()
             self._lengthen()
             self._databases = {name: self._env.open_db(name, create=create) for name in _DATABASES}
+
+    def _refuse_missing(self) -> None:
+        """Refuse to begin with what LMDB would make a new index of. Raises StoreDamaged."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(self._data).st_size:
+                return
+        raise StoreDamaged(f"the index {quoted(self._data)} is missing or empty", hint=_HINT)
 
     def _share(self) -> None:
         with opened(self._path) as directory, open(self._data, "rb") as file:

@@ -17,6 +17,7 @@ import tempfile
 from cas.errors import CasError, StoreDamaged
 from cas.format import check_format
 from cas.index import Index
+from cas.locating import located
 from cas.quoting import quoted
 from cas.signals import CRASHES
 
@@ -27,10 +28,12 @@ def index_damage(store: str, *, quick: bool = False) -> str | None:
     Records are not looked at; nor, if `quick`, which pages are free. Raises StoreDamaged (what is
     there is no store's, and not to be read as one), CasError, OSError.
     """
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # told of by who opens it
-        check_format(os.fsencode(store))
+    if not os.path.exists(os.path.join(store, "format")):
+        return None  # told of by who opens it
+    check_format(os.fsencode(store))
     command = [sys.executable, "-m", "cas.indexcheck", store, *(["quick"] if quick else [])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with located(os.fsencode(store)):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     index = quoted(os.path.join(store, "index"))
     if -done.returncode in CRASHES:
         return f"using the index {index} ends with {signal.Signals(-done.returncode).name}"
@@ -68,11 +71,13 @@ def _main(store: str, *, quick: bool) -> None:
     try:
         index = Index(f"{store}/index".encode(), f"{store}/lock".encode())
         content = _hash(index)
-    except CasError as error:
+    except StoreDamaged as error:
         print(error.message)
         return
     except FileNotFoundError:
         return  # it is for others to say that there is no store
+    except (CasError, OSError) as error:
+        sys.exit(str(error))
     if quick:
         return
     try:

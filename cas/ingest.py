@@ -15,6 +15,7 @@ from cas.objects import ObjectKey, Objects
 from cas.quoting import quoted
 from cas.scratch import unnamed_file
 from cas.signals import uninterrupted
+from cas.stamp import stamp
 
 _WHOLE = 1 << 20  # bytes; files up to this size are read into memory, and only once
 
@@ -113,6 +114,7 @@ def _copy(objects: Objects, fd: int, data: bytes | None, key: ObjectKey, path: b
         elif hashing.of_file(fd, copy_to=new)[0] != key.digest:
             raise FileChanged(path)
         os.fchmod(new, key.mode)
+        stamp(new, key.digest)
         return objects.publish(new, key)
 
 
@@ -130,7 +132,7 @@ def _adopt(
     os.fchmod(fd, key.mode)
     try:
         _unchanged(fd, before, path)
-        os.utime(fd)
+        stamp(fd, key.digest)
         now = os.fstat(fd)
         if objects.publish(fd, key):  # nothing can fail after it
             return now

@@ -16,7 +16,7 @@ from typing import Any
 from cas import digest as hashing
 from cas.conflicts import Overlap
 from cas.dirs import disk_use
-from cas.documents import fits, parse, read_file
+from cas.documents import fits, parse, read_sealed, seal
 from cas.lastuse import note_use
 from cas.manifest import Digest
 from cas.scratch import MayNotWrite, replace_file
@@ -131,13 +131,13 @@ class Known:
         return os.path.join(self._store, b"known", name)
 
     def _read(self, name: bytes) -> list[Any]:
-        content = parse(read_file(self._path(name)))
+        content = parse(read_sealed(self._path(name)))
         if not isinstance(content, list):
             raise ValueError(content)
         return content
 
     def _write(self, name: bytes, content: list[Any]) -> None:
-        replace_file(self._store, os.path.join(b"known", name), json.dumps(content))
+        replace_file(self._store, os.path.join(b"known", name), seal(json.dumps(content)))
 
 
 def _overlap(trees: int, path: str, winner: int, hidden: list[int], directory: bool) -> Overlap:

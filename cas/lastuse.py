@@ -1,6 +1,6 @@
 """When something of the store was last used: the file system keeps it, as the time of a file.
 
-So nothing has to be written to the index. `_PRECISION_NS` spares most writes of times too.
+So nothing has to be written to the index. `PRECISION_NS` spares most writes of times too.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 
-_PRECISION_NS = 60 * 10**9
+PRECISION_NS = 60 * 10**9
 TICK_NS = 10_000_000
 """By how much the time of a file may be behind the clock: a tick at CONFIG_HZ=100."""
 
@@ -22,7 +22,7 @@ def note_use(path: bytes, dir_fd: int | None = None) -> bool:
     """
     with contextlib.suppress(OSError):
         used = os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mtime_ns
-        if used >= time.time_ns() - _PRECISION_NS:
+        if abs(time.time_ns() - used) <= PRECISION_NS:
             return False
         os.utime(path, dir_fd=dir_fd, follow_symlinks=False)
     return True

@@ -12,6 +12,7 @@ from cas.findings import FaultKind
 from cas.manifest import DIRECTORY, Manifest, symlink_node
 from cas.quoting import quoted
 from cas.sharing import directory_mode
+from cas.stamp import is_stamped
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,12 @@ class LayerFile:
     node: bytes
 
 
-def compare(layer_fd: int, manifest: Manifest) -> Iterator[Fault | LayerFile]:
+def compare(layer_fd: int, manifest: Manifest, *, stamped: bool) -> Iterator[Fault | LayerFile]:
     """Compare the layer open at `layer_fd` (borrowed) with its manifest.
 
-    Yields what is wrong, and the files whose contents are left to check. A file that is newer
-    than the layer's root, which is touched when the layer is complete, was written to since.
-    Raises OSError.
+    Yields what is wrong, and the files whose contents are left to check. One that was written to
+    since has lost its stamp; where there are none, not `stamped`, it is newer than the layer's
+    root, which is touched when the layer is complete. Raises OSError.
     """
     built_ns = os.fstat(layer_fd).st_mtime_ns
     with opened(b"..", layer_fd) as layers:
@@ -55,10 +56,15 @@ def compare(layer_fd: int, manifest: Manifest) -> Iterator[Fault | LayerFile]:
             continue
         mode = found.stat.st_mode
         if stat.S_ISREG(mode) and wanted[:1] in (b"f", b"x"):
-            size = int(wanted.split(b" ", 2)[1])
-            right = stat.S_IFREG | (0o555 if wanted.startswith(b"x") else 0o444)
-            if (found.stat.st_size, mode) != (size, right) or found.stat.st_mtime_ns > built_ns:
-                yield from _file_faults(found, size, stat.S_IMODE(right), built_ns)
+            kind, number, digest = wanted.split(b" ", 2)
+            size = int(number)
+            right = stat.S_IFREG | (0o555 if kind == b"x" else 0o444)
+            if stamped:
+                written = not is_stamped(found.stat, digest.decode())
+            else:
+                written = found.stat.st_mtime_ns > built_ns
+            if (found.stat.st_size, mode) != (size, right) or written:
+                yield from _file_faults(found, size, stat.S_IMODE(right), written=written)
             yield LayerFile(found, wanted)
         elif _node(found) != wanted:
             yield Fault(FaultKind.ENTRY, found.path, "is not what was stored")
@@ -68,11 +74,11 @@ def compare(layer_fd: int, manifest: Manifest) -> Iterator[Fault | LayerFile]:
         yield Fault(FaultKind.ENTRY, path, "is missing")
 
 
-def _file_faults(found: Node, size: int, mode: int, built_ns: int) -> Iterator[Fault]:
+def _file_faults(found: Node, size: int, mode: int, *, written: bool) -> Iterator[Fault]:
     if found.stat.st_size != size:
         what = f"has {found.stat.st_size} bytes, not {size}"
         yield Fault(FaultKind.CONTENT, found.path, what)
-    elif found.stat.st_mtime_ns > built_ns:
+    elif written:
         yield Fault(FaultKind.WRITTEN, found.path, "was written to after it was stored")
     if stat.S_IMODE(found.stat.st_mode) != mode:
         yield _mode(found, mode)

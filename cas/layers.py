@@ -150,7 +150,7 @@ class Layers:
         Raises OSError, BadManifest.
         """
         with opened(layer_path(tree), self._store) as fd:
-            for seen in compare(fd, self.manifest(tree)):
+            for seen in compare(fd, self.manifest(tree), stamped=self._objects.keep_stamps):
                 if isinstance(seen, LayerFile):
                     if node_of(seen.found) != seen.node:
                         yield f"{quoted(seen.found.path)} is not what was stored"

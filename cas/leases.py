@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from cas.closing import Closing
 from cas.dirs import opened
-from cas.documents import fields_of, open_file, parse, record_of
+from cas.documents import fields_of, open_file, parse, record_of, seal, unseal
 from cas.errors import CasError, StoreDamaged
 from cas.manifest import is_digest
 from cas.quoting import quoted
@@ -106,8 +106,8 @@ class Lease(Closing):
                 return
             raise
         try:
-            with open(self.fd, "w", closefd=False) as file:
-                file.write(json.dumps(fields_of(record)))
+            with open(self.fd, "wb", closefd=False) as file:
+                file.write(seal(json.dumps(fields_of(record))))
             os.rename(unfinished, self._path)
         except BaseException as error:
             for path in (unfinished, self._path):  # a signal can have come right after the rename
@@ -141,7 +141,7 @@ def _read(path: bytes, directory: int) -> LeaseRecord | None:
         with open(open_file(os.path.basename(path), directory), "rb") as file:
             if not _held(file.fileno()):
                 return None
-            record = record_of(LeaseRecord, parse(file.read()))
+            record = record_of(LeaseRecord, parse(unseal(file.read())))
         if not all(len(pair) == 2 and is_digest(pair[1]) for pair in record.artifacts):
             raise ValueError("its artifacts are not each an ID and a tree")
         return record

@@ -13,14 +13,14 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cas.boot import boot_id
+from cas.boot import began_ns, boot_id
 from cas.dirs import opened
-from cas.documents import fields_of, fits, parse, read_file, record_of
+from cas.documents import fields_of, fits, parse, read_sealed, record_of, seal
 from cas.errors import InUse, StoreDamaged
 from cas.leases import Use
 from cas.manifest import is_digest
 from cas.quoting import quoted
-from cas.scratch import replace_file, undisturbed
+from cas.scratch import Scratch, replace_file, undisturbed
 
 _STAGING = re.compile(r"\..*\.cas-[0-9a-f]{16}", re.DOTALL)
 CHANGES = "-changes"
@@ -79,7 +79,9 @@ def write_record(store: bytes, record: MountRecord) -> None:
     head = fields_of(record)
     del head["plans"]
     lines = (json.dumps(head).encode(), *record.plans, b"")
-    replace_file(store, path, b"\n".join(lines))
+    # A linked tree outlasts a power failure, and an overlay does not.
+    durable = record.strategy != "overlay"
+    replace_file(store, path, seal(b"\n".join(lines)), durable=durable)
 
 
 def read_record(store: bytes, target: bytes) -> MountRecord | None:
@@ -288,7 +290,7 @@ def check_plan(plan: Any) -> None:
 def _read(store: bytes, name: bytes) -> MountRecord | None:
     path = os.path.join(store, b"mounts", name)
     try:
-        head, *plans = read_file(path).split(b"\n")
+        head, *plans = read_sealed(path).split(b"\n")
         if len(plans) not in (2, 3) or plans.pop():
             raise ValueError("it is not a line of its own and one or two plans")
         record = record_of(MountRecord, parse(head), plans=tuple(plans))
@@ -298,8 +300,44 @@ def _read(store: bytes, name: bytes) -> MountRecord | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
+        if _is_of_earlier_boot(path):
+            return None
         raise _nonsense(path, error) from error
     return record
+
+
+def _is_of_earlier_boot(path: bytes) -> bool:
+    """Tell whether a record that makes no sense was cut by a power failure.
+
+    It was that of an overlay then, which went with it: others are on the disk before they count.
+    """
+    found = os.lstat(path)
+    return stat.S_ISREG(found.st_mode) and found.st_mtime_ns < began_ns()
+
+
+def remove_lost(store: bytes, aside: Scratch) -> None:
+    """Delete the records that a power failure has cut. Raises OSError."""
+    with opened(store) as fd:
+        for name in os.listdir(os.path.join(store, b"mounts")):
+            path = os.path.join(b"mounts", name)
+            if not _is_lost(store, path):
+                continue
+            os.rename(path, b"lost", src_dir_fd=fd, dst_dir_fd=aside.fd)
+            if not _is_lost(store, os.path.join(aside.path, b"lost")):  # a new one was faster
+                with contextlib.suppress(FileExistsError):
+                    os.link(b"lost", path, src_dir_fd=aside.fd, dst_dir_fd=fd)
+            os.unlink(b"lost", dir_fd=aside.fd)
+
+
+def _is_lost(store: bytes, path: bytes) -> bool:
+    whole = os.path.join(store, path)
+    try:
+        read_sealed(whole)
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return _is_of_earlier_boot(whole)
+    return False
 
 
 def _nonsense(path: bytes, why: ValueError) -> StoreDamaged:

@@ -16,6 +16,7 @@ from cas.layout import object_path, own_path
 from cas.manifest import Digest, Entry
 from cas.quoting import quoted
 from cas.scratch import scratch, unnamed_file
+from cas.stamp import is_stamped, keeps_stamps
 
 
 class Overtaken(Exception):
@@ -57,6 +58,11 @@ class Objects:
         return contents_since_ns(self._path)
 
     @cached_property
+    def keep_stamps(self) -> bool:
+        """Whether a content that was written to can be told by its time; see `cas.stamp`."""
+        return keeps_stamps(os.stat(b"format", dir_fd=self.store_fd))
+
+    @cached_property
     def _place(self) -> os.stat_result:
         return os.fstat(self.store_fd)
 
@@ -67,8 +73,9 @@ class Objects:
     def usable(self, key: ObjectKey) -> bool:
         """Tell whether the object is there, and whole.
 
-        One from before this boot may have been cut by a power failure, since nothing syncs it:
-        it is read, and deleted if it is not what its name says. Raises OSError.
+        One from before this boot may have been cut by a power failure, since nothing syncs it,
+        and one without its stamp was written to: it is read, and deleted if it is not what its
+        name says. Raises OSError.
         """
         whole = self._is_whole(key.path, key)
         if whole is False:
@@ -83,7 +90,9 @@ class Objects:
         except FileNotFoundError:
             return None
         try:
-            if os.fstat(fd).st_mtime_ns > since_ns:
+            found = os.fstat(fd)
+            written = self.keep_stamps and not is_stamped(found, key.digest)
+            if found.st_mtime_ns > since_ns and not written:
                 return True
             return hashing.of_file(fd)[0] == key.digest
         finally:

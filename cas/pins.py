@@ -11,7 +11,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 
-from cas.documents import parse, read_file, record_of
+from cas.documents import parse, read_sealed, record_of, seal
 from cas.errors import CasError, ExitCode, StoreDamaged
 from cas.quoting import quoted
 from cas.scratch import replace_file
@@ -46,8 +46,8 @@ class Pins:
 
     def add(self, pin: Pin) -> None:
         """Keep a pin, in the place of an earlier one of its signature. Raises OSError."""
-        record = {key: value for key, value in asdict(pin).items() if key != "signature"}
-        replace_file(self._store, _path(pin.signature), json.dumps(record), durable=True)
+        record = asdict(pin) | {"signature": str(pin.signature)}
+        replace_file(self._store, _path(pin.signature), seal(json.dumps(record)), durable=True)
 
     def find(self, name: str) -> Signature:
         """Return what a signature or abbreviation names among what is pinned.
@@ -80,7 +80,10 @@ class Pins:
     def _read(self, signature: Signature) -> Pin | None:
         path = os.path.join(self._store, _path(signature))
         try:
-            return record_of(Pin, parse(read_file(path)), signature=signature)
+            document = parse(read_sealed(path))
+            if not isinstance(document, dict) or document.pop("signature", "") != str(signature):
+                raise ValueError("it is that of another signature")
+            return record_of(Pin, document, signature=signature)
         except FileNotFoundError:
             return None
         except ValueError as error:

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 
 from cas.artifact import Artifact
+from cas.lastuse import PRECISION_NS
 from cas.signature import Signature
 
 HOUR_NS = 3600 * 10**9
 DAY_NS = 24 * HOUR_NS
+_UNNOTED_NS = 2 * PRECISION_NS
+"""For how long an artifact may be used without a note: its composition's, and then its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ def idle(
         if policy.live is not None and signature in policy.live:
             continue
         age = now_ns - last_used
-        if age < policy.least_age_ns:
+        if age < policy.least_age_ns + (policy.least_age_ns and _UNNOTED_NS):
             continue
         found.append(Idle(artifact, last_used, ", ".join(_reasons(policy, age))))
     return sorted(found, key=lambda one: (one.last_used_ns, str(one.artifact.signature)))

@@ -112,10 +112,12 @@ def _put(
         if known is not None and not unchanged and not replace:
             old = storage.layers.manifest(known.tree)
             raise SignatureConflict(signature, list(map(str, differences(old, manifest))))
+        if unchanged and reading.made and storage.layers.exists(digest):
+            _refuse_damaged(storage, digest)  # something of it had to be stored again
         artifact = _artifact(signature, digest, reading)
         if not unchanged or not storage.layers.exists(digest):
             with scratch(storage.fd, "put") as work:
-                artifact = _record(storage, artifact, known, manifest, work)
+                artifact = _record(storage, artifact, known, manifest, work, bool(reading.made))
     except BaseException:
         with uninterrupted():
             undo(fd, storage.objects, reading)
@@ -128,14 +130,20 @@ def _put(
 
 
 def _record(
-    storage: Storage, artifact: Artifact, known: Artifact | None, manifest: Manifest, work: Scratch
+    storage: Storage,
+    artifact: Artifact,
+    known: Artifact | None,
+    manifest: Manifest,
+    work: Scratch,
+    made: bool,
 ) -> Artifact:
     """Build the layer if there is none to trust, and record the artifact in place of `known`.
 
+    `made` tells that contents of it were not there, so that a layer that is there lacks some.
     Returns the artifact with the disk space that its layer takes.
     """
     tree = artifact.tree
-    built = not _trustworthy(storage, tree)
+    built = not _trustworthy(storage, tree, doubt=made)
     if built:
         storage.layers.build(manifest, work)
         taken = overhead(manifest, b"layer", b"manifest", work.fd)
@@ -143,10 +151,8 @@ def _record(
         try:
             taken = overhead(manifest, layer_path(tree), manifest_path(tree), storage.fd)
         except FileNotFoundError as error:
-            if storage.layers.exists(tree) and any(storage.layers.problems(tree)):
-                where = quoted(os.path.join(storage.path, layer_path(tree)))
-                hint = "`cas verify` tells what is, and `cas verify --repair` makes it again"
-                raise StoreDamaged(f"the layer {where} is damaged", hint=hint) from error
+            if storage.layers.exists(tree):
+                _refuse_damaged(storage, tree)
             raise Overtaken from error
     artifact = dataclasses.replace(artifact, overhead=taken)
     with storage.index.locked(exclusive=True):
@@ -162,13 +168,27 @@ def _record(
     return artifact
 
 
-def _trustworthy(storage: Storage, tree: Digest) -> bool:
-    """Tell whether the tree's layer is there and whole. A damaged one is taken out of the way."""
+def _refuse_damaged(storage: Storage, tree: Digest) -> None:
+    """Read a layer of which something was not there, or not what it was. Raises StoreDamaged."""
+    if any(storage.layers.problems(tree)):
+        where = quoted(os.path.join(storage.path, layer_path(tree)))
+        hint = "`cas verify` tells what is, and `cas verify --repair` makes it again"
+        raise StoreDamaged(f"the layer {where} is damaged", hint=hint)
+
+
+def _trustworthy(storage: Storage, tree: Digest, *, doubt: bool) -> bool:
+    """Tell whether the tree's layer is there and whole.
+
+    A damaged one of an earlier boot is taken out of the way. One of this boot is read if there is
+    `doubt`, and somebody may use it. Raises StoreDamaged, OSError.
+    """
     with storage.index.read() as reader:
         marks = {artifact.boot_id for artifact in reader.of_tree(tree)}
     if not storage.layers.exists(tree):
         return False
     if marks & {None, boot_id()}:
+        if doubt:
+            _refuse_damaged(storage, tree)
         return True
     with contextlib.suppress(FileNotFoundError, StoreDamaged):
         if next(storage.layers.problems(tree), None) is None:

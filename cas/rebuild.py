@@ -12,10 +12,11 @@ from cas import links
 from cas.artifact import Artifact
 from cas.dirs import opened
 from cas.errors import StoreDamaged
-from cas.format import check_format
+from cas.format import NoStore, restore_store
 from cas.index import Index
 from cas.layers import Layers, overhead
 from cas.layout import artifact_path, layer_path, manifest_path
+from cas.locating import located
 from cas.manifest import Digest, Kind, is_digest
 from cas.objects import Objects
 from cas.quoting import quoted
@@ -42,8 +43,10 @@ def rebuild_index(store: str | bytes | os.PathLike[str]) -> Rebuilt:
     Raises NoStore, StoreDamaged, OSError.
     """
     path = os.path.realpath(os.fsencode(store))
-    check_format(path)
-    with opened(path) as fd, scratch(fd, "index") as work:
+    if not os.path.exists(os.path.join(path, b"format")):
+        raise NoStore(path)
+    restore_store(path)
+    with opened(path) as fd, located(fd), scratch(fd, "index") as work:
         lock = os.open(b"lock", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -65,6 +65,7 @@ class Removal:
         So also the `merged` layers, which are forgotten. Raises OSError, StoreDamaged.
         """
         storage = self._storage
+        storage.index.sync()  # lest a power failure brings back the record, and not the layer
         with scratch(storage.fd, "rm") as aside:
             with storage.index.locked(exclusive=True):
                 used = self.used_trees()

@@ -25,6 +25,7 @@ from cas.removal import Removal
 from cas.scratch import scratch, temporary_path
 from cas.sharing import directory_mode
 from cas.signature import BadSignature, Signature
+from cas.stamp import stamp_at
 
 _WHOLE_LAYER = (FaultKind.MANIFEST, FaultKind.LAYER, FaultKind.ENTRY)
 
@@ -44,7 +45,6 @@ class Repair:
             by_kind[found.kind].append(found)
         steps: Sequence[tuple[FaultKind, Callable[[Finding], Iterator[str]]]] = (
             (FaultKind.MODE, self._mode),
-            (FaultKind.WRITTEN, self._time),
             (FaultKind.CONTENT, self._content),
             (FaultKind.OBJECT, self._object),
         )
@@ -54,6 +54,8 @@ class Repair:
         broken = [found for kind in (*_WHOLE_LAYER, FaultKind.CONTENT) for found in by_kind[kind]]
         for tree in dict.fromkeys(tree for found in broken for tree in found.trees):
             yield from self._layer(tree)
+        for found in by_kind[FaultKind.WRITTEN]:
+            yield from self._time(found)
         for found in (*by_kind[FaultKind.INDEX], *by_kind[FaultKind.RECORD]):
             for name in found.signatures:
                 yield self._record(name)
@@ -70,11 +72,16 @@ class Repair:
         yield f"gave {quoted(found.path)} its mode {mode:04o}"
 
     def _time(self, found: Finding) -> Iterator[str]:
-        """Set a file's time to that of its layer. If its content is another, that is healed too."""
-        layer, _ = self._node(found)
+        """Set a file's time to that of its layer, if it has the right content now."""
+        try:
+            layer, node = self._node(found)
+        except (FileNotFoundError, StoreDamaged):  # it was taken out of service
+            return
+        name = content_name(node)
+        if not self._is_good(found.path, name):
+            return
         with self._open(layer) as root, self._open(found.path) as fd:
-            built_ns = os.fstat(root).st_mtime_ns
-            os.utime(fd, ns=(built_ns, built_ns))
+            stamp_at(fd, Digest(name[:64].decode()), os.fstat(root).st_mtime_ns)
         yield f"gave {quoted(found.path)} the time when it was stored"
 
     def _content(self, found: Finding) -> Iterator[str]:

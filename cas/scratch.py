@@ -167,6 +167,10 @@ def _has_owner(name: bytes, tmp: int) -> bool:
         fd = os.open(name, flags, dir_fd=tmp)
     except (FileNotFoundError, PermissionError):
         return True  # its owner has deleted it; or it is for another user to say
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        return False  # a symbolic link, or a socket: nobody here makes those
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

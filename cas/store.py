@@ -225,6 +225,11 @@ class Store(Closing):
         """Tell whether a signature is pinned. Raises OSError."""
         return signature in self._pins.signatures()
 
+    def signatures(self) -> set[Signature]:
+        """Return the signatures of all artifacts. Raises StoreDamaged."""
+        with self._index.read() as reader:
+            return reader.signatures()
+
     def matching(self, names: Iterable[str]) -> frozenset[Signature]:
         """Return whole signatures as they are, and for each abbreviation all that it may name.
 

@@ -93,7 +93,7 @@ class Verification:
         base = layer_path(tree)
         try:
             with opened(base, self._storage.fd) as fd:
-                for seen in compare(fd, manifest):
+                for seen in compare(fd, manifest, stamped=self._storage.objects.keep_stamps):
                     if isinstance(seen, LayerFile):
                         self._note(seen, base, tree)
                     else:

@@ -11,6 +11,7 @@ import click
 from cas.errors import InputRefused
 from cas.gc import Doomed, GcPlan
 from cas.policy import Policy
+from cas.signature import Signature
 from cas.store import Store
 from cli.options import emit, json_option, note, open_store, read_ids, store_option, table, time_of
 from cli.quantities import age, size, size_text
@@ -65,7 +66,7 @@ def gc_command(
     cas gc --keep-from live-signatures.txt
     """
     store = open_store(ctx)
-    live = None if keep_from is None else store.matching(_names(keep_from))
+    live = None if keep_from is None else _live(store, keep_from)
     plan = store.plan_gc(Policy(max_age, max_size, live, keep_last, grace))
     if dry_run:
         _show(plan, as_json)
@@ -76,6 +77,20 @@ def gc_command(
             f"{size_text(plan.size - plan.frees)} are still in the store: they are in use, "
             "pinned, in their grace time, or kept by other options"
         )
+
+
+def _live(store: Store, path: str) -> frozenset[Signature]:
+    """Return what a list of IDs says is to be kept. Raises InputRefused if it keeps nothing."""
+    live = store.matching(_names(path))
+    missing = len(live - store.signatures())
+    if missing == len(live):
+        raise InputRefused(
+            "none of the IDs of what to keep is in the store, so that everything would go",
+            hint="give the list of the build that uses this store",
+        )
+    if missing:
+        note(f"{missing} of the IDs of what to keep are not in the store")
+    return live
 
 
 def _names(path: str) -> list[str]:

@@ -7,6 +7,7 @@ import os
 
 import click
 
+from cas.format import restore_store
 from cas.sharing import is_shared
 from cas.store import Store
 from cli.options import emit, json_option, store_option, store_path, text_of
@@ -25,7 +26,7 @@ def init_command(ctx: click.Context, shared: bool, group: str | None, as_json: b
 
     With --shared, everybody in the group can do everything to the store, as with a repository of
     `git init --shared`; others who can read it can read it. It can be said of a store that is
-    there, too.
+    there, too. A store that lacks a directory, or its lock, gets it again.
 
     \b
     cas init --store /srv/sysroots --shared --group builders
@@ -35,6 +36,8 @@ def init_command(ctx: click.Context, shared: bool, group: str | None, as_json: b
     path = store_path(ctx)
     number = None if group is None else _number(ctx, group)
     made = not os.path.exists(os.path.join(path, "format"))
+    if not made:
+        restore_store(os.path.realpath(os.fsencode(path)))
     with Store(path, create=True) as store:
         if shared:
             store.share(os.fstat(store.fd).st_gid if number is None else number)

@@ -11,8 +11,10 @@ import click
 
 from cas.contents import Progress
 from cas.errors import ExitCode, StoreDamaged
-from cas.findings import Finding
+from cas.findings import FaultKind, Finding
+from cas.format import restore_store
 from cas.indexcheck import index_damage
+from cas.rebuild import rebuild_index
 from cas.store import Store
 from cli.options import emit, json_option, open_store, store_option, store_path
 
@@ -43,12 +45,16 @@ def verify_command(
     """
     if repair and quick:
         raise click.UsageError("--repair needs to read everything: give it without --quick", ctx)
+    done = list(_repair_index(store_path(ctx))) if repair else []
     damage = index_damage(store_path(ctx), quick=quick)
+    if damage is not None and as_json:
+        _show([Finding(FaultKind.INDEX, b"index/data.mdb", damage)], done, as_json)
+        ctx.exit(ExitCode.DAMAGED)
     if damage is not None:
         raise StoreDamaged(damage, hint="`cas rebuild-index` makes the index again from the store")
     store = open_store(ctx)
     findings = _verify(store, ids, quick=quick)
-    done = list(store.repair(findings)) if repair else []
+    done += store.repair(findings) if repair else ()
     if done:
         findings = _verify(store, (), quick=False)
     _show(findings, done, as_json)
@@ -69,8 +75,6 @@ def rebuild_index_command(ctx: click.Context, as_json: bool) -> None:
     \b
     cas rebuild-index
     """
-    from cas.rebuild import rebuild_index
-
     rebuilt = rebuild_index(store_path(ctx))
     emit(
         as_json,
@@ -83,6 +87,17 @@ def rebuild_index_command(ctx: click.Context, as_json: bool) -> None:
             f"{len(rebuilt.artifacts)} artifacts have a record again, {len(rebuilt.lost)} do not",
         ],
     )
+
+
+def _repair_index(store: str) -> Iterator[str]:
+    """Give a store what it lacks, and a new index if it needs one; yield what was done."""
+    if not os.path.exists(os.path.join(store, "format")):
+        return
+    restore_store(os.path.realpath(os.fsencode(store)))
+    if index_damage(store) is not None:
+        rebuilt = rebuild_index(store)
+        yield from (f"lost {text}" for text in rebuilt.lost)
+        yield f"made the index again, of {len(rebuilt.artifacts)} artifacts"
 
 
 def _verify(store: Store, ids: tuple[str, ...], *, quick: bool) -> list[Finding]:

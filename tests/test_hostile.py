@@ -31,9 +31,11 @@ from cas.artifact import Artifact, Dropped, Record
 from cas.boot import boot_id, contents_since_ns
 from cas.dependencies import read_dependencies
 from cas.digest import of_bytes
+from cas.documents import seal
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
 from cas.format import check_format
 from cas.known import Known
+from cas.layout import DIRECTORIES
 from cas.leases import Lease, live_leases, oldest_put_ns, read_lease
 from cas.manifest import MAGIC, BadManifest, Digest, Manifest, is_digest
 from cas.pins import Pins
@@ -109,7 +111,7 @@ def _read_dependencies(data: bytes, work: Path) -> None:
 
 def _read_lease(data: bytes, work: Path) -> None:
     path = work / "leases/1-0123456789abcdef"
-    path.write_bytes(data)
+    path.write_bytes(seal(data))
     with path.open() as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
         record = read_lease(os.fsencode(work), path.name)
@@ -121,14 +123,14 @@ def _read_lease(data: bytes, work: Path) -> None:
 
 
 def _read_pin(data: bytes, work: Path) -> None:
-    (work / "pins" / str(SIGNATURE)).write_bytes(data)
+    (work / "pins" / str(SIGNATURE)).write_bytes(seal(data))
     (pin,) = Pins(os.fsencode(work)).all()
     assert (pin.signature, type(pin.reason), type(pin.since_ns)) == (SIGNATURE, str, int)
 
 
 def _read_mount(data: bytes, work: Path) -> None:
     store = os.fsencode(work)
-    Path(os.fsdecode(mounts.record_path(store, b"/t"))).write_bytes(data)
+    Path(os.fsdecode(mounts.record_path(store, b"/t"))).write_bytes(seal(data))
     record = mounts.read_record(store, b"/t")
     assert record is not None
     assert record.target == "/t"
@@ -144,7 +146,7 @@ def _read_overlaps(data: bytes, work: Path) -> None:
     known = Known(os.fsencode(work))
     known.keep_overlaps(U, [T, U], [])
     (path,) = (work / "known").iterdir()
-    path.write_bytes(data)
+    path.write_bytes(seal(data))
     for overlap in known.overlaps(U, 2) or []:
         assert isinstance(overlap.path, bytes)
         assert [T, U][overlap.winner] == U
@@ -155,7 +157,7 @@ def _read_overlaps(data: bytes, work: Path) -> None:
 
 def _read_merged(data: bytes, work: Path) -> None:
     known = Known(os.fsencode(work))
-    (work / "known" / os.fsdecode(known._name("merged", [T, U]))).write_bytes(data)
+    (work / "known" / os.fsdecode(known._name("merged", [T, U]))).write_bytes(seal(data))
     for merged in (known.merged([T, U]), *known.all_merged()):
         if merged is not None:
             assert is_digest(merged.tree)
@@ -163,11 +165,14 @@ def _read_merged(data: bytes, work: Path) -> None:
 
 
 def _read_boot(data: bytes, work: Path) -> None:
-    (work / "boot").write_bytes(data)
+    (work / "boot").write_bytes(seal(data))
     assert contents_since_ns(os.fsencode(work)) >= 0
 
 
 def _read_format(data: bytes, work: Path) -> None:
+    for name in DIRECTORIES:
+        (work / name).mkdir(exist_ok=True)
+    (work / "lock").touch()
     (work / "format").write_bytes(data)
     check_format(os.fsencode(work))
 
@@ -189,7 +194,11 @@ READERS = {
         _read_dependencies, _json(["zlib", {"id": "app", "priority": 1}]), InputRefused
     ),
     "lease": Reader(_read_lease, _json(_LEASE), StoreDamaged),
-    "pin": Reader(_read_pin, _json({"reason": "x", "since_ns": 1, "uid": 0}), StoreDamaged),
+    "pin": Reader(
+        _read_pin,
+        _json({"signature": "a:t:12345678", "reason": "x", "since_ns": 1, "uid": 0}),
+        StoreDamaged,
+    ),
     "mount": Reader(_read_mount, _lines(_MOUNT, _PLAN, _PLAN), StoreDamaged),
     "overlaps": Reader(_read_overlaps, _json([[T[:12], U[:12]], ["d/f", 1, [0], False]])),
     "merged": Reader(_read_merged, _json(["boot", T, T, U])),
@@ -416,14 +425,14 @@ def test_dead_lease_is_not_deleted_where_a_link_leads(cas: Cas, work: Path, good
 
 def test_mount_record_leads_to_its_own_target_only(cas: Cas, work: Path, good: Path) -> None:
     (path,) = (cas.store / "mounts").iterdir()
-    head, *plans = path.read_text().splitlines(keepends=True)
+    _, head, *plans = path.read_text().splitlines(keepends=True)
     record = json.loads(head)
     for changes in (
         {"staging": str(work / "outside")},
         {"created": [str(work / "outside/dir")]},
         {"target": str(work / "outside")},
     ):
-        path.write_text("".join((json.dumps(record | changes), "\n", *plans)))
+        path.write_bytes(seal("".join((json.dumps(record | changes), "\n", *plans))))
         for command in (["umount", "mounted"], ["umount", "--all-stale"], ["mounts"], ["gc"]):
             assert "makes no sense" in cas(*command, code=6).stderr
     assert (work / "outside/file").exists()

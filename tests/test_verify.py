@@ -260,7 +260,7 @@ def _counts(cas: Cas) -> None:
         (_add, {"entry"}, True, {"a", "b", "twin"}),
         (_retarget, {"entry"}, True, {"a", "b", "twin"}),
         (_exchange, {"entry"}, True, {"a", "b", "twin"}),
-        (_swap, {"content"}, False, {"a", "b", "twin"}),
+        (_swap, {"content", "written"}, False, {"a", "b", "twin"}),
         (_no_layer, {"layer"}, True, {"a", "b", "twin"}),
         (_no_manifest, {"manifest"}, True, {"a", "b", "twin"}),
         (_flip_manifest, {"manifest"}, True, {"a", "b", "twin"}),
