@@ -38,7 +38,8 @@ def index_damage(store: str, *, quick: bool = False) -> str | None:
     if -done.returncode in CRASHES:
         return f"using the index {index} ends with {signal.Signals(-done.returncode).name}"
     if done.returncode != 0:
-        why = signal.strsignal(-done.returncode) if done.returncode < 0 else done.stderr.strip()
+        said = done.stderr.strip().splitlines()[-1:]  # without the rest of a traceback
+        why = signal.strsignal(-done.returncode) if done.returncode < 0 else "".join(said)
         raise CasError(f"the index {index} could not be checked: {why}")
     return done.stdout.strip() or None
 

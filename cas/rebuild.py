@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections import Counter
@@ -25,6 +26,7 @@ from cas.sharing import make_subdirectory
 from cas.signature import Signature
 
 _DATA = b"index/data.mdb"
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ELOOP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,12 @@ def _rebuild(store: bytes, store_fd: int, work: bytes, work_fd: int) -> Rebuilt:
         for signature in signatures:
             try:
                 artifacts.append(artifact_of(layers, signature, store_fd))
-            except (StoreDamaged, OSError) as error:
-                why = error.message if isinstance(error, StoreDamaged) else error.strerror
-                lost.append(f"{signature}: {why}")
+            except StoreDamaged as error:
+                lost.append(f"{signature}: {error.message}")
+            except OSError as error:
+                if error.errno not in _NOT_THERE:  # the disk, say: it may be there
+                    raise
+                lost.append(f"{signature}: {error.strerror}")
     make_subdirectory(b"index", work_fd)
     os.close(os.open(b"lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=work_fd))
     index = Index(os.path.join(work, b"index"), os.path.join(work, b"lock"), create=True)

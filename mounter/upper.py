@@ -58,9 +58,16 @@ def upper_of(plan: Plan, source: str, target_fd: int) -> Iterator[Upper | None]:
 @contextlib.contextmanager
 def claimed_upper(plan: Plan, source: str | None = None) -> Iterator[None]:
     """`claim_upper` for the length of a `with` block, if the plan has an upper directory."""
+    made = plan.upper is not None and not os.path.lexists(plan.upper)
     fd = claim_upper(plan, source)
     try:
         yield
+    except BaseException:
+        if made and plan.upper is not None and os.listdir(plan.upper) == [b"lock"]:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(plan.upper, b"lock"))
+                os.rmdir(plan.upper)
+        raise
     finally:
         if fd is not None:
             os.close(fd)

@@ -69,6 +69,17 @@ ACTIONS = {
 }
 
 
+_RM = ("rm", "a")
+CARE = {
+    "pin": Action(("pin", "a"), (_PUT,), (("unpin", "a"), _RM)),
+    "sync": Action(("sync",), (_PUT,), (_RM,)),
+    "verify": Action(("verify",), (_PUT,), (_RM,)),
+    "verify --repair": Action(("verify", "--repair"), (_PUT,), (_RM,)),
+    "rebuild-index": Action(("rebuild-index",), (_PUT,), (_RM,)),
+}
+"""What looks after a store. Nothing of it makes or removes an artifact."""
+
+
 class Bench:
     """A store that has an artifact to be kept, a tree to be put, and a place for a target."""
 

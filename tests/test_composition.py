@@ -10,6 +10,7 @@ import pytest
 import mounter
 from cas.composition import Composition
 from cas.conflicts import ConflictPolicy, ConflictRefused
+from cas.documents import seal, unseal
 from cas.store import Store
 from mounter import Strategy
 from tests.support import CAS, Cas, make, objects_of, seen_in_run, snapshot
@@ -364,8 +365,8 @@ def test_damaged_merged_layer_of_an_earlier_boot_is_made_again(work: Path, many:
         with _compose(store, 501) as composition:
             merged = composition.layers[0]
         (known,) = [p for p in (many / "known").iterdir() if p.name.startswith("merged")]
-        text = known.read_text()
-        known.write_text(text.replace(text.split('"')[1], "another-boot"))
+        text = unseal(known.read_bytes()).decode()
+        known.write_bytes(seal(text.replace(text.split('"')[1], "another-boot")))
         (many / "layers" / merged / "own" / "0").unlink()
 
         with _compose(store, 501) as composition:

@@ -531,3 +531,63 @@ def test_collecting_needs_a_store_that_can_be_written(cas: Cas, work: Path) -> N
         (cas.store / "tmp").chmod(0o555)
         assert "may not write to the store" in cas("gc", code=1).stderr
         (cas.store / "tmp").chmod(0o755)
+
+
+def test_what_was_used_within_the_grace_time_stays_though_no_note_says_so(
+    cas: Cas, work: Path
+) -> None:
+    _put(cas, work, "a")
+    _age(cas, {"a": 50 / 86400})
+    cas("run", "--sysroot", "s=a", "--", "true")
+    assert _used(cas, "a") > 40 / 86400  # a use within the minute is not noted
+
+    assert _would_go(cas, "--max-age=0s", "--grace=45s") == []
+    _age(cas, {"a": 200 / 86400})
+    assert _would_go(cas, "--max-age=0s", "--grace=45s") == ["a"]
+
+
+def test_list_of_what_is_live_that_keeps_nothing_is_refused(cas: Cas, work: Path) -> None:
+    _put(cas, work, "a")
+    _put(cas, work, "b")
+    (work / "live").write_text("zlib:t:12345678\n")
+
+    refused = cas("gc", "--keep-from", "live", *NOW, code=8).stderr
+    assert "none of the IDs" in refused
+    assert _left(cas) == {"a", "b"}
+    (work / "live").write_text("zlib:t:12345678\na:t:12345678\n")
+    assert "1 of the IDs" in cas("gc", "--keep-from", "live", *NOW).stderr
+    assert _left(cas) == {"a"}
+
+
+def test_what_nobody_can_lock_is_swept_from_tmp(cas: Cas, work: Path) -> None:
+    _put(cas, work, "a")
+    (cas.store / "tmp/dangling").symlink_to("nowhere")
+    os.mkfifo(cas.store / "tmp/fifo")
+
+    cas("gc")
+
+    assert os.listdir(cas.store / "tmp") == []
+    sound(cas.store)
+
+
+def test_mount_record_that_a_power_failure_has_cut_is_passed_over_and_collected(
+    cas: Cas, work: Path
+) -> None:
+    _put(cas, work, "a")
+    cas("mount", "target", "a")
+    record = next((cas.store / "mounts").iterdir())
+    whole = record.read_bytes()
+    subprocess.run(["umount", work / "target"], check=False, capture_output=True)
+    record.write_bytes(b"")
+    for command in ("mounts", "gc", "verify"):
+        cas(command, code=6)  # it is of this boot, and a mount may be there
+
+    os.utime(record, (10**9, 10**9))
+    assert cas.json("mounts") == []
+    cas("verify")
+    cas("gc")
+    assert not record.exists()
+    record.write_bytes(whole)
+    cas("umount", "target")
+    cas("rm", "a")
+    tidy(cas.store)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cas.documents import seal
 from tests.support import CAS, ROOT, Cas, make, mount_lines
 
 USER = pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() in {p.pw_uid for p in pwd.getpwall()} \
@@ -93,10 +94,10 @@ def test_what_was_taken_away_by_hand_is_stale_until_it_is_cleaned_up(cas: Cas, w
 def test_mounts_of_an_earlier_boot_and_of_other_namespaces(cas: Cas, work: Path) -> None:
     cas("mount", "here", "a")
     record = next((cas.store / "mounts").iterdir())
-    head, *plans = record.read_text().splitlines(keepends=True)
+    _, head, *plans = record.read_text().splitlines(keepends=True)
     subprocess.run(["umount", work / "here"], check=True)
     head = json.dumps(json.loads(head) | {"boot_id": "another"}) + "\n"
-    record.write_text("".join((head, *plans)))
+    record.write_bytes(seal("".join((head, *plans))))
     assert _states(cas) == {str(work / "here"): "stale"}
     cas("rm", "a")  # nothing holds it
     cas("umount", "--all-stale")

@@ -7,6 +7,7 @@ file system is mounted again, by processes that see another boot id.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import random
 import struct
@@ -62,6 +63,13 @@ with Store(sys.argv[1], create=True) as store:
         print("there", number)
 """
 
+# The same of what may have been replaced: it is what it was, or what it became.
+_READER_OF_REPLACED = _READER.replace(
+    "assert snapshot(store.layer_path(artifact)) == expected, name",
+    "assert snapshot(store.layer_path(artifact)) in (expected, snapshot(\n"
+    "            tree_of(Path(sys.argv[2]), number + 10))), name",
+)
+
 
 def tree_of(place: Path, number: int) -> Path:
     """Make the tree of a number: some contents of its own, some that others have too."""
@@ -88,7 +96,9 @@ def disk(work: Path) -> Iterator[Path]:
 
 
 def _mount(disk: Path) -> None:
-    subprocess.run(["mount", "-o", "loop", disk.parent / "image", disk], check=True)
+    """Mount the disk, which commits what it has noted every second."""
+    options = ["-o", "loop,commit=1"]
+    subprocess.run(["mount", *options, disk.parent / "image", disk], check=True)
 
 
 def _lose_power(disk: Path) -> None:
@@ -177,3 +187,57 @@ def test_put_again_after_a_power_failure_is_whole(disk: Path, work: Path) -> Non
     assert "r0:t:12345678" in names
     assert "r1:t:12345678" in names
     _run(work, *cas, "verify", "r0", "r1")
+
+
+@pytest.mark.parametrize("seconds", [0, 1.5, 3])
+def test_what_was_removed_or_replaced_before_a_power_failure_is_there_or_missed(
+    disk: Path, work: Path, seconds: float
+) -> None:
+    """The file system has noted some of it by then, and written none of the contents itself."""
+    cas = [CAS, "--store", str(disk / "store")]
+    for number in range(4):
+        _run(work, *cas, "put", f"r{number}:t:12345678", tree_of(work / "trees", number))
+    _run(work, *cas, "sync")
+    _run(work, *cas, "rm", "r0")
+    _run(work, *cas, "put", "--replace", "r1:t:12345678", tree_of(work / "trees", 11))
+    _run(work, *cas, "pin", "r2")
+    _run(work, *cas, "mount", str(work / "linked"), "r2", "--strategy", "copy")
+    _run(work, *cas, "run", "--sysroot", f"{work}/s=r3", "--", "true")
+    time.sleep(seconds)
+    _lose_power(disk)
+    _boot(disk)
+
+    seen = _run(work, sys.executable, "-c", _READER_OF_REPLACED, disk / "store", work / "trees")
+    there = {int(line.split()[1]) for line in seen.splitlines()}
+    assert {2, 3} <= there
+    assert [pin["id"] for pin in json.loads(_run(work, *cas, "pins", "--json"))] == [
+        "r2:t:12345678"
+    ]
+    _run(work, *cas, "umount", str(work / "linked"))
+    _run(work, *cas, "put", "--replace", "r1:t:12345678", tree_of(work / "trees", 11))
+    _run(work, *cas, "verify", "--repair")
+    _run(work, *cas, "gc")
+    sound(disk / "store")
+    tidy(disk / "store")
+
+
+@pytest.mark.parametrize("seconds", [0, 3])
+def test_mount_of_before_a_power_failure_holds_nothing_and_stops_nothing(
+    disk: Path, work: Path, seconds: float
+) -> None:
+    cas = [CAS, "--store", str(disk / "store")]
+    _run(work, *cas, "put", "r1:t:12345678", tree_of(work / "trees", 1))
+    _run(work, *cas, "sync")
+    _run(work, *cas, "mount", str(work / "target"), "r1")  # in a namespace that ends with it
+    time.sleep(seconds)
+    _lose_power(disk)
+    _boot(disk)
+    for record in (disk / "store/mounts").iterdir():
+        os.utime(record, (10**9, 10**9))  # the kernel of the tests has not started again
+
+    _run(work, *cas, "mounts")
+    _run(work, *cas, "umount", "--all-stale")
+    _run(work, *cas, "gc")
+    assert list((disk / "store/mounts").iterdir()) == []
+    _run(work, *cas, "rm", "r1")
+    tidy(disk / "store")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cas.documents import unseal
 from cas.policy import Policy
 from cas.rebuild import rebuild_index
 from cas.signature import Signature
@@ -127,6 +128,101 @@ def test_write_through_a_link_is_found_quickly(cas: Cas, work: Path, trees: None
     _repaired(cas)
     assert {one["recipe"] for one in cas.json("ls")} == {"b", "twin"}
     sound(cas.store)
+
+
+@pytest.mark.parametrize("keep_time", [False, True])
+def test_put_does_not_rely_on_what_was_written_through_a_link(
+    cas: Cas, work: Path, trees: None, keep_time: bool
+) -> None:
+    """Not even if the file looks old, as after `cp -p` or `rsync --inplace --times`."""
+    cas("mount", "linked", "a", "--strategy", "hardlink")
+    path = work / "linked/usr/shared"
+    _write(path, _flip)
+    if keep_time:
+        os.utime(path, (10**9, 10**9))
+
+    assert _kinds(cas, "--quick") == {"written"}
+    made = make(work / "c", {"usr/c": "shared"})
+    assert "6 bytes new" in cas("put", "c:t:12345678", made).stdout
+    assert snapshot(_layer(cas, "c")) == snapshot(made)
+    (stored,) = (p for p in objects_of(cas.store) if _holds(p, b"shared"))
+    os.unlink(stored)
+    assert "is damaged" in cas("put", "a:t:12345678", work / "a", code=6).stderr
+    _write(path, lambda data: b"shared")
+    cas("umount", "linked")
+    assert _repaired(cas)
+
+
+def test_file_that_was_only_touched_is_told_and_gets_its_time_again(cas: Cas, trees: None) -> None:
+    path = _layer(cas, "b") / "usr/b"
+    before = path.stat().st_mtime_ns
+    path.touch()
+
+    assert _kinds(cas, "--quick") == {"written"}
+    assert _kinds(cas) == {"written"}
+    _repaired(cas)
+    assert abs(path.stat().st_mtime_ns - before) < 10**9
+
+
+def test_every_flipped_bit_of_a_small_file_is_refused(cas: Cas, work: Path, trees: None) -> None:
+    cas("pin", "a", "--reason", "release")
+    cas("mount", "mounted", "a", "b", "--strategy", "copy")
+    with Store(cas.store) as store, store.compose(["a", "b"]):
+        for place in ("mounts", "pins", "known", "leases", "boot"):
+            path = cas.store / place
+            path = path if path.is_file() else next(path.iterdir())
+            good = path.read_bytes()
+            unseal(good)
+            for bit in range(8 * len(good)):
+                bad = bytearray(good)
+                bad[bit // 8] ^= 1 << bit % 8
+                with pytest.raises(ValueError, match="checksum"):
+                    unseal(bytes(bad))
+    for place in ("mounts", "pins"):
+        path = next((cas.store / place).iterdir())
+        good = path.read_bytes()
+        path.write_bytes(good[:-20] + _flip(good[-20:]))
+        assert _kinds(cas) == {"state"}
+        path.write_bytes(good)
+    path = next((cas.store / "mounts").iterdir())
+    path.write_bytes(path.read_bytes().replace(b"a:t:", b"b:t:"))
+    assert "makes no sense" in cas("gc", "--max-age=0s", "--grace=0s", code=6).stderr
+    assert len(cas.json("ls")) == 3
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\0" * 8192, b"garbage" * 1000])
+def test_repair_makes_a_lost_index_again_and_verification_does_not(
+    cas: Cas, work: Path, trees: None, content: bytes | None
+) -> None:
+    cas("pin", "a")
+    index = cas.store / "index/data.mdb"
+    index.unlink()
+    if content is not None:
+        index.write_bytes(content)
+    before = snapshot(cas.store)
+
+    assert "cas rebuild-index" in cas("verify", code=6).stderr
+    assert _kinds(cas, "--quick") == {"index"}
+    assert snapshot(cas.store) == before
+    assert "made the index again, of 3 artifacts" in _repaired(cas)
+    assert {one["recipe"] for one in cas.json("ls")} == {"a", "b", "twin"}
+    assert len(cas.json("pins")) == 1
+    assert snapshot(_layer(cas, "a")) == snapshot(work / "a")
+
+
+@pytest.mark.parametrize("name", ["lock", "tmp", "leases", "known", "mounts", "pins", "empty"])
+def test_lost_part_of_a_store_is_told_and_init_makes_it_again(
+    cas: Cas, work: Path, trees: None, name: str
+) -> None:
+    path = cas.store / name
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+
+    for command in (["ls"], ["put", "c:t:12345678", "a"], ["gc"], ["verify"]):
+        done = cas(*command, code=6)
+        assert done.stderr.startswith(f"cas: {path} is missing\nhint: `cas init`")
+    cas("init")
+    assert cas("verify").stdout == "all is well\n"
+    cas("run", "--sysroot", "s=a", "--", "cat", "s/usr/a")
 
 
 def test_content_with_an_undamaged_copy_is_restored(cas: Cas, work: Path, trees: None) -> None:
