@@ -19,6 +19,7 @@ from cas.documents import fields_of, fits, parse, read_sealed, record_of, seal
 from cas.errors import InUse, StoreDamaged
 from cas.leases import Use
 from cas.manifest import is_digest
+from cas.mountinfo import mount_lines, mount_namespace, source_of
 from cas.quoting import quoted
 from cas.scratch import Scratch, replace_file, undisturbed
 
@@ -177,11 +178,6 @@ def mounted_uses(store: bytes) -> Iterator[Use]:
             yield Use(frozenset(trees), f"the mount at {quoted(record.target)}")
 
 
-def mount_namespace() -> int:
-    """Return the inode number of this process's mount namespace (namespaces(7))."""
-    return os.stat("/proc/self/ns/mnt").st_ino
-
-
 def all_sources(record: MountRecord) -> list[str]:
     """Return the sources of a record's mounts, and of the tmpfs below that takes changes."""
     return [*record.sources, *(source + CHANGES for source in record.sources)]
@@ -195,7 +191,7 @@ def is_mounted(record: MountRecord) -> bool:
 def count_mounted(record: MountRecord) -> int:
     """Return how many kernel mounts of a record are at its target, one on the other."""
     target = os.fsencode(record.target)
-    return sum(line.point == target and line.source in record.sources for line in _mountinfo())
+    return sum(line.point == target and line.source in record.sources for line in mount_lines())
 
 
 def may_live(record: MountRecord) -> bool:
@@ -218,58 +214,7 @@ def source_may_live(sources: Container[str], namespace: int, boot: str) -> bool:
         return False
     if namespace != mount_namespace():
         return True
-    return any(line.source in sources for line in _mountinfo())
-
-
-@dataclass(frozen=True, slots=True)
-class MountLine:
-    """A mount as proc(5) shows it: what of its file system, where it is, and its source."""
-
-    root: bytes
-    point: bytes
-    source: str
-
-
-def source_of(path: str | bytes) -> str | None:
-    """Return the source of the mount that a path is on; None if there is no such path."""
-    found = mount_of(path)
-    return None if found is None else found.source
-
-
-def mount_of(path: str | bytes) -> MountLine | None:
-    """Return the mount that a path is on; None if there is no such path.
-
-    Its number would not tell it from others: the kernel gives that to another mount as soon as it
-    is free.
-    """
-    try:
-        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
-            (number,) = [line.split()[1] for line in file if line.startswith(b"mnt_id:")]
-    finally:
-        os.close(fd)
-    return next(_mountinfo(number), None)
-
-
-def _mountinfo(number: bytes = b"") -> Iterator[MountLine]:
-    """Yield the mounts of this namespace, or the one with a number."""
-    beginning = number and number + b" "
-    # Read at once, since the kernel lists all layers of an overlay in its line.
-    with open("/proc/self/mountinfo", "rb", buffering=1 << 18) as file:
-        for line in file:
-            if line.startswith(beginning):
-                fields, _, more = line.partition(b" - ")
-                _, _, _, root, point, *_ = fields.split(b" ")
-                source = os.fsdecode(more.split(b" ")[1])
-                yield MountLine(_unescaped(root), _unescaped(point), source)
-
-
-def _unescaped(field: bytes) -> bytes:
-    """Undo the octal escapes of space, tab, newline and backslash in mountinfo."""
-    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
+    return any(line.source in sources for line in mount_lines())
 
 
 def check_plan(plan: Any) -> None:

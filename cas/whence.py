@@ -12,6 +12,7 @@ from cas import mounts
 from cas.errors import CasError
 from cas.leases import read_lease
 from cas.manifest import DIRECTORY, Digest, Entry, Manifest
+from cas.mountinfo import MountLine, mount_of
 from cas.quoting import quoted
 
 
@@ -103,7 +104,7 @@ def composed_at(store: bytes, file: bytes) -> Composed:
             plan, *_ = mounts.plan_documents(store, record)
             artifacts = [(a["id"], a["tree"]) for a in plan["artifacts"]]
             return Composed(tuple(artifacts), file[len(target) + 1 :])
-    found = mounts.mount_of(file)
+    found = mount_of(file)
     name = None if found is None else _lease_name(found)
     lease = None if name is None else read_lease(store, name)
     if found is not None and lease is not None:
@@ -115,7 +116,7 @@ def composed_at(store: bytes, file: bytes) -> Composed:
     )
 
 
-def _lease_name(mount: mounts.MountLine) -> str | None:
+def _lease_name(mount: MountLine) -> str | None:
     """Return the name of the lease under which a `cas run` mounted something, as it marks it.
 
     An overlay has it in its source, a linked tree in the name of the directory that is bound.

@@ -13,6 +13,7 @@ from cas import mounts
 from cas.dirs import opened
 from cas.errors import CasError, InUse
 from cas.locating import located
+from cas.mountinfo import mount_namespace, source_of
 from cas.quoting import quoted
 from cas.signals import uninterrupted
 from mounter import placing, syscalls
@@ -155,7 +156,7 @@ def umount(store: StrPath, target: StrPath, *, forget: bool = False) -> Strategy
         if record is None:
             return _umount_unrecorded(root, path)
         if record.strategy == Strategy.OVERLAY.value:
-            if forget and record.namespace != mounts.mount_namespace():
+            if forget and record.namespace != mount_namespace():
                 _forget_upper(root, record)
             else:
                 _umount_overlay(path, record)
@@ -233,7 +234,7 @@ def _take_back(plan: Plan) -> None:
     if record is None:
         return
     if record.strategy == Strategy.OVERLAY.value:
-        while mounts.source_of(plan.target) in mounts.all_sources(record):
+        while source_of(plan.target) in mounts.all_sources(record):
             syscalls.umount(plan.target, syscalls.MNT_DETACH)
     elif os.listdir(plan.target):  # else what was made beside it is gone already
         placing.take_away(plan.store, plan.target, record)
@@ -262,7 +263,7 @@ def _forget_upper(store: bytes, record: mounts.MountRecord) -> None:
 def _umount_overlay(path: bytes, record: mounts.MountRecord) -> None:
     if not mounts.is_mounted(record):
         refuse_out_of_reach(record)
-    while mounts.source_of(path) in mounts.all_sources(record):
+    while source_of(path) in mounts.all_sources(record):
         _umount(path)
 
 
@@ -274,7 +275,7 @@ def refuse_out_of_reach(record: mounts.MountRecord) -> None:
     where = quoted(record.target)
     if not mounts.may_live(record):
         return
-    if record.namespace != mounts.mount_namespace():
+    if record.namespace != mount_namespace():
         raise InUse(
             f"{where} was mounted in another mount namespace than this one",
             hint="do it there; or if no process is left in that namespace, "
@@ -300,10 +301,10 @@ def _umount(path: bytes) -> None:
 
 def _umount_unrecorded(store: bytes, path: bytes) -> Strategy:
     """Unmount an overlay from a store on a read-only file system, which has no records."""
-    source = mounts.source_of(path) or ""
+    source = source_of(path) or ""
     if not is_unrecorded(store, path):
         raise NotMounted(store, path)
-    while mounts.source_of(path) in (source, source + mounts.CHANGES):
+    while source_of(path) in (source, source + mounts.CHANGES):
         _umount(path)
     return Strategy.OVERLAY
 
@@ -311,5 +312,5 @@ def _umount_unrecorded(store: bytes, path: bytes) -> Strategy:
 def is_unrecorded(store: bytes, path: bytes) -> bool:
     """Tell whether `mount` made what is at a path from a store on a read-only file system."""
     read_only = os.path.isdir(store) and os.statvfs(store).f_flag & os.ST_RDONLY
-    source = mounts.source_of(path) or ""
+    source = source_of(path) or ""
     return bool(read_only) and source.startswith("cas-") and os.path.ismount(path)

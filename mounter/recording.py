@@ -11,6 +11,7 @@ from dataclasses import replace
 from cas import mounts
 from cas.boot import boot_id
 from cas.errors import InputRefused, StoreDamaged
+from cas.mountinfo import mount_namespace
 from cas.quoting import quoted
 from mounter.plan import Plan, Strategy
 
@@ -39,7 +40,7 @@ def new_record(
         gid=before.st_gid,
         staging=None if staging is None else os.fsdecode(staging),
         boot_id=boot_id(),
-        namespace=mounts.mount_namespace(),
+        namespace=mount_namespace(),
         sources=[] if source is None else [source],
         since_ns=time.time_ns(),
         by_uid=os.geteuid(),

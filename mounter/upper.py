@@ -13,6 +13,7 @@ from cas.boot import boot_id
 from cas.dirs import is_within, opened
 from cas.documents import parse, read_file
 from cas.errors import InputRefused, InUse
+from cas.mountinfo import mount_namespace
 from cas.quoting import quoted
 from mounter import syscalls
 from mounter.overlay import Upper
@@ -91,7 +92,7 @@ def claim_upper(plan: Plan, source: str | None = None) -> int | None:
     try:
         os.ftruncate(fd, 0)
         if source is not None:
-            note = json.dumps([source, mounts.mount_namespace(), boot_id()])
+            note = json.dumps([source, mount_namespace(), boot_id()])
             os.pwrite(fd, note.encode(), 0)
     except BaseException:
         os.close(fd)
