@@ -2,8 +2,8 @@
 
     python -m tests.stress SEED OPERATIONS STORE DIRECTORY
 
-It ends with an error if an operation fails for another reason than that a signature was removed
-or is in use, or if a composed sysroot has a wrong byte.
+It ends with an error if an operation fails for another reason than that a signature was removed,
+is in use, or has its other tree, or if a composed sysroot has a wrong byte.
 """
 
 from __future__ import annotations
@@ -13,23 +13,30 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import mounter
 from cas.errors import CasError, ExitCode
 from cas.policy import Policy
+from cas.put import SignatureConflict
+from cas.signature import NoSuchSignature
 from cas.store import Store
 from tests.support import CAS, ROOT, Tree, snapshot
 
 RECIPES = 12
+VERSIONS = 2
 _TRUE_REASONS = (ExitCode.NO_SIGNATURE, ExitCode.IN_USE)
 
 
-def tree_of(place: Path, number: int) -> Path:
-    """Make the tree of a recipe: files of its own, and some that other recipes have too."""
-    tree = place / str(number)
+def tree_of(place: Path, number: int, version: int) -> Path:
+    """Make a tree of a recipe: files of its own, and some that other recipes have too.
+
+    One file of a recipe's trees differs.
+    """
+    tree = place / f"{number}.{version}"
     (tree / "usr/share").mkdir(parents=True)
+    (tree / f"usr/version{number}").write_text(f"{version}")
     (tree / "usr/common").write_text("common" * 1000)
     (tree / f"usr/own{number}").write_text(f"{number}" * 100)
     (tree / f"usr/share/some{number % 3}").write_text(f"{number % 3}")
@@ -51,20 +58,27 @@ class Worker:
         self.store = store
         self.trees = trees
         self.work = work
-        self.expected = [snapshot(trees / str(number)) for number in range(RECIPES)]
+        self.expected = [
+            [snapshot(trees / f"{number}.{version}") for version in range(VERSIONS)]
+            for number in range(RECIPES)
+        ]
         Store(store, create=True).close()
         self.operations: tuple[tuple[int, Callable[[], object]], ...] = (
             (30, self.put),
             (6, self.put_by_command),
             (10, self.read_layers),
             (12, self.mount),
+            (3, self.mount_by_command),
             (6, self.run),
             (3, self.run_by_command),
             (12, self.remove),
+            (2, self.remove_by_command),
             (8, self.collect),
             (2, self.collect_by_command),
             (4, self.pin),
+            (1, self.pin_by_command),
             (1, self.verify),
+            (1, self.verify_by_command),
         )
 
     def step(self) -> None:
@@ -85,10 +99,13 @@ class Worker:
     def _check(self, seen: Tree, numbers: list[int]) -> None:
         wanted: Tree = {}
         for number in numbers:
-            wanted |= self.expected[number]
+            path = b"usr/version%d" % number
+            possible = {version[path]: version for version in self.expected[number]}
+            assert seen.get(path) in possible, (numbers, path, seen.get(path))
+            wanted |= possible[seen[path]]
         assert seen == wanted, (numbers, seen.keys() ^ wanted.keys())
 
-    def _cas(self, *arguments: str) -> str:
+    def _cas(self, *arguments: str, allowed: Sequence[int] = ()) -> str:
         done = subprocess.run(
             [CAS, "--store", self.store, *arguments],
             cwd=self.work,
@@ -96,21 +113,29 @@ class Worker:
             text=True,
             check=False,
         )
-        if done.returncode in _TRUE_REASONS or (
+        if done.returncode in (*_TRUE_REASONS, *allowed) or (
             done.returncode == 125 and "no such signature" in done.stderr
         ):
             raise _TrueReason
         assert done.returncode == 0, (arguments, done)
         return done.stdout
 
-    def put(self) -> None:
+    def _tree(self) -> tuple[str, Path]:
         number = self.chance.randrange(RECIPES)
-        with Store(self.store, create=True) as store:
-            store.put(_name(number), self.trees / str(number))
+        return _name(number), self.trees / f"{number}.{self.chance.randrange(VERSIONS)}"
+
+    def put(self) -> None:
+        name, tree = self._tree()
+        with (
+            Store(self.store, create=True) as store,
+            contextlib.suppress(SignatureConflict),
+        ):
+            store.put(name, tree, replace=self.chance.random() < 0.3)
 
     def put_by_command(self) -> None:
-        number = self.chance.randrange(RECIPES)
-        self._cas("put", _name(number), str(self.trees / str(number)))
+        name, tree = self._tree()
+        replace = ("--replace",) if self.chance.random() < 0.3 else ()
+        self._cas("put", *replace, name, str(tree), allowed=(ExitCode.CONFLICT,))
 
     def read_layers(self) -> None:
         numbers = self._some()
@@ -131,13 +156,27 @@ class Worker:
                 mounter.mount(composition, target, strategy)
             try:
                 self._check(snapshot(target), numbers)
-                with contextlib.suppress(CasError):
+                with contextlib.suppress(NoSuchSignature):
                     with store.compose(map(_name, more)) as composition:
                         mounter.update(composition, target)
                     numbers = more
                 self._check(snapshot(target), numbers)
             finally:
                 mounter.umount(self.store, target)
+        assert not target.exists()
+
+    def mount_by_command(self) -> None:
+        numbers, more = self._some(), self._some()
+        target = self.work / "target"
+        self._cas("mount", "target", *map(_name, numbers))
+        try:
+            self._check(snapshot(target), numbers)
+            with contextlib.suppress(_TrueReason):
+                self._cas("update", "target", *map(_name, more))
+                numbers = more
+            self._check(snapshot(target), numbers)
+        finally:
+            self._cas("umount", "target")
         assert not target.exists()
 
     def run(self) -> None:
@@ -163,6 +202,9 @@ class Worker:
         with Store(self.store, create=True) as store:
             store.remove([_name(self.chance.randrange(RECIPES))], force=self.chance.random() < 0.2)
 
+    def remove_by_command(self) -> None:
+        self._cas("rm", _name(self.chance.randrange(RECIPES)))
+
     def collect(self) -> None:
         size = self.chance.choice((None, 0, 1 << 20))
         age = None if size is not None else self.chance.choice((None, 0))
@@ -177,6 +219,14 @@ class Worker:
         with Store(self.store, create=True) as store:
             store.pin(name, "stress")
             store.unpin(name)
+
+    def pin_by_command(self) -> None:
+        name = _name(self.chance.randrange(RECIPES))
+        self._cas("pin", name)
+        self._cas("unpin", name)
+
+    def verify_by_command(self) -> None:
+        assert self._cas("verify", "--quick") == "all is well\n"
 
     def verify(self) -> None:
         with Store(self.store, create=True) as store:

@@ -13,7 +13,7 @@ import pytest
 
 from cas.policy import Policy
 from cas.store import Store
-from tests.stress import RECIPES, tree_of
+from tests.stress import RECIPES, VERSIONS, tree_of
 from tests.support import ROOT, Cas, disk_of, killed, make, objects_of, snapshot, sound, tidy
 from tests.users import PROJECT, as_user
 
@@ -235,7 +235,8 @@ def test_two_users_can_do_everything_at_once(ann: Cas, bob: Cas, place: Path) ->
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     for number in range(RECIPES):
-        tree_of(place / "trees", number)
+        for version in range(VERSIONS):
+            tree_of(place / "trees", number, version)
     worker = ["env", f"PYTHONPATH={PROJECT}", sys.executable, "-m", "tests.stress"]
     workers = [
         subprocess.Popen(

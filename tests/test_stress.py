@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cas.policy import Policy
 from cas.store import Store
-from tests.stress import RECIPES, tree_of
+from tests.stress import RECIPES, VERSIONS, tree_of
 from tests.support import leftover_mounts, objects_of, sound, tidy
 
 _OPERATIONS = int(os.environ.get("CAS_TEST_STRESS", "60"))
@@ -22,7 +22,8 @@ def test_nothing_is_wrong_or_lost_however_many_do_everything_at_once(work: Path)
     print(f"seed {seed}")
     store = work / "store"
     for number in range(RECIPES):
-        tree_of(work / "trees", number)
+        for version in range(VERSIONS):
+            tree_of(work / "trees", number, version)
     project = Path(__file__).parent.parent
     workers = [
         subprocess.Popen(
