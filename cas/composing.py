@@ -13,10 +13,10 @@ from cas.conflicts import Conflict, ConflictPolicy, judge
 from cas.known import Known, composition_key
 from cas.leases import Lease
 from cas.merged import Merging
-from cas.put import Storage
 from cas.quoting import quoted
 from cas.resolve import resolve_records
 from cas.signature import NoSuchSignature
+from cas.storage import Storage
 from cas.trust import trusted
 
 

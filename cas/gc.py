@@ -13,10 +13,10 @@ from cas.index import IndexUnavailable, Writer
 from cas.known import Known
 from cas.pins import Pins
 from cas.policy import Idle, Policy, idle
-from cas.put import Storage
 from cas.removal import Removal, Removed
 from cas.reserve import spare_space
 from cas.space import Release, reachable
+from cas.storage import Storage
 from cas.sweep import Sweep
 
 _BATCH = 500

@@ -18,8 +18,6 @@ from cas.dirs import (
     remove_tree,
 )
 from cas.documents import read_file
-from cas.findings import FaultKind
-from cas.layercheck import LayerFile, compare
 from cas.layout import layer_path, manifest_path
 from cas.manifest import (
     DIRECTORY,
@@ -149,6 +147,9 @@ class Layers:
 
         Raises OSError, BadManifest.
         """
+        from cas.findings import FaultKind
+        from cas.layercheck import LayerFile, compare
+
         with opened(layer_path(tree), self._store) as fd:
             for seen in compare(fd, self.manifest(tree), stamped=self._objects.keep_stamps):
                 if isinstance(seen, LayerFile):

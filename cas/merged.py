@@ -12,9 +12,9 @@ from cas.errors import CasError, StoreDamaged
 from cas.known import Known, Merged
 from cas.layout import MOST_LAYERS
 from cas.manifest import Digest, Manifest
-from cas.put import Storage
 from cas.quoting import quoted
 from cas.scratch import scratch
+from cas.storage import Storage
 
 
 class Merging:

@@ -16,16 +16,16 @@ from cas.boot import boot_id
 from cas.differences import differences
 from cas.dirs import is_within, opened
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
-from cas.index import Index
-from cas.layers import Layers, overhead
+from cas.layers import overhead
 from cas.layout import layer_path, manifest_path
 from cas.leases import Lease
 from cas.manifest import Digest, Kind, Manifest
-from cas.objects import Objects, Overtaken
+from cas.objects import Overtaken
 from cas.quoting import quoted
 from cas.scratch import Scratch, scratch
 from cas.signals import uninterrupted
 from cas.signature import Signature
+from cas.storage import Storage
 from cas.tree import Reading, consume, read_tree, undo
 
 
@@ -42,17 +42,6 @@ class SignatureConflict(CasError):
             f"{signature} is stored with another tree; these paths differ:{shown}{more}",
             hint="the task does not give the same result each time; --replace takes the new one",
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """The open parts of the store at `path` that a put writes to (all borrowed)."""
-
-    path: bytes
-    fd: int
-    index: Index
-    objects: Objects
-    layers: Layers
 
 
 @dataclass(frozen=True, slots=True)

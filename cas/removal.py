@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from cas import links
 from cas.artifact import Artifact
+from cas.errors import InUse
 from cas.index import Writer
 from cas.known import Known, Merged
 from cas.leases import Use, live_leases
 from cas.manifest import Digest
 from cas.merged import Merging
 from cas.mounts import mounted_uses
-from cas.put import Storage
 from cas.reserve import spare_space
 from cas.scratch import scratch
+from cas.signature import Signature
+from cas.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +87,19 @@ class Removal:
         """
         unneeded = self._merging.unneeded(self.used_trees(), before_ns)
         return self.discard((), unneeded) if unneeded else 0
+
+
+def refuse_used(artifacts: Iterable[Artifact], uses: Iterable[Use], pinned: Set[Signature]) -> None:
+    """Refuse to remove what is in use or pinned. Raises InUse."""
+    for artifact in artifacts:
+        for use in uses:
+            if artifact.tree in use.trees:
+                raise InUse(
+                    f"{artifact.signature} is in use by {use.what}",
+                    hint="unmount it (`cas umount`), or wait for the task to end",
+                )
+        if artifact.signature in pinned:
+            raise InUse(
+                f"{artifact.signature} is pinned",
+                hint=f"`cas unpin {artifact.signature}` lets it go",
+            )

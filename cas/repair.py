@@ -18,7 +18,6 @@ from cas.layers import node_of
 from cas.layout import content_of, layer_path, own_path
 from cas.manifest import DIRECTORY, Digest, Manifest
 from cas.objects import Overtaken
-from cas.put import Storage
 from cas.quoting import quoted
 from cas.rebuild import artifact_of
 from cas.removal import Removal
@@ -26,6 +25,7 @@ from cas.scratch import scratch, temporary_path
 from cas.sharing import directory_mode
 from cas.signature import BadSignature, Signature
 from cas.stamp import stamp_at
+from cas.storage import Storage
 
 _WHOLE_LAYER = (FaultKind.MANIFEST, FaultKind.LAYER, FaultKind.ENTRY)
 

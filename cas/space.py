@@ -15,7 +15,7 @@ from cas.layers import overhead
 from cas.layout import artifact_path, layer_path, manifest_path
 from cas.manifest import Digest
 from cas.objects import ObjectKey
-from cas.put import Storage
+from cas.storage import Storage
 
 _NOT_WALKED = (b"layers", b"manifests", b"tmp")
 

@@ -9,35 +9,37 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cas import links, put
+from cas import links
 from cas.artifact import Artifact
 from cas.closing import Closing
 from cas.composing import compose
 from cas.composition import Composition
 from cas.conflicts import ConflictPolicy
 from cas.dirs import OPEN_DIRECTORY
-from cas.errors import InputRefused, InUse
+from cas.errors import InputRefused
 from cas.format import NoStore, check_format, make_store
 from cas.index import Index, Writer
 from cas.known import Known
 from cas.layers import Layers
 from cas.layout import layer_path
-from cas.leases import Use
 from cas.locating import located, naming_paths
 from cas.manifest import Digest, Manifest
 from cas.merged import Merging
 from cas.objects import Objects, Overtaken
-from cas.pins import Pin, Pins
 from cas.quoting import quoted
-from cas.removal import Removal, Removed
 from cas.resolve import resolve
 from cas.signature import NoSuchSignature, Signature, named_by
+from cas.storage import Storage
 from cas.trust import trusted
 
 if TYPE_CHECKING:
     from cas.findings import Finding
     from cas.gc import Collected, Collector, GcPlan
+    from cas.leases import Use
+    from cas.pins import Pin, Pins
     from cas.policy import Policy
+    from cas.put import PutResult
+    from cas.removal import Removal, Removed
 
 StrPath = str | bytes | os.PathLike[str]
 
@@ -72,12 +74,8 @@ class Store(Closing):
             self._objects = Objects(self.path, self.fd)
             self._layers = Layers(self.fd, self._objects)
             self._known = Known(self.path)
-            self._storage = put.Storage(
-                self.path, self.fd, self._index, self._objects, self._layers
-            )
+            self._storage = Storage(self.path, self.fd, self._index, self._objects, self._layers)
             self._merging = Merging(self._storage, self._known)
-            self._removal = Removal(self._storage, self._known, self._merging)
-            self._pins = Pins(self.path)
         except BaseException:
             os.close(self.fd)
             raise
@@ -97,16 +95,16 @@ class Store(Closing):
         *,
         move: bool = False,
         replace: bool = False,
-    ) -> put.PutResult:
+    ) -> PutResult:
         """Store the directory `tree` under a whole signature; see `cas.put.put_tree`."""
+        from cas.put import put_tree
+
         if isinstance(signature, str):
             signature = Signature.parse(signature)
         while True:
             known = self.find(signature)
             with contextlib.suppress(Overtaken):
-                done = put.put_tree(
-                    self._storage, signature, tree, known, move=move, replace=replace
-                )
+                done = put_tree(self._storage, signature, tree, known, move=move, replace=replace)
                 break
         if done.replaced is not None:
             self._removal.discard({done.replaced})
@@ -196,16 +194,19 @@ class Store(Closing):
         Raises NoSuchSignature, AmbiguousSignature, InUse (then nothing was removed), OSError.
         """
 
+        from cas.removal import refuse_used
+
         def choose(writer: Writer) -> Sequence[Artifact]:
             artifacts = tuple(dict.fromkeys(resolve(writer, list(names), self.path)))
             if not force:
-                self._refuse_used(artifacts)
+                refuse_used(artifacts, removal.uses(), pins.signatures())
             return artifacts
 
-        removed = self._removal.remove(choose)
+        pins, removal = self._pins, self._removal
+        removed = removal.remove(choose)
         for artifact in removed.artifacts:
-            self._pins.remove(artifact.signature)
-        return replace(removed, freed=removed.freed + self._removal.discard_merged())
+            pins.remove(artifact.signature)
+        return replace(removed, freed=removed.freed + removal.discard_merged())
 
     @naming_paths
     def uses(self) -> list[Use]:
@@ -244,6 +245,8 @@ class Store(Closing):
 
         Raises NoSuchSignature, AmbiguousSignature, OSError.
         """
+        from cas.pins import Pin
+
         with self._index.read() as reader:  # under its lock: nobody removes the artifact meanwhile
             (artifact,) = resolve(reader, [name], self.path)
             pin = Pin(artifact.signature, reason, time.time_ns(), os.geteuid())
@@ -325,22 +328,19 @@ class Store(Closing):
         return os.path.join(self.path, b"lock")
 
     @property
+    def _pins(self) -> Pins:
+        from cas.pins import Pins
+
+        return Pins(self.path)
+
+    @property
+    def _removal(self) -> Removal:
+        from cas.removal import Removal
+
+        return Removal(self._storage, self._known, self._merging)
+
+    @property
     def _collector(self) -> Collector:
         from cas.gc import Collector
 
         return Collector(self._storage, self._known, self._pins, self._removal)
-
-    def _refuse_used(self, artifacts: Sequence[Artifact]) -> None:
-        uses, pinned = self.uses(), self._pins.signatures()
-        for artifact in artifacts:
-            for use in uses:
-                if artifact.tree in use.trees:
-                    raise InUse(
-                        f"{artifact.signature} is in use by {use.what}",
-                        hint="unmount it (`cas umount`), or wait for the task to end",
-                    )
-            if artifact.signature in pinned:
-                raise InUse(
-                    f"{artifact.signature} is pinned",
-                    hint=f"`cas unpin {artifact.signature}` lets it go",
-                )

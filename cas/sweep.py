@@ -18,10 +18,10 @@ from cas.leases import oldest_put_ns
 from cas.manifest import Digest, is_digest
 from cas.mounts import remove_lost
 from cas.objects import unlink_unused
-from cas.put import Storage
 from cas.removal import Removal
 from cas.scratch import clear_dead, scratch
 from cas.signature import Signature
+from cas.storage import Storage
 
 
 class Sweep:

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from cas.boot import boot_id
 from cas.errors import CasError
-from cas.put import Storage
 from cas.quoting import quoted
+from cas.storage import Storage
 
 _BATCH = 1000
 """How many records are marked under one lock."""

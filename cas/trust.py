@@ -8,7 +8,7 @@ from cas import links
 from cas.artifact import Artifact
 from cas.boot import boot_id
 from cas.errors import StoreDamaged
-from cas.put import Storage
+from cas.storage import Storage
 
 
 def trusted(storage: Storage, artifact: Artifact) -> Artifact | None:

@@ -19,8 +19,8 @@ from cas.lastuse import TICK_NS
 from cas.layercheck import LayerFile, compare
 from cas.layout import DIRECTORIES, FILES, artifact_path, content_of, layer_path, manifest_path
 from cas.manifest import BadManifest, Digest, Manifest, is_digest
-from cas.put import Storage
 from cas.signature import Signature
+from cas.storage import Storage
 
 _Counts = tuple[int, int, int, int]
 """Regular files, directories, symbolic links, and bytes of the files."""

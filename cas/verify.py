@@ -17,9 +17,9 @@ from cas.findings import FaultKind, Finding
 from cas.known import Known
 from cas.leases import Lease, NoLease, held_leases
 from cas.pins import Pins
-from cas.put import Storage
 from cas.reserve import spare_space
 from cas.resolve import resolve
+from cas.storage import Storage
 from cas.verification import Verification
 
 
