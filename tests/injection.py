@@ -53,7 +53,7 @@ class Prepared:
             stdout=subprocess.PIPE,
             text=True,
             cwd=_PROJECT,
-            env=os.environ | {"LC_ALL": "C.UTF-8"},
+            env=os.environ | {"LC_ALL": "C.UTF-8", "TMPDIR": str(place)},
         )
 
     def __enter__(self) -> Self:

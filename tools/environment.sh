@@ -1,6 +1,4 @@
-# Sourced by tools/demo and tools/test, from the project's directory: makes the virtual
-# environment .venv with this project in it, and puts its commands first in PATH.
-# $1 is the extra to install ("" or "[test]").
+# Sourced by tools/demo, tools/test and tools/bench, from the project's directory.
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -32,20 +30,23 @@ find_python() {
     return 1
 }
 
+# Makes a virtual environment with this project in it, and puts its commands first in PATH.
+# $1 is the extra to install ("", "[test]" or "[bench]"), and $2 the directory (.venv).
 make_environment() {
+    venv=${2:-.venv}
     python=$(find_python) || return 1
     made_for="$PWD $(cksum <pyproject.toml) $("$python" -V)"
-    made=$(cat .venv/made-for 2>/dev/null || true)
+    made=$(cat "$venv/made-for" 2>/dev/null || true)
     if [ "$made" != "$made_for $1" ] && [ "$made" != "$made_for [test]" ]; then
-        say "Setting up .venv with $("$python" -V)"
+        say "Setting up $venv with $("$python" -V)"
         if ! "$python" -c 'import ensurepip' 2>/dev/null; then
             version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
             need_packages "python$version-venv" || return 1
         fi
-        "$python" -m venv --clear .venv
-        .venv/bin/python -m pip --disable-pip-version-check install -q -e ".$1" >&2 || return 1
-        printf '%s' "$made_for $1" >.venv/made-for
+        "$python" -m venv --clear "$venv"
+        "$venv/bin/python" -m pip --disable-pip-version-check install -q -e ".$1" >&2 || return 1
+        printf '%s' "$made_for $1" >"$venv/made-for"
     fi
-    PATH=$PWD/.venv/bin:$PATH
+    PATH=$PWD/$venv/bin:$PATH
     export PATH
 }

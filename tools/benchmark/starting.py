@@ -1,0 +1,32 @@
+"""What a command costs before it does anything: beside an interpreter that imports click."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import partial
+
+from benchmark.bench import Bench
+from benchmark.measuring import Contender, Table, command, measure
+
+_TIMES = 10
+"""How often in each round: one start is over too soon to be told from noise."""
+
+
+def run(bench: Bench) -> Iterator[Table]:
+    """Yield the table of commands that have next to nothing to do."""
+    bench.store.sync()
+    target, one = bench.place / "target", bench.names[0]
+    mount, umount = partial(bench.cas, "mount", target, one), partial(bench.cas, "umount", target)
+    python = partial(command, sys.executable, "-c")
+    contenders = [
+        Contender("python -c 'import click'", {"time": partial(python, "import click")}),
+        Contender("python -c pass", {"time": partial(python, "pass")}),
+        Contender("cas --version", {"time": partial(bench.cas, "--version")}),
+        Contender("cas has ID", {"time": partial(bench.cas, "has", one)}),
+        Contender("cas run -- true", {"time": partial(bench.cas, "run", "--", "true")}),
+        Contender("cas mount TARGET ID", {"time": mount}, after=umount),
+        Contender("cas umount TARGET", {"time": umount}, before=mount),
+    ]
+    rows = measure(contenders, bench.rounds * _TIMES)
+    yield Table("start", "A command that has next to nothing to do", bench.file_system, rows)
