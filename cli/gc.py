@@ -18,7 +18,9 @@ from cli.quantities import age, size, size_text
 
 
 @click.command("gc")
-@click.option("--max-age", type=age, metavar="AGE", help="Keep what was used since, as in 30d.")
+@click.option(
+    "--max-age", type=age, metavar="AGE", help="Keep what was used within AGE, as in 30d."
+)
 @click.option(
     "--max-size",
     type=size,
@@ -38,7 +40,7 @@ from cli.quantities import age, size, size_text
     metavar="AGE",
     default="1h",
     show_default=True,
-    help="Keep what was stored or used since.",
+    help="Keep what was stored or used within AGE, whatever else is said.",
 )
 @click.option("--dry-run", is_flag=True, help="Only tell what would go.")
 @json_option
@@ -58,7 +60,7 @@ def gc_command(
 
     What is pinned, mounted, or used by a running command always stays. What any of the --max and
     --keep options keeps stays too, everything else goes. Without any of them no artifact goes,
-    only the space that killed commands left behind.
+    only what killed commands left behind, and merged layers that were not used for the grace time.
 
     \b
     cas gc --max-age 30d

@@ -23,7 +23,8 @@ from cli.options import emit, json_option, note, open_store, store_option, table
 def has_command(ctx: click.Context, ids: tuple[str, ...], as_json: bool) -> None:
     """Tell whether all IDs are there.
 
-    Exits with 0 if they are, else with 3, and prints the missing ones.
+    Exits with 0 if they are, else with 3, and prints the missing ones. They have to be whole: who
+    asks whether to build something means that and nothing like it.
 
     \b
     cas has zlib:core2-64:do_populate_sysroot:9f2c41d0
