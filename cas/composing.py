@@ -32,6 +32,7 @@ def compose(
 ) -> Composition:
     """Compose the artifacts of signatures or abbreviations; see `Store.compose`."""
     wanted = in_order(names)
+    noted: bool | None = None
     while True:
         with storage.index.read() as reader:
             records = resolve_records(reader, [w.name for w in wanted], storage.path)
@@ -49,7 +50,8 @@ def compose(
             _check(storage, wanted, records)
             names = [record.name for record in records]
             key = composition_key(names, trees)
-            unnoted = known.note_use(key)
+            if noted is None:
+                noted = known.is_noted(key)
             told: tuple[Conflict, ...] = ()
             if conflicts is not None:
                 found = find_conflicts(names, trees, key, storage.layers, known)
@@ -57,8 +59,9 @@ def compose(
             if layers is None:
                 merging.make(different)
             elif merging.trust(layers, different):
-                if unnoted:
+                if not noted:
                     links.note_use(storage.fd, map(recorded_signature, names))
+                    known.note_use(key)
                 return Composition(storage.path, ids, trees, layers, told, lease, tuple(records))
         except BaseException:
             lease.close()

@@ -87,23 +87,23 @@ def find_overlaps(manifests: Sequence[Manifest]) -> list[Overlap]:
     for path, directory in sorted(differing.items()):
         if path in nodes:
             brought = holders(path, manifests)
-            if directory:
-                found += _hidden_directory(path, brought)
+            found += _hidden_directories(path, brought) if directory else ()
             *lower, (winner, node) = brought
-            others = tuple(number for number, other in lower if other != node)
-            if others and (not directory or node == DIRECTORY):
-                found.append(Overlap(path, winner, others, False))
+            hidden = tuple(n for n, other in lower if other not in (node, DIRECTORY))
+            if hidden:
+                found.append(Overlap(path, winner, hidden, False))
     return found
 
 
-def _hidden_directory(path: bytes, brought: Sequence[tuple[int, bytes]]) -> Iterator[Overlap]:
-    """Yield the highest that is no directory at a path, with what it hides there."""
-    for place in range(len(brought) - 1, 0, -1):
-        number, node = brought[place]
-        if node != DIRECTORY:
-            hidden = tuple(lower for lower, _ in brought[:place])
-            yield Overlap(path, number, hidden, True)
-            return
+def _hidden_directories(path: bytes, brought: Sequence[tuple[int, bytes]]) -> Iterator[Overlap]:
+    """Yield what is no directory at a path, with the directories that it hides there."""
+    directories: list[int] = []
+    for number, node in brought:
+        if node == DIRECTORY:
+            directories.append(number)
+        elif directories:
+            yield Overlap(path, number, tuple(directories), True)
+            directories = []
 
 
 def judge(

@@ -18,7 +18,8 @@ class FaultKind(enum.Enum):
     WRITTEN: the time of a file shows that it was written to. MODE: not the permissions it was
     given. STATE: a pin, a lease or the record of a mount makes no sense. OBJECT: a content has
     lost its name. LINK: the link of an artifact is missing or wrong. LINKS: more hard links
-    than the store made. STRAY: not the name of anything.
+    than the store made. STRAY: not the name of anything. FOREIGN: something is where nothing,
+    or something else, has to be.
     """
 
     INDEX = "index"
@@ -34,6 +35,7 @@ class FaultKind(enum.Enum):
     LINK = "link"
     LINKS = "links"
     STRAY = "stray"
+    FOREIGN = "foreign"
 
     @property
     def is_damage(self) -> bool:

@@ -15,7 +15,7 @@ from cas.locating import located
 from cas.quoting import quoted
 from cas.reserve import keep_reserve
 from cas.scratch import replace_file
-from cas.sharing import make_subdirectory
+from cas.sharing import make_subdirectory, share_new
 from cas.stamp import try_out
 
 _FILES = (*FILES, "index/data.mdb")
@@ -72,15 +72,26 @@ def restore_store(path: bytes) -> None:
 def _make_parts(path: bytes) -> bytes:
     """Make the directories of a store, and its lock, as far as they are missing; return that."""
     with opened(path) as store:
+        owner = os.fstat(store)
         fans = [f"objects/{number:02x}" for number in range(256)]
         for name in (*DIRECTORIES, *fans):
             if not os.path.lexists(os.path.join(path, name.encode())):
                 with located(store), contextlib.suppress(FileExistsError):  # somebody was faster
                     make_subdirectory(name.encode(), store)
-    lock = os.path.join(path, b"lock")
-    if not os.path.lexists(lock):
-        os.close(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
-    return lock
+                    _give(name.encode(), store, owner)
+        if not os.path.lexists(os.path.join(path, b"lock")):
+            with located(store):
+                fd = os.open(b"lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=store)
+                share_new(fd, store)
+                os.close(fd)
+                _give(b"lock", store, owner)
+    return os.path.join(path, b"lock")
+
+
+def _give(name: bytes, store: int, owner: os.stat_result) -> None:
+    """Let what root makes in a store belong to whom the store belongs."""
+    if os.geteuid() == 0:
+        os.chown(name, owner.st_uid, owner.st_gid, dir_fd=store, follow_symlinks=False)
 
 
 def check_format(path: bytes) -> None:

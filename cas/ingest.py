@@ -127,10 +127,13 @@ def _adopt(
     """
     if before.st_nlink != 1 or before.st_uid != os.geteuid() or attributes(fd):
         return None
-    if before.st_dev != os.fstat(objects.store_fd).st_dev or _has_writer(fd):
+    if before.st_dev != os.fstat(objects.store_fd).st_dev:
         return None
-    os.fchmod(fd, key.mode)
+    os.fchmod(fd, key.mode)  # before it is asked who writes, lest somebody begins to
     try:
+        if _has_writer(fd):
+            _restore(fd, before)
+            return None
         _unchanged(fd, before, path)
         stamp(fd, key.digest)
         now = os.fstat(fd)

@@ -17,7 +17,7 @@ from cas import digest as hashing
 from cas.conflicts import Overlap
 from cas.dirs import disk_use
 from cas.documents import fits, parse, read_sealed, seal
-from cas.lastuse import note_use
+from cas.lastuse import is_recent, note_use
 from cas.manifest import Digest
 from cas.scratch import MayNotWrite, replace_file
 
@@ -51,10 +51,17 @@ class Known:
         rows = [[os.fsdecode(o.path), o.winner, o.hidden, o.directory] for o in overlaps]
         with contextlib.suppress(OSError, MayNotWrite):
             self._write(_overlaps_of(key), [list(map(_short, trees)), *rows])
+            os.utime(self._path(_overlaps_of(key)), (0, 0))  # it is known now, and was not used
 
-    def note_use(self, key: Digest) -> bool:
-        """Note that a composition is used now; tell whether that was not noted just before."""
-        return note_use(self._path(_overlaps_of(key)))
+    def is_noted(self, key: Digest) -> bool:
+        """Tell whether a use of a composition, and so of its artifacts, was noted just before."""
+        with contextlib.suppress(OSError):
+            return is_recent(os.stat(self._path(_overlaps_of(key))))
+        return False
+
+    def note_use(self, key: Digest) -> None:
+        """Note that a composition is used now, and that this was noted of its artifacts."""
+        note_use(self._path(_overlaps_of(key)))
 
     def forget_overlaps(self, trees: Iterable[str], before_ns: int) -> int:
         """Forget the overlaps of trees that are not all there, or that were last used before.

@@ -14,15 +14,16 @@ TICK_NS = 10_000_000
 """By how much the time of a file may be behind the clock: a tick at CONFIG_HZ=100."""
 
 
-def note_use(path: bytes, dir_fd: int | None = None) -> bool:
+def note_use(path: bytes, dir_fd: int | None = None) -> None:
     """Note that what is at a path, or a symbolic link itself, is used now.
 
-    Where this user may not, or the file system takes no writes, nothing is noted. Returns False
-    if it was noted just before.
+    Where this user may not, or the file system takes no writes, nothing is noted.
     """
     with contextlib.suppress(OSError):
-        used = os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mtime_ns
-        if abs(time.time_ns() - used) <= PRECISION_NS:
-            return False
-        os.utime(path, dir_fd=dir_fd, follow_symlinks=False)
-    return True
+        if not is_recent(os.stat(path, dir_fd=dir_fd, follow_symlinks=False)):
+            os.utime(path, dir_fd=dir_fd, follow_symlinks=False)
+
+
+def is_recent(found: os.stat_result) -> bool:
+    """Tell whether a use was noted just before; or just after, by a clock that went back."""
+    return abs(time.time_ns() - found.st_mtime_ns) <= PRECISION_NS

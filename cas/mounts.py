@@ -15,13 +15,13 @@ from typing import Any
 
 from cas.boot import began_ns, boot_id
 from cas.dirs import opened
-from cas.documents import fields_of, fits, parse, read_sealed, record_of, seal
+from cas.documents import fields_of, fits, parse, read_file, read_sealed, record_of, seal
 from cas.errors import InUse, StoreDamaged
 from cas.leases import Use
 from cas.manifest import is_digest
 from cas.mountinfo import mount_lines, mount_namespace, source_of
 from cas.quoting import quoted
-from cas.scratch import Scratch, replace_file, undisturbed
+from cas.scratch import replace_file, undisturbed
 
 _STAGING = re.compile(r"\..*\.cas-[0-9a-f]{16}", re.DOTALL)
 CHANGES = "-changes"
@@ -47,7 +47,8 @@ class MountRecord:
     those of the target before. `staging` is where a linked tree was made before it was renamed to
     the target, else None. `boot_id`, `namespace` (inode number) and `sources`, which no other
     mount has, identify a kernel mount: while it is being exchanged there are two. `by_uid` and
-    `by_pid` say who made it. `plans` is what was carried out, as the JSON of
+    `by_pid` say who made it. `upper` is the directory that takes its changes, if they are to stay.
+    `plans` is what was carried out, as the JSON of
     `mounter.Plan.encode`; while it is being exchanged, it is followed by what else may be there.
     """
 
@@ -64,6 +65,7 @@ class MountRecord:
     since_ns: int
     by_uid: int
     by_pid: int
+    upper: str | None
     plans: tuple[bytes, ...]
 
 
@@ -245,44 +247,31 @@ def _read(store: bytes, name: bytes) -> MountRecord | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        if _is_of_earlier_boot(path):
+        if _is_cut(path):
             return None
         raise _nonsense(path, error) from error
     return record
 
 
-def _is_of_earlier_boot(path: bytes) -> bool:
-    """Tell whether a record that makes no sense was cut by a power failure.
+def _is_cut(path: bytes) -> bool:
+    """Tell whether a power failure has cut a record: it has no end, and is of an earlier boot.
 
     It was that of an overlay then, which went with it: others are on the disk before they count.
     """
-    found = os.lstat(path)
-    return stat.S_ISREG(found.st_mode) and found.st_mtime_ns < began_ns()
-
-
-def remove_lost(store: bytes, aside: Scratch) -> None:
-    """Delete the records that a power failure has cut. Raises OSError."""
-    with opened(store) as fd:
-        for name in os.listdir(os.path.join(store, b"mounts")):
-            path = os.path.join(b"mounts", name)
-            if not _is_lost(store, path):
-                continue
-            os.rename(path, b"lost", src_dir_fd=fd, dst_dir_fd=aside.fd)
-            if not _is_lost(store, os.path.join(aside.path, b"lost")):  # a new one was faster
-                with contextlib.suppress(FileExistsError):
-                    os.link(b"lost", path, src_dir_fd=aside.fd, dst_dir_fd=fd)
-            os.unlink(b"lost", dir_fd=aside.fd)
-
-
-def _is_lost(store: bytes, path: bytes) -> bool:
-    whole = os.path.join(store, path)
-    try:
-        read_sealed(whole)
-    except FileNotFoundError:
-        return False
-    except ValueError:
-        return _is_of_earlier_boot(whole)
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        cut = not read_file(path).endswith(b"\n")
+        return cut and os.lstat(path).st_mtime_ns < began_ns()
     return False
+
+
+def remove_cut(store: bytes) -> None:
+    """Delete the records that a power failure has cut. Raises OSError."""
+    with opened(store) as store_fd, opened(b"tmp", store_fd) as tmp:
+        fcntl.flock(tmp, fcntl.LOCK_EX)  # nobody is writing a new one
+        for name in os.listdir(os.path.join(store, b"mounts")):
+            path = os.path.join(store, b"mounts", name)
+            if _is_cut(path):
+                os.unlink(path)
 
 
 def _nonsense(path: bytes, why: ValueError) -> StoreDamaged:

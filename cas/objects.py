@@ -74,8 +74,8 @@ class Objects:
         """Tell whether the object is there, and whole.
 
         One from before this boot may have been cut by a power failure, since nothing syncs it,
-        and one without its stamp was written to: it is read, and deleted if it is not what its
-        name says. Raises OSError.
+        and one without its stamp may have been written to: it is read, and deleted if it is not
+        what its name says. Raises OSError.
         """
         whole = self._is_whole(key.path, key)
         if whole is False:
@@ -91,8 +91,8 @@ class Objects:
             return None
         try:
             found = os.fstat(fd)
-            written = self.keep_stamps and not is_stamped(found, key.digest)
-            if found.st_mtime_ns > since_ns and not written:
+            stamped = self.keep_stamps and is_stamped(found, key.digest)
+            if found.st_mtime_ns > since_ns and stamped:
                 return True
             return hashing.of_file(fd)[0] == key.digest
         finally:

@@ -24,7 +24,7 @@ from cas.removal import Removal
 from cas.scratch import scratch, temporary_path
 from cas.sharing import directory_mode
 from cas.signature import BadSignature, Signature
-from cas.stamp import stamp_at
+from cas.stamp import is_stamped, stamp_at
 from cas.storage import Storage
 
 _WHOLE_LAYER = (FaultKind.MANIFEST, FaultKind.LAYER, FaultKind.ENTRY)
@@ -50,17 +50,33 @@ class Repair:
         )
         for kind, heal in steps:
             for found in by_kind[kind]:
-                yield from heal(found)
+                yield from self._allowed(found, heal)
+        for found in by_kind[FaultKind.FOREIGN]:
+            yield from self._allowed(found, self._foreign)
         broken = [found for kind in (*_WHOLE_LAYER, FaultKind.CONTENT) for found in by_kind[kind]]
         for tree in dict.fromkeys(tree for found in broken for tree in found.trees):
             yield from self._layer(tree)
         for found in by_kind[FaultKind.WRITTEN]:
-            yield from self._time(found)
+            yield from self._allowed(found, self._time)
         for found in (*by_kind[FaultKind.INDEX], *by_kind[FaultKind.RECORD]):
             for name in found.signatures:
                 yield self._record(name)
         for found in by_kind[FaultKind.LINK]:
             yield from self._link(found)
+
+    def _allowed(self, found: Finding, heal: Callable[[Finding], Iterator[str]]) -> Iterator[str]:
+        """Heal a finding; leave what is another user's."""
+        try:
+            yield from heal(found)
+        except PermissionError:
+            yield f"left {quoted(found.path)}, which is another user's: its owner can repair it"
+
+    def _foreign(self, found: Finding) -> Iterator[str]:
+        """Move what takes the place of something else out of the way."""
+        aside = b"quarantine/" + os.path.basename(temporary_path("foreign"))
+        fd = self._storage.fd
+        os.rename(found.path, aside, src_dir_fd=fd, dst_dir_fd=fd)
+        yield f"moved {quoted(found.path)} to {quoted(aside)}"
 
     def _mode(self, found: Finding) -> Iterator[str]:
         _, node = self._node(found)
@@ -81,6 +97,8 @@ class Repair:
         if not self._is_good(found.path, name):
             return
         with self._open(layer) as root, self._open(found.path) as fd:
+            if is_stamped(os.fstat(fd), name[:64].decode()):  # by another of its names
+                return
             stamp_at(fd, Digest(name[:64].decode()), os.fstat(root).st_mtime_ns)
         yield f"gave {quoted(found.path)} the time when it was stored"
 

@@ -16,7 +16,7 @@ from cas.lastuse import TICK_NS
 from cas.layout import content_of
 from cas.leases import oldest_put_ns
 from cas.manifest import Digest, is_digest
-from cas.mounts import remove_lost
+from cas.mounts import remove_cut
 from cas.objects import unlink_unused
 from cas.removal import Removal
 from cas.scratch import clear_dead, scratch
@@ -51,7 +51,7 @@ class Sweep:
     def _temporary(self) -> int:
         """Delete what dead processes left in `tmp/`."""
         with scratch(self._storage.fd, "sweep") as aside:
-            remove_lost(self._storage.path, aside)
+            remove_cut(self._storage.path)
             dead = clear_dead(self._storage.fd, aside.fd)
             return sum(remove(name, aside.fd) for name in dead)
 

@@ -17,7 +17,15 @@ from cas.errors import StoreDamaged
 from cas.findings import FaultKind, Finding
 from cas.lastuse import TICK_NS
 from cas.layercheck import LayerFile, compare
-from cas.layout import DIRECTORIES, FILES, artifact_path, content_of, layer_path, manifest_path
+from cas.layout import (
+    DIRECTORIES,
+    EMPTY,
+    FILES,
+    artifact_path,
+    content_of,
+    layer_path,
+    manifest_path,
+)
 from cas.manifest import BadManifest, Digest, Manifest, is_digest
 from cas.signature import Signature
 from cas.storage import Storage
@@ -215,6 +223,7 @@ class Verification:
         for name in sorted(map(os.fsencode, os.listdir(self._storage.fd))):
             if name not in ours:
                 yield Finding(FaultKind.STRAY, name, "does not belong to a store")
+        yield from self._foreign()
         for directory in (b"layers", b"manifests"):
             with opened(directory, self._storage.fd) as fd:
                 for text in sorted(os.listdir(fd)):
@@ -229,6 +238,19 @@ class Verification:
             if stray and self._is_linked(signature):
                 path = artifact_path(signature)
                 yield Finding(FaultKind.LINK, path, "has no record", (str(signature),))
+
+    def _foreign(self) -> Iterator[Finding]:
+        """Look for what is in the empty directories, and for recipes that are no directories."""
+        for directory in EMPTY:
+            with opened(directory, self._storage.fd) as fd:
+                for name in sorted(map(os.fsencode, os.listdir(fd))):
+                    what = "is in a directory that has to be empty"
+                    yield Finding(FaultKind.FOREIGN, directory + b"/" + name, what)
+        with opened(b"artifacts", self._storage.fd) as fd, os.scandir(fd) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if not entry.is_dir(follow_symlinks=False):
+                    path = b"artifacts/" + os.fsencode(entry.name)
+                    yield Finding(FaultKind.FOREIGN, path, "is no directory")
 
     def _is_linked(self, signature: Signature) -> bool:
         try:

@@ -28,6 +28,7 @@ from mounter.placing import STORE_READ_ONLY
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
 from mounter.probe import tried
 from mounter.rootfs import Placed, RootFs
+from mounter.running import refuse_unfit_paths
 from mounter.targets import existing_parent, refuse_around_store
 from mounter.upper import claim_upper, refuse_used_upper
 
@@ -111,7 +112,7 @@ def decide(plan: Plan, *, private: bool) -> Plan:
     OSError.
     """
     if private:
-        refuse_around_store(plan.target, plan.store)
+        refuse_unfit_paths([plan])
         refuse_used_upper(plan)
     else:
         refuse_unfit(plan)

@@ -156,10 +156,10 @@ def umount(store: StrPath, target: StrPath, *, forget: bool = False) -> Strategy
         if record is None:
             return _umount_unrecorded(root, path)
         if record.strategy == Strategy.OVERLAY.value:
-            if forget and record.namespace != mount_namespace():
-                _forget_upper(root, record)
-            else:
+            if not forget or record.namespace == mount_namespace():
                 _umount_overlay(path, record)
+            if record.upper is not None:
+                forget_upper(os.fsencode(record.upper), record.sources)
         else:
             placing.take_away(root, path, record)
         with uninterrupted():
@@ -198,7 +198,8 @@ def _dead_record(plan: Plan) -> mounts.MountRecord | None:
     if record is None:
         return None
     if record.strategy == Strategy.OVERLAY.value:
-        alive = mounts.may_live(record)
+        rest = source_of(plan.target) in mounts.all_sources(record)
+        alive = rest or mounts.may_live(record)
     else:
         alive = bool(os.listdir(plan.target))
     if alive:
@@ -252,12 +253,6 @@ def _mount_overlay(plan: Plan, created: Sequence[bytes], source: str) -> None:
                 raise
         with upper_of(plan, source, target) as upper:
             attach_overlay(plan, source, target, upper)
-
-
-def _forget_upper(store: bytes, record: mounts.MountRecord) -> None:
-    plan, *_ = mounts.plan_documents(store, record)
-    if plan["upper"] is not None:
-        forget_upper(os.fsencode(plan["upper"]), record.sources)
 
 
 def _umount_overlay(path: bytes, record: mounts.MountRecord) -> None:

@@ -45,6 +45,7 @@ def new_record(
         since_ns=time.time_ns(),
         by_uid=os.geteuid(),
         by_pid=os.getpid(),
+        upper=None if plan.upper is None else os.fsdecode(plan.upper),
         plans=(plan.dump(),),
     )
 

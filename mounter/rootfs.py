@@ -17,7 +17,7 @@ from mounter import syscalls
 from mounter.isolation import Bind
 from mounter.overlay import attach_overlay
 from mounter.plan import Plan
-from mounter.targets import MountPoint
+from mounter.targets import MountPoint, place_for
 from mounter.upper import make_tmpfs, upper_of
 
 _READ_ONLY = syscalls.MOUNT_ATTR_RDONLY
@@ -88,15 +88,7 @@ class RootFs:
         Where none can be made, or the root directory would get a new entry, the directory that
         would hold it is replaced by a tmpfs that has all its entries.
         """
-        there = target
-        while not os.path.lexists(there):
-            there = os.path.dirname(there)
-        if not os.path.isdir(there):
-            raise InputRefused(
-                f"{quoted(there)} is not a directory, so nothing can be mounted at "
-                f"{quoted(target)}",
-                hint="give another path",
-            )
+        there = place_for(target)
         if there in self._replicas:
             os.makedirs(target, exist_ok=True)
         elif there != target and (there == b"/" or not os.access(there, os.W_OK)):

@@ -18,7 +18,7 @@ from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
 from mounter.recording import new_source
 from mounter.rootfs import Placed
 from mounter.sandbox import NamespaceRefused, run_plainly, run_sandboxed
-from mounter.targets import StrPath, is_inside, refuse_around_store
+from mounter.targets import StrPath, is_inside, place_for, refuse_around_store
 from mounter.upper import claimed_upper
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def run_plans(
     The caller has leases on what the plans use.
     """
     arguments = [os.fsencode(argument) for argument in command]
-    _check(plans, sandbox)
+    refuse_unfit_paths(plans, sandbox)
     with contextlib.ExitStack() as stack:
         for plan in plans:
             stack.enter_context(claimed_upper(plan))
@@ -129,7 +129,8 @@ def _linked(plan: Plan, stack: contextlib.ExitStack) -> Placed:
     return Placed(plan, "", os.path.join(plan.store, work.path, b"sysroot"))
 
 
-def _check(plans: Sequence[Plan], sandbox: Sandbox) -> None:
+def refuse_unfit_paths(plans: Sequence[Plan], sandbox: Sandbox = _AS_USUAL) -> None:
+    """Refuse paths at which nothing can be mounted for a command. Raises InputRefused."""
     targets = [*(plan.target for plan in plans), *(bind.target for bind in sandbox.binds)]
     if b"/" in targets:
         raise InputRefused("nothing can be mounted at /", hint="give a directory in it")
@@ -139,6 +140,8 @@ def _check(plans: Sequence[Plan], sandbox: Sandbox) -> None:
                 f"nothing can be mounted at {quoted(target)}: the command gets a /proc of its own",
                 hint="give a directory elsewhere",
             )
+        if not any(other != target and is_inside(target, other) for other in targets):
+            place_for(target)
     if len(set(targets)) < len(targets):
         raise InputRefused("two things have the same path", hint="give each a path of its own")
     for plan in plans:

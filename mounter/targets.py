@@ -15,7 +15,7 @@ from cas.signals import uninterrupted
 from mounter.plan import Plan
 
 _ATTEMPTS = 100
-_MADE_TO_MOUNT = stat.S_ISVTX | 0o711
+_MADE_TO_MOUNT = stat.S_ISUID | stat.S_ISVTX | 0o755  # the first says nothing of a directory
 StrPath = str | bytes | os.PathLike[str]
 
 
@@ -66,6 +66,22 @@ def existing_parent(path: bytes) -> bytes:
     if not os.path.isdir(parent):
         raise _no_directory(parent)
     return parent
+
+
+def place_for(target: bytes) -> bytes:
+    """Return a directory to mount at, or the innermost above it that is there.
+
+    Raises InputRefused if something else is there.
+    """
+    there = target
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there):
+        raise InputRefused(
+            f"{quoted(there)} is not a directory, so nothing can be mounted at {quoted(target)}",
+            hint="give another path",
+        )
+    return there
 
 
 def _no_directory(path: bytes) -> InputRefused:

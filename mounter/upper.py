@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterator, Sequence
 
 from cas import mounts
 from cas.boot import boot_id
 from cas.dirs import is_within, opened
-from cas.documents import parse, read_file
+from cas.documents import parse
 from cas.errors import InputRefused, InUse
 from cas.mountinfo import mount_namespace
 from cas.quoting import quoted
@@ -113,8 +115,17 @@ def _locked(upper: bytes, flags: int) -> int:
 
     Raises InUse, OSError.
     """
-    fd = os.open(os.path.join(upper, b"lock"), os.O_RDWR | os.O_CLOEXEC | flags, 0o644)
+    path = os.path.join(upper, b"lock")
+    safely = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # it may be anybody's
     try:
+        fd = os.open(path, safely | flags, 0o644)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise
+        raise _no_lock(path) from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise _no_lock(path)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _refuse_mounted(upper, os.pread(fd, 1 << 16, 0))
     except BlockingIOError as error:
@@ -127,6 +138,11 @@ def _locked(upper: bytes, flags: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _no_lock(path: bytes) -> InputRefused:
+    hint = "no command makes that: look who did, or give another directory"
+    return InputRefused(f"{quoted(path)} is no regular file", hint=hint)
 
 
 def _refuse_unfit(plan: Plan) -> None:
@@ -150,15 +166,19 @@ def _refuse_unfit(plan: Plan) -> None:
 
 
 def forget_upper(upper: bytes, sources: Sequence[str]) -> None:
-    """Take the mounts of these sources for ended, which used an upper directory.
+    """Note that the mounts of these sources have ended, which used an upper directory.
 
     Raises OSError.
     """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-        path = os.path.join(upper, b"lock")
-        source, *_ = parse(read_file(path))
-        if source in sources:
-            os.truncate(path, 0)
+        fd = os.open(os.path.join(upper, b"lock"), flags)
+        try:
+            source, *_ = parse(os.pread(fd, 1 << 16, 0))
+            if source in sources:
+                os.ftruncate(fd, 0)
+        finally:
+            os.close(fd)
 
 
 def _refuse_mounted(upper: bytes, note: bytes) -> None:

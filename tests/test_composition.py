@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import mounter
 from cas.composition import Composition
-from cas.conflicts import ConflictPolicy, ConflictRefused
+from cas.conflicts import ConflictPolicy, ConflictRefused, find_overlaps
 from cas.documents import seal, unseal
+from cas.manifest import Manifest
 from cas.store import Store
 from mounter import Strategy
 from tests.support import CAS, Cas, make, objects_of, seen_in_run, snapshot
@@ -373,3 +376,23 @@ def test_damaged_merged_layer_of_an_earlier_boot_is_made_again(work: Path, many:
             assert composition.layers[0] == merged
         assert (many / "layers" / merged / "own" / "0").read_text() == "0"
         assert os.listdir(many / "tmp") == []
+
+
+@given(st.lists(st.sampled_from([b"d", b"l one", b"l two", None]), min_size=2, max_size=6))
+def test_conflicts_at_a_path_name_who_hides_what(nodes: list[bytes | None]) -> None:
+    """Against what happens when one tree after the other is copied over the last."""
+    manifests = [Manifest({} if node is None else {b"p": node}) for node in nodes]
+    hiding: dict[int, set[int]] = {}
+    directories: set[int] = set()
+    for number, node in enumerate(nodes):
+        if node == b"d":
+            directories.add(number)
+        elif node is not None and directories:
+            hiding[number], directories = directories, set()
+    found = find_overlaps(manifests)
+
+    assert {o.winner: set(o.hidden) for o in found if o.directory} == hiding
+    there = [(number, node) for number, node in enumerate(nodes) if node is not None]
+    others = {n for n, node in there if node not in (b"d", there[-1][1])}
+    assert [set(o.hidden) for o in found if not o.directory] == ([others] if others else [])
+    assert all(o.winner == there[-1][0] for o in found if not o.directory)

@@ -591,3 +591,44 @@ def test_mount_record_that_a_power_failure_has_cut_is_passed_over_and_collected(
     cas("umount", "target")
     cas("rm", "a")
     tidy(cas.store)
+
+
+def test_use_is_noted_whatever_the_composition_came_to_before(cas: Cas, work: Path) -> None:
+    for name in ("a", "b"):
+        _put(cas, work, name)
+    (work / "trees/b/usr/shared").write_text("other")
+    cas("put", "--replace", "b:t:12345678", work / "trees/b")
+    _age(cas, {"a": 40, "b": 40})
+    cas("plan", "target", "a", "b", "--conflicts", "error", code=4)
+    assert _used(cas, "a") > 39
+
+    cas("run", "--sysroot", "s=a,b", "--", "true")
+
+    assert [name for name in "ab" if _used(cas, name) > 0.01] == []
+
+
+def test_use_of_more_than_the_kernel_takes_is_noted_the_first_time(cas: Cas, work: Path) -> None:
+    with Store(cas.store, create=True) as store:
+        for number in range(501):
+            store.put(f"r{number}:t:12345678", make(work / "tree", {f"f{number}": str(number)}))
+            (work / f"tree/f{number}").unlink()
+    _age(cas, {"r0": 40, "r500": 40})
+    with Store(cas.store) as store:
+        store.compose([f"r{number}" for number in range(501)]).close()
+
+    assert [name for name in ("r0", "r500") if _used(cas, name) > 0.01] == []
+
+
+def test_damaged_record_of_a_linked_tree_is_no_cut_one_however_old(cas: Cas, work: Path) -> None:
+    _put(cas, work, "a")
+    cas("mount", "target", "a", "--strategy", "copy")
+    record = next((cas.store / "mounts").iterdir())
+    whole = record.read_bytes()
+    record.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
+    os.utime(record, (10**9, 10**9))
+
+    for command in (["verify"], ["gc"], ["mounts"], ["rm", "a"]):
+        cas(*command, code=6)
+    assert record.exists()
+    record.write_bytes(whole)
+    cas("umount", "target")

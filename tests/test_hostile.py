@@ -70,7 +70,7 @@ _LEASE = {
 _MOUNT = {
     "target": "/t", "strategy": "copy", "created": ["/t"], "mode": 0o755, "uid": 0, "gid": 0,
     "staging": "/.t.cas-0123456789abcdef", "boot_id": "b", "namespace": 1, "sources": ["cas-0"],
-    "since_ns": 1, "by_uid": 0, "by_pid": 1,
+    "since_ns": 1, "by_uid": 0, "by_pid": 1, "upper": None,
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import mounter
 from cas.store import Store
 from mounter import Bind, Sandbox
 from tests.support import CAS, ROOT, Cas, make
+from tests.users import as_user
 
 NOWHERE = "/cas-tests-no-such-directory"
 
@@ -375,3 +376,33 @@ def test_shared_pid_namespace_ends_the_command_with_cas(cas: Cas) -> None:
     while os.path.exists(f"/proc/{pid}/comm") and time.monotonic() < deadline:
         time.sleep(0.01)  # the kernel is at it
     assert not os.path.exists(f"/proc/{pid}/comm")
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can be two users")
+def test_users_share_a_mount_point_that_one_of_them_made(
+    cas: Cas, work: Path, stored: None
+) -> None:
+    work.chmod(0o777)
+    (work / "place").mkdir()
+    (work / "place").chmod(0o777)
+    make(work / "c", {"usr/z": "c"})
+    own = work / "private"
+    own.mkdir()
+    os.chown(own, 4242, 4242)
+    others = as_user(replace(cas, store=own / "store"), 4242)
+    others("put", "c:t:12345678", work / "c")
+    run = [CAS, "--store", str(cas.store), "run", "--sysroot", "place/made/s=a", "--"]
+    with subprocess.Popen(
+        [*run, "sh", "-c", "echo; read _; cat place/made/s/usr/x"],
+        cwd=work,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        script = "cat place/made/s/usr/z"
+        done = others("run", "--sysroot", "place/made/s=c", "--", "sh", "-c", script)
+        assert done.stdout == "c"
+        assert first.communicate("\n")[0] == "a"
+    assert os.listdir(work / "place") == []

@@ -254,3 +254,32 @@ def test_two_users_can_do_everything_at_once(ann: Cas, bob: Cas, place: Path) ->
     ann("gc", "--max-age=0s", "--grace=0s")
     tidy(ann.store)
     assert objects_of(ann.store) == []
+
+
+def test_repair_goes_on_past_what_is_another_users(ann: Cas, bob: Cas, place: Path) -> None:
+    ann("put", "a:t:12345678", _contents(place / "a", "a"))
+    bob("put", "b:t:12345678", _contents(place / "b", "b"))
+    for user, name in ((ann, "a"), (bob, "b")):
+        layer = Path(user.json("show", name)["layer"])
+        (layer / "usr" / name).touch()
+
+    done = bob.json("verify", "--repair", code=6)
+    assert [text.split()[0] for text in sorted(done["repaired"])] == ["gave", "left"]
+    ann("verify", "--repair")
+    assert bob("verify").stdout == "all is well\n"
+
+
+def test_lost_parts_that_anybody_makes_again_are_everybodys(
+    ann: Cas, bob: Cas, cas: Cas, place: Path
+) -> None:
+    ann("put", "a:t:12345678", _contents(place / "a", "a"))
+    for user in (bob, cas):  # the second is root
+        for name in ("lock", "pins", "known"):
+            path = ann.store / name
+            path.unlink() if path.is_file() else path.rmdir()
+        user("init")
+        for other in (ann, bob):
+            other("pin", "a")
+            other("unpin", "a")
+            other("put", "a:t:12345678", place / "a")
+            assert other("verify").stdout == "all is well\n"

@@ -643,3 +643,34 @@ def test_repair_and_rebuild_killed_at_any_step_lose_nothing(
         cas("verify", "--repair")
         cas("put", "a:t:12345678", work / "a")
     assert hits > 0
+
+
+def test_what_is_where_nothing_may_be_is_found_and_moved_away(cas: Cas, trees: None) -> None:
+    make(cas.store, {"empty/1/evil.h": "evil", "empty/2/dir/": None, "artifacts/c": "no recipe"})
+
+    assert _kinds(cas) == {"foreign"}
+    assert len(_findings(cas)) == 3
+    _repaired(cas)
+    assert cas("run", "--sysroot", "s=a", "--", "ls", "s").stdout == "l\ntool\nusr\n"
+    assert len(os.listdir(cas.store / "quarantine")) == 3
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can mount a disk")
+def test_put_reads_what_may_have_been_written_where_times_are_not_exact(
+    cas: Cas, work: Path
+) -> None:
+    with (work / "image").open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-I", "128", work / "image"], check=True)
+    (work / "disk").mkdir()
+    subprocess.run(["mount", "-o", "loop", work / "image", work / "disk"], check=True)
+    there = replace(cas, store=work / "disk/store")
+    tree = make(work / "tree", {"usr/x": "right"})
+    there("put", "a:t:12345678", tree)
+    assert there("verify").stdout == "all is well\n"
+
+    _write(_layer(there, "a") / "usr/x", _flip)
+    there("put", "b:t:12345678", make(work / "other", {"usr/y": "right"}))
+
+    assert (_layer(there, "b") / "usr/y").read_text() == "right"
+    subprocess.run(["umount", work / "disk"], check=True)

@@ -211,3 +211,47 @@ def test_writable_compositions_of_none_and_one_artifact(store: Store, work: Path
             with mounter.mounted(composition, work / "t", Strategy.COPY, writable=True):
                 (work / "t/new").write_text("new")
             assert not (work / "t").exists()
+
+
+@pytest.mark.parametrize("target", ["mine", "nowhere", None])
+def test_lock_of_an_upper_directory_leads_nowhere(
+    cas: Cas, work: Path, tree: Path, target: str | None
+) -> None:
+    """Whoever owns the directory can put anything there before root uses it."""
+    (work / "mine").write_text("mine")
+    (work / "changes").mkdir()
+    lock = work / "changes/lock"
+    os.mkfifo(lock) if target is None else lock.symlink_to(work / target)
+
+    run = ["run", "--sysroot", "s=a", "--upper", "changes", "--", "true"]
+    assert "is no regular file" in cas(*run, code=125).stderr
+    assert "is no regular file" in cas("mount", "t", "a", "--upper", "changes", code=8).stderr
+    assert (work / "mine").read_text() == "mine"
+    assert not (work / "nowhere").exists()
+
+
+@pytest.mark.skipif(not ROOT, reason="only root mounts where others see it")
+def test_upper_directory_is_free_after_umount_in_a_namespace_of_ones_own(
+    cas: Cas, work: Path, tree: Path
+) -> None:
+    mount = f"{CAS} --store store mount t a --upper changes && {CAS} --store store umount t"
+    subprocess.run(["unshare", "--mount", "sh", "-euc", mount], cwd=work, check=True)
+
+    cas("mount", "t", "a", "--upper", "changes")
+    cas("umount", "t")
+
+
+@pytest.mark.skipif(not ROOT, reason="only root mounts where others see it")
+def test_writable_mount_killed_before_its_overlay_is_taken_away_by_umount(
+    cas: Cas, work: Path, tree: Path
+) -> None:
+    kill = "inject=move_mount:signal=KILL:when=2"
+    mount = [CAS, "--store", str(cas.store), "mount", "t", "a", "--rw"]
+    strace = ["strace", "-f", "-o", "/dev/null", "-e", "trace=move_mount", "-e", kill]
+    assert subprocess.run([*strace, *mount], cwd=work, check=False).returncode != 0
+
+    assert "cas umount" in cas("mount", "t", "a", "--rw", code=7).stderr
+    cas("umount", "t")
+    assert str(work) not in mount_lines()
+    cas("mount", "t", "a", "--rw")
+    cas("umount", "t")
