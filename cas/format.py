@@ -65,14 +65,17 @@ def restore_store(path: bytes) -> None:
     """Make what a store at a path lacks of directories, and its lock. Raises as `check_format`."""
     if os.path.isfile(os.path.join(path, b"format")):
         _check_kinds(path, complete=False)
-        _make_parts(path)
+        _make_parts(path, again=True)
     check_format(path)
 
 
-def _make_parts(path: bytes) -> bytes:
-    """Make the directories of a store, and its lock, as far as they are missing; return that."""
+def _make_parts(path: bytes, *, again: bool = False) -> bytes:
+    """Make the directories of a store, and its lock, as far as they are missing; return that.
+
+    What is made `again` belongs to whom the store belongs.
+    """
     with opened(path) as store:
-        owner = os.fstat(store)
+        owner = os.fstat(store) if again else None
         fans = [f"objects/{number:02x}" for number in range(256)]
         for name in (*DIRECTORIES, *fans):
             if not os.path.lexists(os.path.join(path, name.encode())):
@@ -88,9 +91,9 @@ def _make_parts(path: bytes) -> bytes:
     return os.path.join(path, b"lock")
 
 
-def _give(name: bytes, store: int, owner: os.stat_result) -> None:
-    """Let what root makes in a store belong to whom the store belongs."""
-    if os.geteuid() == 0:
+def _give(name: bytes, store: int, owner: os.stat_result | None) -> None:
+    """Let what root makes in a store belong to an owner."""
+    if owner is not None and os.geteuid() == 0:
         os.chown(name, owner.st_uid, owner.st_gid, dir_fd=store, follow_symlinks=False)
 
 
