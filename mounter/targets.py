@@ -194,11 +194,19 @@ class MountPoint:
             except PermissionError:
                 self._fd = -1  # then it was there, and nobody of this user's made it
                 return
-            fcntl.flock(self._fd, fcntl.LOCK_SH)
+            self._lock()
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(path), os.fstat(self._fd)):
                     return
             os.close(self._fd)
+
+    def _lock(self) -> None:
+        """Hold a shared lock; not one that somebody keeps for long on a directory of their own."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if _is_made_to_mount(self._fd):
+                fcntl.flock(self._fd, fcntl.LOCK_SH)
 
     def release(self) -> None:
         """Remove what was made, if nobody else needs it. It must not be mounted on here."""
@@ -206,7 +214,7 @@ class MountPoint:
             return
         path, fd = self.path, self._fd
         with contextlib.suppress(OSError):  # somebody has a lock on it, or something in it
-            while stat.S_IMODE(os.fstat(fd).st_mode) == _MADE_TO_MOUNT:
+            while _is_made_to_mount(fd):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.rmdir(path)
                 path = os.path.dirname(path)
@@ -215,3 +223,7 @@ class MountPoint:
                 fd = os.open(path, OPEN_DIRECTORY)
         if fd >= 0:
             os.close(fd)
+
+
+def _is_made_to_mount(fd: int) -> bool:
+    return stat.S_IMODE(os.fstat(fd).st_mode) == _MADE_TO_MOUNT

@@ -186,6 +186,30 @@ def test_last_of_several_runs_removes_what_they_made_and_nothing_else(
     assert (work / "mine").stat().st_mode == mode
 
 
+def test_run_does_not_wait_for_who_has_locked_the_place_and_waits_for_it(
+    cas: Cas, work: Path, stored: None
+) -> None:
+    (work / "place").mkdir()
+    run = [
+        CAS,
+        "--store",
+        str(cas.store),
+        "run",
+        "--sysroot",
+        "place=a",
+        "--",
+        "cat",
+        "place/usr/x",
+    ]
+
+    done = subprocess.run(
+        ["flock", "place", *run], cwd=work, capture_output=True, text=True, check=True, timeout=30
+    )
+
+    assert done.stdout == "a"
+    assert (work / "place").is_dir()
+
+
 def test_bind_is_refused_where_it_cannot_be(cas: Cas, work: Path, stored: None) -> None:
     (work / "file").touch()
     for options in (
