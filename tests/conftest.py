@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +15,16 @@ import pytest
 
 from cas.store import Store
 from tests.support import CAS, Cas, leftover_mounts
+
+
+def pytest_configure() -> None:
+    """Take signals that the tests send, though who started them in the background ignores them."""
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGQUIT, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_report_header() -> list[str]:
