@@ -74,20 +74,19 @@ def _make_parts(path: bytes, *, again: bool = False) -> bytes:
 
     What is made `again` belongs to whom the store belongs.
     """
-    with opened(path) as store:
+    with opened(path) as store, located(store):
         owner = os.fstat(store) if again else None
         fans = [f"objects/{number:02x}" for number in range(256)]
         for name in (*DIRECTORIES, *fans):
             if not os.path.lexists(os.path.join(path, name.encode())):
-                with located(store), contextlib.suppress(FileExistsError):  # somebody was faster
+                with contextlib.suppress(FileExistsError):  # somebody was faster
                     make_subdirectory(name.encode(), store)
                     _give(name.encode(), store, owner)
         if not os.path.lexists(os.path.join(path, b"lock")):
-            with located(store):
-                fd = os.open(b"lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=store)
-                share_new(fd, store)
-                os.close(fd)
-                _give(b"lock", store, owner)
+            fd = os.open(b"lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=store)
+            share_new(fd, store)
+            os.close(fd)
+            _give(b"lock", store, owner)
     return os.path.join(path, b"lock")
 
 

@@ -156,7 +156,8 @@ class Worker:
                 mounter.mount(composition, target, strategy)
             try:
                 self._check(snapshot(target), numbers)
-                with contextlib.suppress(NoSuchSignature):
+                # What another user put may not be linked, and an update keeps the strategy.
+                with contextlib.suppress(NoSuchSignature, mounter.NoStrategy):
                     with store.compose(map(_name, more)) as composition:
                         mounter.update(composition, target)
                     numbers = more
@@ -172,7 +173,7 @@ class Worker:
         try:
             self._check(snapshot(target), numbers)
             with contextlib.suppress(_TrueReason):
-                self._cas("update", "target", *map(_name, more))
+                self._cas("update", "target", *map(_name, more), allowed=(ExitCode.NO_STRATEGY,))
                 numbers = more
             self._check(snapshot(target), numbers)
         finally:
