@@ -63,10 +63,11 @@ def make_store(path: bytes) -> None:
 
 def restore_store(path: bytes) -> None:
     """Make what a store at a path lacks of directories, and its lock. Raises as `check_format`."""
-    if os.path.isfile(os.path.join(path, b"format")):
-        _check_kinds(path, complete=False)
-        _make_parts(path, again=True)
-    check_format(path)
+    with located(path):
+        if os.path.isfile(os.path.join(path, b"format")):
+            _check_kinds(path, complete=False)
+            _make_parts(path, again=True)
+        check_format(path)
 
 
 def _make_parts(path: bytes, *, again: bool = False) -> bytes:

@@ -62,7 +62,10 @@ def _meet(cas: Cas, run: Prepared, name: str, calls: tuple[str, ...]) -> None:
     assert met > 0
 
 
-_READERS = ("put", "rm", "gc", "mount by hardlink", "umount by hardlink", *CARE)
+_READERS = (
+    "put", "rm", "gc", "mount by hardlink", "umount by hardlink", "pin", "sync", "verify",
+    "rebuild-index",
+)  # fmt: skip
 _ACTIONS = [name for name in ACTIONS if ROOT or "overlay" not in name]
 
 
