@@ -63,11 +63,11 @@ def make_store(path: bytes) -> None:
 
 def restore_store(path: bytes) -> None:
     """Make what a store at a path lacks of directories, and its lock. Raises as `check_format`."""
-    with located(path):
-        if os.path.isfile(os.path.join(path, b"format")):
+    if os.path.isfile(os.path.join(path, b"format")):
+        with located(path):
             _check_kinds(path, complete=False)
             _make_parts(path, again=True)
-        check_format(path)
+    check_format(path)
 
 
 def _make_parts(path: bytes, *, again: bool = False) -> bytes:
@@ -102,9 +102,10 @@ def check_format(path: bytes) -> None:
 
     Raises StoreDamaged, StoreTooNew, InputRefused, OSError.
     """
-    refuse_network(path)
     name = os.path.join(path, b"format")
-    _check_kinds(path, complete=os.path.lexists(name))
+    with located(path):
+        refuse_network(path)
+        _check_kinds(path, complete=os.path.lexists(name))
     with located(name), open(name, "rb") as file:
         line = file.read(200).decode(errors="replace").rstrip("\n")
     magic, _, version = FORMAT.rpartition(" ")
