@@ -15,6 +15,7 @@ from cas.locating import locate, located
 from cas.quoting import quoted
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_VANISHED = (FileNotFoundError, PermissionError)
 
 
 class TooDeep(CasError):
@@ -52,42 +53,79 @@ class Node:
 def walk(root_fd: int, *, vanishing: bool = False) -> Iterator[Node]:
     """Yield every path below the directory `root_fd` (borrowed), a directory before its content.
 
+    `vanishing` and what is raised: see `listings`.
+    """
+    for prefix, fd, entries in listings(root_fd, vanishing=vanishing):
+        for entry in entries:
+            name = os.fsencode(entry.name)
+            try:
+                found = stat_of(entry, fd)
+            except _VANISHED:
+                if vanishing:
+                    continue
+                raise
+            yield Node(prefix + name, name, fd, found)
+
+
+def listings(
+    root_fd: int, *, vanishing: bool = False
+) -> Iterator[tuple[bytes, int, list[os.DirEntry[str]]]]:
+    """Yield the directory `root_fd` (borrowed) and every one below it, each before those in it.
+
+    Of each: how the paths in it begin (b"", or with a slash at the end), a descriptor, until the
+    next step, and what is in it.
+
     With `vanishing`, what others delete meanwhile is passed over, and directories that this user
     may not read, as one that another has made just now. Raises OSError and TooDeep. One descriptor
     is open for each level of depth.
     """
     stack: list[tuple[int, bytes, Iterator[os.DirEntry[str]]]] = []
+
+    def enter(fd: int, prefix: bytes) -> tuple[bytes, int, list[os.DirEntry[str]]]:
+        entries = _entries(fd)
+        stack.append((fd, prefix, iter(entries)))
+        return prefix, fd, entries
+
     try:
         with located(root_fd):
-            stack.append(_opened(os.dup(root_fd), b""))
+            copy = os.dup(root_fd)
+        yield enter(copy, b"")
         while stack:
-            fd, prefix, entries = stack[-1]
-            entry = next(entries, None)
+            fd, prefix, rest = stack[-1]
+            entry = next(rest, None)
             if entry is None:
                 os.close(fd)
                 stack.pop()
-                continue
-            name = os.fsencode(entry.name)
-            try:
-                node = Node(prefix + name, name, fd, entry.stat(follow_symlinks=False))
-                yield node
-                if stat.S_ISDIR(node.stat.st_mode):
-                    child = _open_child(fd, name, node.path)
-                    stack.append(_opened(child, node.path + b"/"))
-            except OSError as error:
-                passed_over = isinstance(error, FileNotFoundError | PermissionError)
-                if not vanishing or not passed_over:
+            elif entry.is_dir(follow_symlinks=False):
+                name = os.fsencode(entry.name)
+                path = prefix + name
+                try:
+                    listing = enter(_open_child(fd, name, path), path + b"/")
+                except OSError as error:
+                    if vanishing and isinstance(error, _VANISHED):
+                        continue
                     locate(error, fd, name)
                     raise
+                yield listing
     finally:
         for fd, _, _ in stack:
             os.close(fd)
 
 
-def _opened(fd: int, prefix: bytes) -> tuple[int, bytes, Iterator[os.DirEntry[str]]]:
+def stat_of(entry: os.DirEntry[str], fd: int) -> os.stat_result:
+    """Return the state of an entry of the directory open at `fd`. Raises OSError, with its path."""
+    try:
+        return entry.stat(follow_symlinks=False)
+    except OSError as error:
+        locate(error, fd, os.fsencode(entry.name))
+        raise
+
+
+def _entries(fd: int) -> list[os.DirEntry[str]]:
+    """Return what is in an open directory; if that cannot be read, close it."""
     try:
         with os.scandir(fd) as entries:
-            return fd, prefix, iter(list(entries))
+            return list(entries)
     except BaseException as error:
         if isinstance(error, OSError):
             locate(error, fd)
@@ -229,8 +267,7 @@ def _removing(
     with located(fd):
         if os.fstat(fd).st_mode & 0o300 != 0o300:
             os.fchmod(fd, 0o700)
-    _, _, entries = _opened(fd, b"")
-    return fd, name, entries
+    return fd, name, iter(_entries(fd))
 
 
 def attributes(path: bytes | int) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import errno
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ExitCode(enum.IntEnum):
@@ -47,6 +47,16 @@ class CasError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let other processes raise it: most kinds are made of other arguments than a message."""
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[CasError], args: tuple[object, ...]) -> CasError:
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 class InputRefused(CasError):

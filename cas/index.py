@@ -13,7 +13,7 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import lmdb
 
@@ -72,6 +72,11 @@ class Reader:
         rows = self._txn.cursor(self._artifacts)
         return [Record(os.fsdecode(bytes(key)), bytes(data)) for key, data in rows]
 
+    def names(self) -> set[str]:
+        """Return the names of all artifacts, which are signatures if the index is as it was."""
+        keys = self._txn.cursor(self._artifacts).iternext(keys=True, values=False)
+        return {os.fsdecode(bytes(key)) for key in keys}
+
     def signatures(self) -> set[Signature]:
         """Return the signatures of all artifacts. Raises StoreDamaged."""
         keys = self._txn.cursor(self._artifacts).iternext(keys=True, values=False)
@@ -82,14 +87,12 @@ class Reader:
         keys = self._txn.cursor(self._trees).iternext(keys=True, values=False)
         return {bytes(key).partition(b"\0")[0].decode(errors="replace") for key in keys}
 
-    def is_consistent(self) -> bool:
-        """Tell whether what is found by hash or tree is what is recorded. Raises StoreDamaged."""
+    def is_consistent(self, artifacts: Iterable[Artifact]) -> bool:
+        """Tell whether these artifacts, and no others, are found by hash and by tree."""
         expected: list[set[bytes]] = [set(), set()]
-        for record in self.records():
-            with contextlib.suppress(StoreDamaged):
-                artifact = record.artifact()
-                for number, (_, secondary) in enumerate(self._secondary(artifact)):
-                    expected[number].add(secondary)
+        for artifact in artifacts:
+            for number, (_, secondary) in enumerate(self._secondary(artifact)):
+                expected[number].add(secondary)
         databases = (self._hashes, self._trees)
         actual = [set(self._txn.cursor(db).iternext(keys=True, values=False)) for db in databases]
         return actual == expected

@@ -10,16 +10,16 @@ import contextlib
 import hashlib
 import os
 import signal
-import subprocess
-import sys
 import tempfile
+from collections.abc import Iterator
+from functools import partial
 
 from cas.errors import CasError, StoreDamaged
 from cas.format import check_format
 from cas.index import Index
-from cas.locating import located
 from cas.quoting import quoted
 from cas.signals import CRASHES
+from cas.workers import Worker, WorkerEnded
 
 
 def index_damage(store: str, *, quick: bool = False) -> str | None:
@@ -31,17 +31,16 @@ def index_damage(store: str, *, quick: bool = False) -> str | None:
     if not os.path.exists(os.path.join(store, "format")):
         return None  # told of by who opens it
     check_format(os.fsencode(store))
-    command = [sys.executable, "-m", "cas.indexcheck", store, *(["quick"] if quick else [])]
-    with located(os.fsencode(store)):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
     index = quoted(os.path.join(store, "index"))
-    if -done.returncode in CRASHES:
-        return f"using the index {index} ends with {signal.Signals(-done.returncode).name}"
-    if done.returncode != 0:
-        said = done.stderr.strip().splitlines()[-1:]  # without the rest of a traceback
-        why = signal.strsignal(-done.returncode) if done.returncode < 0 else "".join(said)
-        raise CasError(f"the index {index} could not be checked: {why}")
-    return done.stdout.strip() or None
+    with Worker(partial(_damage, store, quick=quick)) as other:
+        try:
+            return other.receive()
+        except WorkerEnded as ended:
+            if ended.signal in CRASHES:
+                return f"using the index {index} ends with {signal.Signals(ended.signal).name}"
+            raise CasError(f"the index {index} could not be checked: {ended}") from ended
+        except (CasError, OSError) as error:
+            raise CasError(f"the index {index} could not be checked: {error}") from error
 
 
 def _hash(index: Index) -> bytes:
@@ -68,26 +67,21 @@ def _check_free_pages(index: Index, content: bytes) -> None:
                 raise StoreDamaged("pages that it says are free are not")
 
 
-def _main(store: str, *, quick: bool) -> None:
+def _damage(store: str, *, quick: bool) -> Iterator[str | None]:
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)  # where LMDB says why it ends the process
     try:
         index = Index(f"{store}/index".encode(), f"{store}/lock".encode())
         content = _hash(index)
-    except StoreDamaged as error:
-        print(error.message)
-        return
     except FileNotFoundError:
-        return  # it is for others to say that there is no store
-    except (CasError, OSError) as error:
-        sys.exit(str(error))
-    if quick:
+        yield None  # it is for others to say that there is no store
+        return
+    except StoreDamaged as error:
+        yield error.message
         return
     try:
-        _check_free_pages(index, content)
+        if not quick:
+            _check_free_pages(index, content)
+        yield None
     except StoreDamaged as error:
-        print(f"the index {quoted(f'{store}/index')} is damaged in its list of free pages: {error}")
-    except (CasError, OSError) as error:
-        sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1], quick=len(sys.argv) > 2)
+        yield f"the index {quoted(f'{store}/index')} is damaged in its list of free pages: {error}"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from cas.dirs import Node, opened, walk
+from cas.census import Census, Content, content_name
+from cas.dirs import Node, listings, stat_of
 from cas.findings import FaultKind
+from cas.layout import content_of
 from cas.manifest import DIRECTORY, Manifest, symlink_node
 from cas.quoting import quoted
-from cas.sharing import directory_mode
 from cas.stamp import is_stamped
 
 
@@ -27,61 +28,90 @@ class Fault:
         return f"{quoted(self.path)} {self.what}"
 
 
-@dataclass(frozen=True, slots=True)
-class LayerFile:
-    """A regular file of a layer, where there has to be one.
+class LayerCheck:
+    """Compares layers with their manifests, without reading contents.
 
-    `found` is where it is, until the next step, and `node` what the manifest says of it.
+    `census` has the files that were met. Which objects they are it knows from `objects`, the paths
+    below `objects/` by inode number. A file that was written to has lost its stamp; where there are
+    none, not `stamped`, it is newer than the layer's root, which is touched when the layer is
+    complete. Directories have the permissions `directory_mode`.
     """
 
-    found: Node
-    node: bytes
+    def __init__(self, objects: Mapping[int, bytes], directory_mode: int, *, stamped: bool) -> None:
+        self.census = Census()
+        self._objects = objects
+        self._directory_mode = directory_mode
+        self._stamped = stamped
+        self._right: dict[int, bytes] = {}  # nodes of files that have other links, by inode number
 
+    def compare(self, layer_fd: int, manifest: Manifest, base: bytes) -> Iterator[Fault]:
+        """Yield what is wrong in the layer open at `layer_fd` (borrowed).
 
-def compare(layer_fd: int, manifest: Manifest, *, stamped: bool) -> Iterator[Fault | LayerFile]:
-    """Compare the layer open at `layer_fd` (borrowed) with its manifest.
+        `base` is how the paths in it begin, for the census. Raises OSError, TooDeep.
+        """
+        built_ns = os.fstat(layer_fd).st_mtime_ns
+        right, links = self._right, self.census.links
+        missing = dict(manifest.nodes)
+        for prefix, fd, entries in listings(layer_fd):
+            for entry in entries:
+                name = os.fsencode(entry.name)
+                path = prefix + name
+                wanted = missing.pop(path, None)
+                inode = entry.inode()
+                if wanted is None:
+                    yield Fault(FaultKind.ENTRY, path, "does not belong there")
+                elif wanted == right.get(inode):  # nor is a file that other layers have, too
+                    links[inode] += 1
+                else:
+                    node = Node(path, name, fd, stat_of(entry, fd))
+                    if stat.S_ISREG(node.stat.st_mode) and wanted[:1] in (b"f", b"x"):
+                        yield from self._file(node, wanted, built_ns, base)
+                    else:
+                        yield from self._other(node, wanted)
+        for path in missing:
+            yield Fault(FaultKind.ENTRY, path, "is missing")
 
-    Yields what is wrong, and the files whose contents are left to check. One that was written to
-    since has lost its stamp; where there are none, not `stamped`, it is newer than the layer's
-    root, which is touched when the layer is complete. Raises OSError.
-    """
-    built_ns = os.fstat(layer_fd).st_mtime_ns
-    with opened(b"..", layer_fd) as layers:
-        mode_of_directories = directory_mode(layers)
-    missing = dict(manifest.nodes)
-    for found in walk(layer_fd):
-        wanted = missing.pop(found.path, None)
-        if wanted is None:
-            yield Fault(FaultKind.ENTRY, found.path, "does not belong there")
-            continue
+    def _file(self, found: Node, node: bytes, built_ns: int, base: bytes) -> Sequence[Fault]:
+        has, name = found.stat, content_name(node)
+        size, mode = int(node[2:-65]), 0o555 if node.startswith(b"x") else 0o444
+        if self._stamped:  # noqa: SIM108
+            written = not is_stamped(has, name[:64])
+        else:
+            written = has.st_mtime_ns > built_ns
+        right = has.st_size == size and stat.S_IMODE(has.st_mode) == mode and not written
+        self._note(has, name, base + found.path)
+        if right:
+            if has.st_nlink > 2 and self._stamped:
+                self._right[has.st_ino] = node
+            return ()
+        faults = []
+        if has.st_size != size:
+            what = f"has {has.st_size} bytes, not {size}"
+            faults.append(Fault(FaultKind.CONTENT, found.path, what))
+        elif written:
+            what = "was written to after it was stored"
+            faults.append(Fault(FaultKind.WRITTEN, found.path, what))
+        if stat.S_IMODE(has.st_mode) != mode:
+            faults.append(_mode(found, mode))
+        return faults
+
+    def _note(self, has: os.stat_result, name: bytes, path: bytes) -> None:
+        inode, census = has.st_ino, self.census
+        census.sizes[inode] = has.st_size
+        place = self._objects.get(inode, b"")
+        if place[:2] + place[3:] != name and content_of(place) != name:
+            census.unnamed[inode, name] = Content(name, path, has.st_size)
+        if has.st_nlink != 2:
+            census.links[inode] += 1
+            census.had[inode] = has.st_nlink
+
+    def _other(self, found: Node, wanted: bytes) -> Sequence[Fault]:
         mode = found.stat.st_mode
-        if stat.S_ISREG(mode) and wanted[:1] in (b"f", b"x"):
-            kind, number, digest = wanted.split(b" ", 2)
-            size = int(number)
-            right = stat.S_IFREG | (0o555 if kind == b"x" else 0o444)
-            if stamped:
-                written = not is_stamped(found.stat, digest.decode())
-            else:
-                written = found.stat.st_mtime_ns > built_ns
-            if (found.stat.st_size, mode) != (size, right) or written:
-                yield from _file_faults(found, size, stat.S_IMODE(right), written=written)
-            yield LayerFile(found, wanted)
-        elif _node(found) != wanted:
-            yield Fault(FaultKind.ENTRY, found.path, "is not what was stored")
-        elif stat.S_ISDIR(mode) and stat.S_IMODE(mode) != mode_of_directories:
-            yield _mode(found, mode_of_directories)
-    for path in missing:
-        yield Fault(FaultKind.ENTRY, path, "is missing")
-
-
-def _file_faults(found: Node, size: int, mode: int, *, written: bool) -> Iterator[Fault]:
-    if found.stat.st_size != size:
-        what = f"has {found.stat.st_size} bytes, not {size}"
-        yield Fault(FaultKind.CONTENT, found.path, what)
-    elif written:
-        yield Fault(FaultKind.WRITTEN, found.path, "was written to after it was stored")
-    if stat.S_IMODE(found.stat.st_mode) != mode:
-        yield _mode(found, mode)
+        if _node(found) != wanted:
+            return [Fault(FaultKind.ENTRY, found.path, "is not what was stored")]
+        if stat.S_ISDIR(mode) and stat.S_IMODE(mode) != self._directory_mode:
+            return [_mode(found, self._directory_mode)]
+        return ()
 
 
 def _mode(found: Node, mode: int) -> Fault:

@@ -6,7 +6,8 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from cas import digest as hashing
 from cas.dirs import (
@@ -33,6 +34,9 @@ from cas.objects import ObjectKey, Objects
 from cas.quoting import quoted
 from cas.scratch import Scratch
 from cas.sharing import directory_mode
+
+if TYPE_CHECKING:
+    from cas.layercheck import LayerCheck
 
 
 class Layers:
@@ -142,21 +146,29 @@ class Layers:
         keys = {key for entry in manifest if (key := ObjectKey.of(entry)) is not None}
         return freed + sum(self._objects.remove_unused(key, owner) for key in keys)
 
+    def check(self, objects: Mapping[int, bytes]) -> LayerCheck:
+        """Return what compares layers with their manifests; see there. Raises OSError."""
+        from cas.layercheck import LayerCheck
+
+        with opened(b"layers", self._store) as fd:
+            mode = directory_mode(fd)
+        return LayerCheck(objects, mode, stamped=self._objects.keep_stamps)
+
     def problems(self, tree: Digest) -> Iterator[str]:
         """Compare a layer with its manifest, contents included; yield what is wrong, as text.
 
         Raises OSError, BadManifest.
         """
+        from cas.contents import damaged_contents
         from cas.findings import FaultKind
-        from cas.layercheck import LayerFile, compare
 
+        check = self.check({})
         with opened(layer_path(tree), self._store) as fd:
-            for seen in compare(fd, self.manifest(tree), stamped=self._objects.keep_stamps):
-                if isinstance(seen, LayerFile):
-                    if node_of(seen.found) != seen.node:
-                        yield f"{quoted(seen.found.path)} is not what was stored"
-                elif seen.kind is not FaultKind.WRITTEN:  # its content shows
-                    yield str(seen)
+            for fault in check.compare(fd, self.manifest(tree), b""):
+                if fault.kind is not FaultKind.WRITTEN:  # its content shows
+                    yield str(fault)
+            for content, what in damaged_contents(fd, list(check.census.unnamed.values())):
+                yield f"{quoted(content.path)} {what}"
 
 
 def overhead(manifest: Manifest, layer: bytes, file: bytes, dir_fd: int) -> int:

@@ -78,18 +78,21 @@ def last_used_ns(store_fd: int, artifact: Artifact) -> int:
     return artifact.created_ns
 
 
-def by_recipe(store_fd: int) -> Iterator[tuple[str, list[Signature]]]:
-    """Yield each recipe with its signatures that have a link. Raises OSError.
+def by_recipe(store_fd: int) -> Iterator[tuple[str, list[str]]]:
+    """Yield each recipe, with the names of what has a link there. Raises OSError.
 
-    What is no signature is passed over.
+    `signatures` makes signatures of names.
     """
     with opened(b"artifacts", store_fd) as artifacts:
         for recipe in sorted(os.listdir(artifacts)):
             with contextlib.suppress(NotADirectoryError, FileNotFoundError):
                 with opened(os.fsencode(recipe), artifacts) as directory:
                     names = os.listdir(directory)
-                signatures = []
-                for name in sorted(names):
-                    with contextlib.suppress(BadSignature):
-                        signatures.append(Signature.parse(f"{recipe}:{name}"))
-                yield recipe, signatures
+                yield recipe, [f"{recipe}:{name}" for name in sorted(names)]
+
+
+def signatures(names: Iterable[str]) -> Iterator[Signature]:
+    """Yield the signatures of links; what is none is passed over."""
+    for name in names:
+        with contextlib.suppress(BadSignature):
+            yield Signature.parse(name)

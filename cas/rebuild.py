@@ -61,8 +61,8 @@ def _rebuild(store: bytes, store_fd: int, work: bytes, work_fd: int) -> Rebuilt:
     layers = Layers(store_fd, Objects(store, store_fd))
     artifacts: list[Artifact] = []
     lost: list[str] = []
-    for _, signatures in links.by_recipe(store_fd):
-        for signature in signatures:
+    for _, names in links.by_recipe(store_fd):
+        for signature in links.signatures(names):
             try:
                 artifacts.append(artifact_of(layers, signature, store_fd))
             except StoreDamaged as error:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from cas import digest as hashing
 from cas import links
-from cas.contents import content_name, content_path
+from cas.census import content_name, content_path
 from cas.dirs import opened, reachable, walk
 from cas.errors import StoreDamaged
 from cas.findings import FaultKind, Finding

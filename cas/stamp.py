@@ -27,7 +27,7 @@ def stamp_at(fd: int, digest: Digest, when_ns: int) -> None:
     os.utime(fd, ns=(when, when))
 
 
-def is_stamped(found: os.stat_result, digest: str) -> bool:
+def is_stamped(found: os.stat_result, digest: str | bytes) -> bool:
     """Tell whether a file has the stamp of a digest."""
     return found.st_mtime_ns % _UNIT == _digits(digest)
 
@@ -46,5 +46,5 @@ def keeps_stamps(tried: os.stat_result) -> bool:
     return tried.st_mtime_ns % _UNIT == _OF_FORMAT
 
 
-def _digits(digest: str) -> int:
+def _digits(digest: str | bytes) -> int:
     return int(digest[:8], 16) % _UNIT

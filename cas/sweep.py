@@ -59,12 +59,12 @@ class Sweep:
         """Delete the links of signatures that have no record, and recipes without any."""
         index, store = self._storage.index, self._storage.fd
         with index.read() as reader:
-            recorded = reader.signatures()
+            recorded = reader.names()
         stray: list[Signature] = []
         empty: list[str] = []
-        for recipe, signatures in links.by_recipe(store):
-            stray += [signature for signature in signatures if signature not in recorded]
-            empty += [] if signatures else [recipe]
+        for recipe, names in links.by_recipe(store):
+            stray += links.signatures(name for name in names if name not in recorded)
+            empty += [] if names else [recipe]
         if not stray and not empty:
             return 0
         with index.write() as writer:

@@ -7,16 +7,18 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, field
 
 from cas import links, mounts
 from cas.artifact import Artifact
-from cas.contents import Content, Progress, content_name, content_path, damaged_contents
-from cas.dirs import opened, walk
+from cas.census import Census, Content, content_name, content_path
+from cas.contents import Progress, damaged_contents
+from cas.dirs import opened, reachable, walk
 from cas.errors import StoreDamaged
 from cas.findings import FaultKind, Finding
 from cas.lastuse import TICK_NS
-from cas.layercheck import LayerFile, compare
+from cas.layercheck import LayerCheck
 from cas.layout import (
     DIRECTORIES,
     EMPTY,
@@ -29,16 +31,38 @@ from cas.layout import (
 from cas.manifest import BadManifest, Digest, Manifest, is_digest
 from cas.signature import Signature
 from cas.storage import Storage
+from cas.workers import spread
 
 _Counts = tuple[int, int, int, int]
 """Regular files, directories, symbolic links, and bytes of the files."""
 
 
+_MANY = 10_000
+"""How many entries a merged layer has, about."""
+
+
 def _counts(manifest: Manifest) -> _Counts:
-    nodes = [node.split(b" ", 2) for node in manifest.nodes.values()]
-    kinds = Counter(node[0] for node in nodes)
-    size = sum(int(node[1]) for node in nodes if node[0] in (b"f", b"x"))
+    nodes = manifest.nodes.values()
+    kinds = Counter(node[:1] for node in nodes)
+    size = sum(int(node[2:-65]) for node in nodes if node[:1] in (b"f", b"x"))
     return kinds[b"f"] + kinds[b"x"], kinds[b"d"], kinds[b"l"], size
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """What was found in some layers: what is wrong, and those of which all could be looked at."""
+
+    census: Census
+    findings: list[Finding] = field(default_factory=list)
+    counts: dict[Digest, _Counts] = field(default_factory=dict)
+    complete: set[bytes] = field(default_factory=set)
+
+    def add(self, other: _Compared) -> None:
+        """Add what was found in other layers."""
+        self.census.add(other.census)
+        self.findings.extend(other.findings)
+        self.counts.update(other.counts)
+        self.complete.update(other.complete)
 
 
 class Verification:
@@ -61,34 +85,39 @@ class Verification:
         self._artifacts = artifacts
         self._unread = unread
         self._whole = whole
-        self._compared: set[bytes] = set()
         self._began_ns = time.time_ns() - TICK_NS
         self._names: dict[Digest, list[str]] = {tree: [] for tree in merged}
         for artifact in artifacts:
             self._names.setdefault(artifact.tree, []).append(str(artifact.signature))
-        self._contents: dict[int, Content] = {}
-        self._doubtful: list[Content] = []
-        self._links: Counter[int] = Counter()  # by inode number: how many the store made,
-        self._all_counted = True  # but for what is in directories that this user may not read
-        self._had: dict[int, int] = {}  # and how many there are; 0 if that changes just now
+        self._objects: dict[int, bytes] = {}
+        self._compared = _Compared(Census())
+        self._all_counted = True  # all links, but for what this user may not read
 
     def run(self, *, quick: bool, progress: Progress) -> Iterator[Finding]:
-        """Yield what is wrong. Raises OSError."""
-        counts: dict[Digest, _Counts] = {}
-        for tree in self._names:
-            yield from self._layer(tree, counts)
-        yield from self._records(counts)
+        """Yield what is wrong. Raises OSError, WorkerEnded."""
         if self._whole:
-            yield from self._objects()
+            self._objects = dict(_objects(self._storage.fd))
+        entries = {a.tree: a.files + a.directories + a.symlinks for a in self._artifacts}
+        for part in spread(self._compare, self._names, lambda tree: entries.get(tree, _MANY) + 5):
+            self._compared.add(part)
+        yield from sorted(self._compared.findings, key=lambda found: found.path)
+        yield from self._records()
+        if self._whole:
+            yield from self._names_and_links()
             yield from self._strays()
         if not quick:
-            contents = [*self._contents.values(), *self._doubtful]
-            for content, what in damaged_contents(self._storage.fd, contents, progress):
-                users = self._users(content.name)
-                yield self._of(FaultKind.CONTENT, content.path, what, *users)
+            damaged = sorted(damaged_contents(self._storage.fd, self._contents(), progress))
+            yield from (self._damaged(content, what) for content, what in damaged)
 
-    def _layer(self, tree: Digest, counts: dict[Digest, _Counts]) -> Iterator[Finding]:
-        """Compare a layer with its manifest, and note its files."""
+    def _compare(self, trees: Iterable[Digest]) -> Iterator[_Compared]:
+        """Compare layers with their manifests; yield one result."""
+        check = self._storage.layers.check(self._objects)
+        done = _Compared(check.census)
+        for tree in trees:
+            done.findings.extend(self._layer(tree, check, done))
+        yield done
+
+    def _layer(self, tree: Digest, check: LayerCheck, done: _Compared) -> Iterator[Finding]:
         try:
             manifest = self._storage.layers.manifest(tree)
         except FileNotFoundError:
@@ -97,38 +126,22 @@ class Verification:
         except BadManifest as error:
             yield self._of(FaultKind.MANIFEST, manifest_path(tree), f"is damaged: {error}", tree)
             return
-        counts[tree] = _counts(manifest)
+        done.counts[tree] = _counts(manifest)
         base = layer_path(tree)
         try:
             with opened(base, self._storage.fd) as fd:
-                for seen in compare(fd, manifest, stamped=self._storage.objects.keep_stamps):
-                    if isinstance(seen, LayerFile):
-                        self._note(seen, base, tree)
-                    else:
-                        yield self._of(seen.kind, base + b"/" + seen.path, seen.what, tree)
-            self._compared.add(tree.encode())
+                for fault in check.compare(fd, manifest, base + b"/"):
+                    yield self._of(fault.kind, base + b"/" + fault.path, fault.what, tree)
+            done.complete.add(tree.encode())
         except FileNotFoundError:
             yield self._of(FaultKind.LAYER, base, "is missing", tree)
         except PermissionError:
             what = "has a directory that this user may not read"
             yield self._of(FaultKind.ENTRY, base, what, tree)
 
-    def _note(self, file: LayerFile, base: bytes, tree: Digest) -> None:
-        """Note a file's link; and its content, if another file does not say the same."""
-        found, name = file.found.stat, content_name(file.node)
-        inode = found.st_ino
-        self._links[inode] += 1
-        self._had[inode] = self._links_of(found)
-        known = self._contents.get(inode)
-        if known is None or known.name != name:
-            content = Content(name, base + b"/" + file.found.path, found.st_size, tree)
-            if known is None:
-                self._contents[inode] = content
-            else:
-                self._doubtful.append(content)
-
-    def _records(self, counts: Mapping[Digest, _Counts]) -> Iterator[Finding]:
+    def _records(self) -> Iterator[Finding]:
         """Compare records with their manifests, and with their links."""
+        counts = self._compared.counts
         for artifact in self._artifacts:
             path, names = artifact_path(artifact.signature), (str(artifact.signature),)
             has = counts.get(artifact.tree)
@@ -152,41 +165,48 @@ class Verification:
             return "is no symbolic link"
         return None if target == b"../../" + layer_path(artifact.tree) else "leads to another layer"
 
-    def _objects(self) -> Iterator[Finding]:
-        """Compare the names of contents with what layers link to."""
+    def _names_and_links(self) -> Iterator[Finding]:
+        """Compare the names and the links of contents with what layers have."""
         self._count_other_links()
-        named: set[bytes] = set()
-        with opened(b"objects", self._storage.fd) as root:
-            for path, entry in _entries(root):
-                name = content_of(path)
-                if name is None:
-                    what = "is not the name of a content"
-                    yield Finding(FaultKind.STRAY, b"objects/" + path, what)
-                    continue
-                named.add(name)
-                inode = entry.inode()
-                known = self._contents.get(inode)
-                if known and known.name == name and self._had[inode] <= self._links[inode] + 1:
-                    continue  # as are nearly all
-                with contextlib.suppress(FileNotFoundError):  # it is deleted just now
-                    yield from self._object(name, b"objects/" + path, entry)
-        for content in self._contents.values():
-            if content.name not in named and content.tree is not None:
-                what = "is missing, but layers have it"
-                yield self._of(FaultKind.OBJECT, content_path(content.name), what, content.tree)
+        census = self._compared.census
+        odd = self._objects.keys() - census.sizes.keys()
+        odd.update(inode for inode, _ in census.unnamed)
+        odd.update(inode for inode, had in census.had.items() if had > census.links[inode] + 1)
+        for path, inode in sorted((self._objects[i], i) for i in odd & self._objects.keys()):
+            with contextlib.suppress(FileNotFoundError):  # it is deleted just now
+                yield from self._object(b"objects/" + path, content_of(path), inode)
+        for content in census.unnamed.values():
+            path = content_path(content.name)
+            if not os.access(path, os.F_OK, dir_fd=self._storage.fd):
+                tree = Digest(content.path.split(b"/", 2)[1].decode())
+                yield self._of(FaultKind.OBJECT, path, "is missing, but layers have it", tree)
 
-    def _object(self, name: bytes, path: bytes, entry: os.DirEntry[str]) -> Iterator[Finding]:
-        found = entry.stat(follow_symlinks=False)  # after all links were counted
-        known = self._contents.get(found.st_ino)
-        if known is None or known.name != name:
-            self._doubtful.append(Content(name, path, found.st_size))
-        extra = self._links_of(found) - 1 - self._links[found.st_ino]
-        if extra > 0 and self._all_counted:
+    def _object(self, path: bytes, name: bytes | None, inode: int) -> Iterator[Finding]:
+        if name is None:
+            yield Finding(FaultKind.STRAY, path, "is not the name of a content")
+            return
+        found, census = self._stat(path), self._compared.census  # after links were counted
+        links = census.links[inode] or inode in census.sizes
+        census.sizes[inode] = found.st_size
+        extra = found.st_nlink - 1 - links
+        if extra > 0 and self._all_counted and found.st_ctime_ns < self._began_ns:
             what = f"has {extra} more links than the store made"
-            yield self._of(FaultKind.LINKS, path, what, *self._users(name))
+            yield self._of(FaultKind.LINKS, path, what, *dict(self._users(name)))
 
-    def _links_of(self, found: os.stat_result) -> int:
-        return found.st_nlink if found.st_ctime_ns < self._began_ns else 0
+    def _damaged(self, content: Content, what: str) -> Finding:
+        """Return a finding that names the file in a layer, which says more than the object."""
+        users, path = dict(self._users(content.name)), content.path
+        path = next((used for used in users.values() if self._is_same(used, path)), path)
+        return self._of(FaultKind.CONTENT, path, what, *users)
+
+    def _contents(self) -> list[Content]:
+        """Return what there is to read: each content once."""
+        sizes, contents = self._compared.census.sizes, [*self._compared.census.unnamed.values()]
+        for inode, path in self._objects.items():
+            name = content_of(path)
+            if name is not None:
+                contents.append(Content(name, b"objects/" + path, sizes.get(inode, 0)))
+        return contents
 
     def _count_other_links(self) -> None:
         """Count the links of linked sysroots, work in progress and layers not compared.
@@ -198,7 +218,7 @@ class Verification:
         layers = os.path.join(store, b"layers")
         with self._storage.index.locked(exclusive=False):
             self._count_links(os.path.join(store, b"tmp"))
-            for name in set(os.listdir(layers)) - self._compared:
+            for name in set(os.listdir(layers)) - self._compared.complete:
                 self._count_links(os.path.join(layers, name))
         with contextlib.suppress(StoreDamaged):  # told of elsewhere
             for record in mounts.all_records(store):
@@ -211,7 +231,7 @@ class Verification:
             with opened(place) as fd:
                 for node in walk(fd, vanishing=True):
                     if stat.S_ISREG(node.stat.st_mode):
-                        self._links[node.stat.st_ino] += 1
+                        self._compared.census.links[node.stat.st_ino] += 1
         except (FileNotFoundError, NotADirectoryError):
             pass
         except PermissionError:
@@ -231,11 +251,12 @@ class Verification:
                         path = directory + b"/" + os.fsencode(text)
                         yield Finding(FaultKind.STRAY, path, "is not the name of a tree")
         recorded = {str(artifact.signature) for artifact in self._artifacts} | self._unread
-        linked = (s for _, signatures in links.by_recipe(self._storage.fd) for s in signatures)
-        for signature in [signature for signature in linked if str(signature) not in recorded]:
+        linked = (name for _, names in links.by_recipe(self._storage.fd) for name in names)
+        stray = [name for name in linked if name not in recorded]
+        for signature in links.signatures(stray):
             with self._storage.index.read() as reader:  # it may have come meanwhile
-                stray = reader.get(signature) is None
-            if stray and self._is_linked(signature):
+                unknown = reader.get(signature) is None
+            if unknown and self._is_linked(signature):
                 path = artifact_path(signature)
                 yield Finding(FaultKind.LINK, path, "has no record", (str(signature),))
 
@@ -263,23 +284,34 @@ class Verification:
         names = sorted(name for tree in trees for name in self._names[tree])
         return Finding(kind, path, what, tuple(names), trees)
 
-    def _users(self, content: bytes) -> Iterator[Digest]:
-        """Yield the trees that have a content."""
+    def _users(self, content: bytes) -> Iterator[tuple[Digest, bytes]]:
+        """Yield the trees that have a content, and where."""
         for tree in self._names:
             with contextlib.suppress(OSError, StoreDamaged):
-                manifest = self._storage.layers.manifest(tree)
-                if content in map(content_name, manifest.nodes.values()):
-                    yield tree
+                for path, node in self._storage.layers.manifest(tree).nodes.items():
+                    if content_name(node) == content:
+                        yield tree, layer_path(tree) + b"/" + path
+                        break
+
+    def _is_same(self, path: bytes, other: bytes) -> bool:
+        try:
+            return os.path.samestat(self._stat(path), self._stat(other))
+        except OSError:
+            return False
+
+    def _stat(self, path: bytes) -> os.stat_result:
+        with reachable(path, self._storage.fd) as (name, directory):
+            return os.stat(name, dir_fd=directory, follow_symlinks=False)
 
 
-def _entries(objects_fd: int) -> Iterator[tuple[bytes, os.DirEntry[str]]]:
-    """Yield the path of everything in `objects/`, and in what is there, without a stat(2) of it."""
-    with os.scandir(objects_fd) as fans:
+def _objects(store_fd: int) -> Iterator[tuple[int, bytes]]:
+    """Yield everything in the directories of `objects/`: inode number, and path below that."""
+    with opened(b"objects", store_fd) as root, os.scandir(root) as fans:
         for fan in fans:
             prefix = os.fsencode(fan.name)
             try:
-                with opened(prefix, objects_fd) as fd, os.scandir(fd) as entries:
+                with opened(prefix, root) as fd, os.scandir(fd) as entries:
                     for entry in entries:
-                        yield prefix + b"/" + os.fsencode(entry.name), entry
+                        yield entry.inode(), prefix + b"/" + os.fsencode(entry.name)
             except NotADirectoryError:
-                yield prefix, fan
+                yield fan.inode(), prefix

@@ -34,7 +34,7 @@ def verify(
             artifacts = resolve(reader, names, storage.path)
         else:
             artifacts = list(_decoded(reader.records(), damaged))
-            if not reader.is_consistent():
+            if not reader.is_consistent(artifacts):
                 what = "finds other artifacts by hash or tree than it has (`cas rebuild-index`)"
                 damaged.append(Finding(FaultKind.INDEX, b"index/data.mdb", what))
         remembered = () if names else known.all_merged()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import random
@@ -117,6 +118,27 @@ def test_flipped_content_is_found_and_its_artifacts_leave_service(
     cas("put", "b:t:12345678", work / "b")
     assert snapshot(_layer(cas, "b")) == snapshot(work / "b")
     sound(cas.store)
+
+
+def test_findings_are_the_same_on_one_processor_and_on_many(
+    cas: Cas, work: Path, trees: None
+) -> None:
+    _write(_layer(cas, "a") / "usr/a", _flip)
+    _write(_layer(cas, "b") / "usr/shared", _flip, keep_time=True)
+    (_layer(cas, "b") / "usr/b").unlink()
+    (_layer(cas, "a") / "usr").chmod(0o700)
+    objects = objects_of(cas.store)
+    os.link(objects[0], work / "another")
+    (stored,) = (p for p in objects if _holds(p, BIG.encode()))
+    os.unlink(stored)
+
+    many = _findings(cas)
+    command = ["taskset", "-c", str(min(os.sched_getaffinity(0))), CAS, "--store", str(cas.store)]
+    done = subprocess.run([*command, "verify", "--json"], capture_output=True, text=True)
+    assert json.loads(done.stdout)["findings"] == many
+    assert {one["kind"] for one in many} == {
+        "written", "content", "entry", "mode", "links", "object"
+    }  # fmt: skip
 
 
 def test_write_through_a_link_is_found_quickly(cas: Cas, work: Path, trees: None) -> None:
