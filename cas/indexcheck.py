@@ -11,7 +11,7 @@ import hashlib
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 
 from cas.errors import CasError, StoreDamaged
@@ -22,25 +22,31 @@ from cas.signals import CRASHES
 from cas.workers import Worker, WorkerEnded
 
 
-def index_damage(store: str, *, quick: bool = False) -> str | None:
+def index_damage(store: str, *, quick: bool = False, records: bool = False) -> str | None:
     """Return what is wrong with the index of the store at a path, as text; None if it can be used.
 
-    Records are not looked at; nor, if `quick`, which pages are free. Raises StoreDamaged (what is
+    What the records say is looked at with `records` only; and if `quick`, not even which pages are
+    free. Raises StoreDamaged (what is
     there is no store's, and not to be read as one), CasError, OSError.
     """
     if not os.path.exists(os.path.join(store, "format")):
         return None  # told of by who opens it
     check_format(os.fsencode(store))
     index = quoted(os.path.join(store, "index"))
-    with Worker(partial(_damage, store, quick=quick)) as other:
-        try:
-            return other.receive()
-        except WorkerEnded as ended:
-            if ended.signal in CRASHES:
-                return f"using the index {index} ends with {signal.Signals(ended.signal).name}"
-            raise CasError(f"the index {index} could not be checked: {ended}") from ended
-        except (CasError, OSError) as error:
-            raise CasError(f"the index {index} could not be checked: {error}") from error
+    found: list[str | None] = []
+    other: Worker[str | None] = Worker(partial(_damage, store, quick, records))
+    try:
+        while not other.has_ended:
+            found += other.results()
+        return found[0]
+    except WorkerEnded as ended:
+        if ended.signal in CRASHES:
+            return f"using the index {index} ends with {signal.Signals(ended.signal).name}"
+        raise CasError(f"the index {index} could not be checked: {ended}") from ended
+    except (CasError, OSError) as error:
+        raise CasError(f"the index {index} could not be checked: {error}") from error
+    finally:
+        tuple(other.end())
 
 
 def _hash(index: Index) -> bytes:
@@ -50,6 +56,13 @@ def _hash(index: Index) -> bytes:
         for key, data in reader.content():
             content.update(b"%d %d " % (len(key), len(data)) + key + data)
     return content.digest()
+
+
+def _check_records(index: Index) -> None:
+    """Decode all records, and compare how they are found. Raises StoreDamaged."""
+    with index.read() as reader:
+        if not reader.is_consistent([record.artifact() for record in reader.records()]):
+            raise StoreDamaged("the index finds other artifacts by hash or tree than it has")
 
 
 def _check_free_pages(index: Index, content: bytes) -> None:
@@ -67,21 +80,24 @@ def _check_free_pages(index: Index, content: bytes) -> None:
                 raise StoreDamaged("pages that it says are free are not")
 
 
-def _damage(store: str, *, quick: bool) -> Iterator[str | None]:
+def _damage(store: str, quick: bool, records: bool, give: Callable[[str | None], None]) -> None:
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)  # where LMDB says why it ends the process
     try:
         index = Index(f"{store}/index".encode(), f"{store}/lock".encode())
         content = _hash(index)
+        if records:
+            _check_records(index)
     except FileNotFoundError:
-        yield None  # it is for others to say that there is no store
+        give(None)  # it is for others to say that there is no store
         return
     except StoreDamaged as error:
-        yield error.message
+        give(error.message)
         return
     try:
         if not quick:
             _check_free_pages(index, content)
-        yield None
+        give(None)
     except StoreDamaged as error:
-        yield f"the index {quoted(f'{store}/index')} is damaged in its list of free pages: {error}"
+        what = f"is damaged in its list of free pages: {error}"
+        give(f"the index {quoted(f'{store}/index')} {what}")

@@ -99,7 +99,7 @@ class LayerCheck:
         inode, census = has.st_ino, self.census
         census.sizes[inode] = has.st_size
         place = self._objects.get(inode, b"")
-        if place[:2] + place[3:] != name and content_of(place) != name:
+        if place != b"%b/%b" % (name[:2], name[2:]) and content_of(place) != name:
             census.unnamed[inode, name] = Content(name, path, has.st_size)
         if has.st_nlink != 2:
             census.links[inode] += 1

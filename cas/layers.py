@@ -108,6 +108,8 @@ class Layers:
         missing, and its manifest is there.
         """
         new, old = scratch.fd, self._store
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # only a directory goes
+            os.rename(manifest_path(tree) + b"/", b"no-manifest", src_dir_fd=old, dst_dir_fd=new)
         os.rename(b"manifest", manifest_path(tree), src_dir_fd=new, dst_dir_fd=old)
         with contextlib.suppress(FileNotFoundError):
             os.rename(layer_path(tree), b"damaged", src_dir_fd=old, dst_dir_fd=new)

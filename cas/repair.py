@@ -44,6 +44,7 @@ class Repair:
         for found in findings:
             by_kind[found.kind].append(found)
         steps: Sequence[tuple[FaultKind, Callable[[Finding], Iterator[str]]]] = (
+            (FaultKind.FOREIGN, self._foreign),
             (FaultKind.MODE, self._mode),
             (FaultKind.CONTENT, self._content),
             (FaultKind.OBJECT, self._object),
@@ -51,8 +52,6 @@ class Repair:
         for kind, heal in steps:
             for found in by_kind[kind]:
                 yield from self._allowed(found, heal)
-        for found in by_kind[FaultKind.FOREIGN]:
-            yield from self._allowed(found, self._foreign)
         broken = [found for kind in (*_WHOLE_LAYER, FaultKind.CONTENT) for found in by_kind[kind]]
         for tree in dict.fromkeys(tree for found in broken for tree in found.trees):
             yield from self._layer(tree)

@@ -7,7 +7,7 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from cas import links, mounts
@@ -29,7 +29,6 @@ from cas.layout import (
     manifest_path,
 )
 from cas.manifest import BadManifest, Digest, Manifest, is_digest
-from cas.signature import Signature
 from cas.storage import Storage
 from cas.workers import spread
 
@@ -89,33 +88,38 @@ class Verification:
         self._names: dict[Digest, list[str]] = {tree: [] for tree in merged}
         for artifact in artifacts:
             self._names.setdefault(artifact.tree, []).append(str(artifact.signature))
-        self._objects: dict[int, bytes] = {}
+        self._objects: dict[int, bytes] = {}  # paths below objects/, by inode number
+        self._second_names: list[tuple[int, bytes]] = []
         self._compared = _Compared(Census())
         self._all_counted = True  # all links, but for what this user may not read
 
     def run(self, *, quick: bool, progress: Progress) -> Iterator[Finding]:
         """Yield what is wrong. Raises OSError, WorkerEnded."""
         if self._whole:
-            self._objects = dict(_objects(self._storage.fd))
+            self._find_objects()
         entries = {a.tree: a.files + a.directories + a.symlinks for a in self._artifacts}
-        for part in spread(self._compare, self._names, lambda tree: entries.get(tree, _MANY) + 5):
-            self._compared.add(part)
+        spread(
+            self._compare,
+            self._names,
+            self._compared.add,
+            weight=lambda tree: entries.get(tree, _MANY) + 5,
+            least=1000,
+        )
         yield from sorted(self._compared.findings, key=lambda found: found.path)
         yield from self._records()
         if self._whole:
             yield from self._names_and_links()
             yield from self._strays()
         if not quick:
-            damaged = sorted(damaged_contents(self._storage.fd, self._contents(), progress))
-            yield from (self._damaged(content, what) for content, what in damaged)
+            yield from self._damaged(progress)
 
-    def _compare(self, trees: Iterable[Digest]) -> Iterator[_Compared]:
-        """Compare layers with their manifests; yield one result."""
+    def _compare(self, trees: Iterable[Digest], give: Callable[[_Compared], None]) -> None:
+        """Compare layers with their manifests; give one result."""
         check = self._storage.layers.check(self._objects)
         done = _Compared(check.census)
         for tree in trees:
             done.findings.extend(self._layer(tree, check, done))
-        yield done
+        give(done)
 
     def _layer(self, tree: Digest, check: LayerCheck, done: _Compared) -> Iterator[Finding]:
         try:
@@ -135,6 +139,8 @@ class Verification:
             done.complete.add(tree.encode())
         except FileNotFoundError:
             yield self._of(FaultKind.LAYER, base, "is missing", tree)
+        except NotADirectoryError:
+            yield self._of(FaultKind.LAYER, base, "is no directory", tree)
         except PermissionError:
             what = "has a directory that this user may not read"
             yield self._of(FaultKind.ENTRY, base, what, tree)
@@ -172,41 +178,50 @@ class Verification:
         odd = self._objects.keys() - census.sizes.keys()
         odd.update(inode for inode, _ in census.unnamed)
         odd.update(inode for inode, had in census.had.items() if had > census.links[inode] + 1)
-        for path, inode in sorted((self._objects[i], i) for i in odd & self._objects.keys()):
+        odd.update(inode for inode, _ in self._second_names)
+        for path, inode in sorted((path, inode) for inode, path in self._places() if inode in odd):
             with contextlib.suppress(FileNotFoundError):  # it is deleted just now
                 yield from self._object(b"objects/" + path, content_of(path), inode)
-        for content in census.unnamed.values():
-            path = content_path(content.name)
-            if not os.access(path, os.F_OK, dir_fd=self._storage.fd):
-                tree = Digest(content.path.split(b"/", 2)[1].decode())
-                yield self._of(FaultKind.OBJECT, path, "is missing, but layers have it", tree)
+        names = {content.name for content in census.unnamed.values()}
+        missing = {name for name in names if not self._is(stat.S_ISREG, content_path(name))}
+        for name, uses in sorted(self._uses(missing).items()):
+            what = "is missing, but layers have it"
+            yield self._of(FaultKind.OBJECT, content_path(name), what, *uses)
+
+    def _places(self) -> Iterator[tuple[int, bytes]]:
+        """Yield what is below `objects/`, by inode number: more than once if it has more names."""
+        yield from self._objects.items()
+        yield from self._second_names
 
     def _object(self, path: bytes, name: bytes | None, inode: int) -> Iterator[Finding]:
+        """Look at an object that is not just linked to its layers."""
         if name is None:
             yield Finding(FaultKind.STRAY, path, "is not the name of a content")
             return
         found, census = self._stat(path), self._compared.census  # after links were counted
+        if not stat.S_ISREG(found.st_mode):
+            del self._objects[inode]  # there is nothing to read
+            yield self._of(FaultKind.FOREIGN, path, "is no regular file", *self._uses({name})[name])
+            return
         links = census.links[inode] or inode in census.sizes
-        census.sizes[inode] = found.st_size
         extra = found.st_nlink - 1 - links
         if extra > 0 and self._all_counted and found.st_ctime_ns < self._began_ns:
             what = f"has {extra} more links than the store made"
-            yield self._of(FaultKind.LINKS, path, what, *dict(self._users(name)))
+            yield self._of(FaultKind.LINKS, path, what, *self._uses({name})[name])
 
-    def _damaged(self, content: Content, what: str) -> Finding:
-        """Return a finding that names the file in a layer, which says more than the object."""
-        users, path = dict(self._users(content.name)), content.path
-        path = next((used for used in users.values() if self._is_same(used, path)), path)
-        return self._of(FaultKind.CONTENT, path, what, *users)
-
-    def _contents(self) -> list[Content]:
-        """Return what there is to read: each content once."""
+    def _damaged(self, progress: Progress) -> Iterator[Finding]:
+        """Read all contents, each once. They are named by a path in a layer: that says more."""
         sizes, contents = self._compared.census.sizes, [*self._compared.census.unnamed.values()]
-        for inode, path in self._objects.items():
+        for inode, path in self._places():
             name = content_of(path)
             if name is not None:
                 contents.append(Content(name, b"objects/" + path, sizes.get(inode, 0)))
-        return contents
+        damaged = damaged_contents(self._storage.fd, contents, progress)
+        uses = self._uses({content.name for content, _ in damaged})
+        for content, what in damaged:
+            users = uses[content.name]
+            same = (path for path in users.values() if self._is_same(path, content.path))
+            yield self._of(FaultKind.CONTENT, next(same, content.path), what, *users)
 
     def _count_other_links(self) -> None:
         """Count the links of linked sysroots, work in progress and layers not compared.
@@ -217,7 +232,8 @@ class Verification:
         store = self._storage.path
         layers = os.path.join(store, b"layers")
         with self._storage.index.locked(exclusive=False):
-            self._count_links(os.path.join(store, b"tmp"))
+            for name in (b"tmp", b"quarantine"):
+                self._count_links(os.path.join(store, name))
             for name in set(os.listdir(layers)) - self._compared.complete:
                 self._count_links(os.path.join(layers, name))
         with contextlib.suppress(StoreDamaged):  # told of elsewhere
@@ -254,10 +270,10 @@ class Verification:
         linked = (name for _, names in links.by_recipe(self._storage.fd) for name in names)
         stray = [name for name in linked if name not in recorded]
         for signature in links.signatures(stray):
+            path = artifact_path(signature)
             with self._storage.index.read() as reader:  # it may have come meanwhile
                 unknown = reader.get(signature) is None
-            if unknown and self._is_linked(signature):
-                path = artifact_path(signature)
+            if unknown and self._is(stat.S_ISLNK, path):
                 yield Finding(FaultKind.LINK, path, "has no record", (str(signature),))
 
     def _foreign(self) -> Iterator[Finding]:
@@ -273,25 +289,20 @@ class Verification:
                     path = b"artifacts/" + os.fsencode(entry.name)
                     yield Finding(FaultKind.FOREIGN, path, "is no directory")
 
-    def _is_linked(self, signature: Signature) -> bool:
-        try:
-            os.stat(artifact_path(signature), dir_fd=self._storage.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return True
-
     def _of(self, kind: FaultKind, path: bytes, what: str, *trees: Digest) -> Finding:
         names = sorted(name for tree in trees for name in self._names[tree])
         return Finding(kind, path, what, tuple(names), trees)
 
-    def _users(self, content: bytes) -> Iterator[tuple[Digest, bytes]]:
-        """Yield the trees that have a content, and where."""
-        for tree in self._names:
+    def _uses(self, names: Set[bytes]) -> dict[bytes, dict[Digest, bytes]]:
+        """Return the trees that have contents, and where, by the contents' names."""
+        uses: dict[bytes, dict[Digest, bytes]] = {name: {} for name in names}
+        for tree in self._names if names else ():
             with contextlib.suppress(OSError, StoreDamaged):
                 for path, node in self._storage.layers.manifest(tree).nodes.items():
-                    if content_name(node) == content:
-                        yield tree, layer_path(tree) + b"/" + path
-                        break
+                    name = content_name(node)
+                    if name in names:
+                        uses[name].setdefault(tree, layer_path(tree) + b"/" + path)
+        return uses
 
     def _is_same(self, path: bytes, other: bytes) -> bool:
         try:
@@ -299,19 +310,25 @@ class Verification:
         except OSError:
             return False
 
+    def _is(self, kind: Callable[[int], bool], path: bytes) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return kind(self._stat(path).st_mode)
+        return False
+
     def _stat(self, path: bytes) -> os.stat_result:
         with reachable(path, self._storage.fd) as (name, directory):
             return os.stat(name, dir_fd=directory, follow_symlinks=False)
 
-
-def _objects(store_fd: int) -> Iterator[tuple[int, bytes]]:
-    """Yield everything in the directories of `objects/`: inode number, and path below that."""
-    with opened(b"objects", store_fd) as root, os.scandir(root) as fans:
-        for fan in fans:
-            prefix = os.fsencode(fan.name)
-            try:
-                with opened(prefix, root) as fd, os.scandir(fd) as entries:
-                    for entry in entries:
-                        yield entry.inode(), prefix + b"/" + os.fsencode(entry.name)
-            except NotADirectoryError:
-                yield fan.inode(), prefix
+    def _find_objects(self) -> None:
+        """Note everything that is in the directories of `objects/`."""
+        with opened(b"objects", self._storage.fd) as root, os.scandir(root) as fans:
+            for fan in fans:
+                prefix = os.fsencode(fan.name)
+                try:
+                    with opened(prefix, root) as fd, os.scandir(fd) as entries:
+                        for entry in entries:
+                            place = prefix + b"/" + os.fsencode(entry.name)
+                            if self._objects.setdefault(entry.inode(), place) is not place:
+                                self._second_names.append((entry.inode(), place))
+                except NotADirectoryError:
+                    self._objects[fan.inode()] = prefix

@@ -10,10 +10,11 @@ import contextlib
 from collections.abc import Iterable, Iterator
 
 from cas import mounts
-from cas.artifact import Artifact, Record
+from cas.artifact import Artifact
 from cas.contents import Progress
 from cas.errors import StoreDamaged
 from cas.findings import FaultKind, Finding
+from cas.index import Reader
 from cas.known import Known
 from cas.leases import Lease, NoLease, held_leases
 from cas.pins import Pins
@@ -30,13 +31,7 @@ def verify(
     names = list(names)
     damaged: list[Finding] = []
     with storage.index.read() as reader:
-        if names:
-            artifacts = resolve(reader, names, storage.path)
-        else:
-            artifacts = list(_decoded(reader.records(), damaged))
-            if not reader.is_consistent(artifacts):
-                what = "finds other artifacts by hash or tree than it has (`cas rebuild-index`)"
-                damaged.append(Finding(FaultKind.INDEX, b"index/data.mdb", what))
+        artifacts = resolve(reader, names, storage.path) if names else _all(reader, damaged)
         remembered = () if names else known.all_merged()
         merged = [m.tree for m in remembered if storage.layers.exists(m.tree)]
         trees = {*merged, *(artifact.tree for artifact in artifacts)}
@@ -58,13 +53,19 @@ def _lease(storage: Storage, trees: Iterable[str]) -> contextlib.AbstractContext
         return contextlib.nullcontext()  # who may only read verifies what nothing holds
 
 
-def _decoded(records: Iterable[Record], damaged: list[Finding]) -> Iterator[Artifact]:
-    for record in records:
+def _all(reader: Reader, damaged: list[Finding]) -> list[Artifact]:
+    """Return every artifact; what is wrong with the index goes to `damaged`."""
+    artifacts = []
+    for record in reader.records():
         try:
-            yield record.artifact()
+            artifacts.append(record.artifact())
         except StoreDamaged as error:
             what = f"has a record that makes no sense: {error.message}"
             damaged.append(Finding(FaultKind.INDEX, b"index/data.mdb", what, (record.name,)))
+    if not reader.is_consistent(artifacts):
+        what = "finds other artifacts by hash or tree than it has"
+        damaged.append(Finding(FaultKind.INDEX, b"index/data.mdb", what))
+    return artifacts
 
 
 def _state(store: bytes) -> Iterator[Finding]:

@@ -11,20 +11,21 @@ import fcntl
 import heapq
 import os
 import pickle
+import select
 import signal
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Generic, NoReturn, TypeVar
 
-from cas.closing import Closing
 from cas.errors import CasError
-from cas.signals import CRASHES
+from cas.signals import CRASHES, uninterrupted
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-_PIPE_SIZE = 1 << 20  # what an ordinary user may have (pipe(7))
-_DEFAULT = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGIO, *CRASHES)
+_LENGTH = struct.Struct("=Q")
+_AT_ONCE = 1 << 20  # bytes
 
 
 class WorkerEnded(CasError):
@@ -36,116 +37,164 @@ class WorkerEnded(CasError):
         super().__init__(f"a process that took a part of the work was ended ({what})")
 
 
-def processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def spread(
-    work: Callable[[Sequence[_Item]], Iterator[_Result]],
+    work: Callable[[Sequence[_Item], Callable[[_Result], None]], None],
     items: Iterable[_Item],
+    take: Callable[[_Result], None],
+    *,
     weight: Callable[[_Item], int],
-) -> Iterator[_Result]:
-    """Let each processor do `work` with a part of the items; yield the results as they come.
+    least: int,
+) -> None:
+    """Let each processor do `work` with a part of the items; `take` gets what that gives, here.
 
-    The parts have equal weights, as far as they can, and begin with their heaviest items. What
-    `work` raises is raised here, and ends all. With one processor or item it is done here. Raises
-    WorkerEnded, OSError.
+    The parts have equal weights, as far as they can, and begin with their heaviest items. If all
+    have no more than `least`, or there is one processor or item only, it is done here.
+
+    What `work` raises is raised here, and ends all; and what was given before that, or before an
+    exception of another source, is taken before. Raises WorkerEnded, OSError.
     """
-    parts = _parts(items, weight)
-    if len(parts) < 2:
-        for part in parts:
-            yield from work(part)
-        return
-    with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(Worker(partial(work, part))) for part in parts]
-        while workers:  # in turn: a pipe holds enough to let the others go on meanwhile
-            for worker in tuple(workers):
-                try:
-                    yield worker.receive()
-                except EOFError:
-                    workers.remove(worker)
+    parts = _parts(items, weight, least)
+    if len(parts) == 1:
+        return work(parts[0], take)
+    workers: list[Worker[_Result]] = []
+    try:
+        with uninterrupted():
+            workers += (Worker(partial(work, part)) for part in parts)
+        running, waiting = {worker.fd: worker for worker in workers}, select.poll()
+        for fd in running:
+            waiting.register(fd)
+        while running:
+            for fd, _ in waiting.poll():
+                with uninterrupted():  # nothing is lost between reading and taking it
+                    for result in running[fd].results():
+                        take(result)
+                if running[fd].has_ended:
+                    waiting.unregister(fd)
+                    del running[fd]
+    finally:
+        with uninterrupted():
+            for worker in workers:
+                for result in worker.end():
+                    take(result)
 
 
-def _parts(items: Iterable[_Item], weight: Callable[[_Item], int]) -> list[list[_Item]]:
+def _parts(items: Iterable[_Item], weight: Callable[[_Item], int], least: int) -> list[list[_Item]]:
     """Give one item after the other, the heaviest first, to the part that is lightest then."""
-    parts: list[list[_Item]] = [[] for _ in range(processors())]
-    weights = [(0, number) for number in range(len(parts))]
-    for item in sorted(items, key=weight, reverse=True):
+    heaviest_first = sorted(items, key=weight, reverse=True)
+    count = len(os.sched_getaffinity(0)) if sum(map(weight, heaviest_first)) > least else 1
+    parts: list[list[_Item]] = [[] for _ in range(count)]
+    weights = [(0, number) for number in range(count)]
+    for item in heaviest_first:
         lightest, number = weights[0]
         parts[number].append(item)
         heapq.heapreplace(weights, (lightest + weight(item), number))
-    return [part for part in parts if part]
+    return [part for part in parts if part] or [[]]
 
 
-class Worker(Closing, Generic[_Result]):
-    """A process that does `work`, and sends what that yields.
+class _End:
+    """Comes after the last result."""
 
-    To be closed by who made it, which ends the process.
+
+class Worker(Generic[_Result]):
+    """A process that does `work`, which gives its results to the function that it gets.
+
+    They come through `fd`. The process is to be ended by who made it.
     """
 
-    def __init__(self, work: Callable[[], Iterator[_Result]]) -> None:
-        self._pid = 0
-        results, results_end = os.pipe()
+    def __init__(self, work: Callable[[Callable[[_Result], None]], None]) -> None:
+        self.has_ended = False
+        self._data = bytearray()
+        self.fd, results_end = os.pipe()
         alive, self._alive = os.pipe()  # nothing is written to it: it closes when this one ends
-        self._results = os.fdopen(results, "rb")
         parent = os.getpid()
         try:
-            fcntl.fcntl(results, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
             self._pid = os.fork()
             if self._pid == 0:
                 os.close(self._alive)
                 _serve(work, results_end, alive, parent)
         except BaseException:
-            self.close()
+            os.close(self._alive)
+            os.close(self.fd)
             raise
         finally:
             os.close(results_end)
             os.close(alive)
 
-    def receive(self) -> _Result:
-        """Wait for the next result. Raises EOFError, WorkerEnded, and what `work` raised."""
-        try:
-            result = pickle.load(self._results)
-        except (EOFError, pickle.UnpicklingError):
-            _, status = os.waitpid(self._pid, 0)
-            self._pid = 0
-            if status:
-                raise WorkerEnded(os.waitstatus_to_exitcode(status)) from None
-            raise EOFError from None
-        if isinstance(result, Exception):
-            raise result
-        return result  # type: ignore[no-any-return]
+    def results(self) -> Iterator[_Result]:
+        """Wait for something to come, and yield what is complete; or note that it has ended.
 
-    def close(self) -> None:
-        """End the process, and wait for that."""
-        if self._pid:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
-            self._pid = 0
-        self._results.close()
-        if self._alive >= 0:
-            os.close(self._alive)
-            self._alive = -1
+        Raises WorkerEnded, and what `work` raised.
+        """
+        data = os.read(self.fd, _AT_ONCE)
+        if not data:
+            raise WorkerEnded(self._wait())
+        self._data += data
+        for result in self._complete():
+            if isinstance(result, _End):
+                self._wait()  # others that were forked meanwhile may keep the pipe open
+            elif isinstance(result, Exception):
+                raise result
+            else:
+                yield result
+
+    def end(self) -> Iterator[_Result]:
+        """End the process, and wait for that; yield the results that were left."""
+        if not self.has_ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+            self._wait()
+        os.set_blocking(self.fd, False)
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.fd, _AT_ONCE):
+                self._data += data
+        os.close(self.fd)
+        os.close(self._alive)
+        yield from (r for r in self._complete() if not isinstance(r, Exception | _End))
+
+    def _wait(self) -> int:
+        """Wait for the end of the process; return its exit code, as far as that is known."""
+        self.has_ended = True
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        except ChildProcessError:  # as where SIGCHLD is ignored (wait(2))
+            return 0
+
+    def _complete(self) -> Iterator[_Result | Exception | _End]:
+        """Yield what has come as a whole: its length in bytes comes first."""
+        while len(self._data) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._data)[0]
+            if len(self._data) < end:
+                return
+            message = bytes(self._data[_LENGTH.size : end])
+            del self._data[:end]
+            yield pickle.loads(message)
 
 
 def _serve(
-    work: Callable[[], Iterator[_Result]], results: int, alive: int, parent: int
+    work: Callable[[Callable[[_Result], None]], None], results: int, alive: int, parent: int
 ) -> NoReturn:
     code = 1
     try:
-        for number in _DEFAULT:
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # it is for the parent to end this one
+        for number in (signal.SIGIO, *CRASHES):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGIO])
         _end_when_closed(alive)
         if os.getppid() != parent:
             os._exit(code)
         with os.fdopen(results, "wb") as file:
+
+            def give(result: object) -> None:
+                message = pickle.dumps(result, pickle.HIGHEST_PROTOCOL)
+                file.write(_LENGTH.pack(len(message)) + message)
+                file.flush()
+
             try:
-                for result in work():
-                    pickle.dump(result, file, pickle.HIGHEST_PROTOCOL)
-                    file.flush()
+                work(give)
+                give(_End())
             except Exception as error:
-                pickle.dump(error, file)
+                give(error)
         code = 0
     finally:
         os._exit(code)

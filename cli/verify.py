@@ -94,7 +94,7 @@ def _repair_index(store: str) -> Iterator[str]:
     if not os.path.exists(os.path.join(store, "format")):
         return
     restore_store(os.path.realpath(os.fsencode(store)))
-    if index_damage(store) is not None:
+    if index_damage(store, records=True) is not None:
         rebuilt = rebuild_index(store)
         yield from (f"lost {text}" for text in rebuilt.lost)
         yield f"made the index again, of {len(rebuilt.artifacts)} artifacts"

@@ -366,6 +366,57 @@ def _counts(cas: Cas) -> None:
         writer.put(replace(artifact, size=1))
 
 
+def _object_of(cas: Cas, content: bytes) -> Path:
+    return Path(os.fsdecode(next(p for p in objects_of(cas.store) if _holds(p, content))))
+
+
+def _layer_as_file(cas: Cas) -> None:
+    layer = _layer(cas, "b")
+    _no_layer(cas)
+    layer.write_text("")
+
+
+def _layer_as_link(cas: Cas) -> None:
+    layer = _layer(cas, "b")
+    _no_layer(cas)
+    layer.symlink_to("/")
+
+
+def _manifest_as_directory(cas: Cas) -> None:
+    _no_manifest(cas)
+    make(cas.store / "manifests" / _layer(cas, "b").name, {"x": "x"})
+
+
+def _fifo_as_object(cas: Cas) -> None:
+    path = _object_of(cas, b"only in a")
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _name_of_another(cas: Cas) -> None:
+    """A content's name is that of another file, too; only a layer has the right one."""
+    path = _object_of(cas, b"only in a")
+    path.unlink()
+    os.link(_object_of(cas, b"shared"), path)
+
+
+def _moved_and_flipped(cas: Cas) -> None:
+    path = _object_of(cas, b"only in a")
+    path.rename(path.parent.parent / f"{path.parent.name}_{path.name}")
+    _write(_layer(cas, "a") / "usr/a", _flip, keep_time=True)
+
+
+def _key(cas: Cas) -> None:
+    with Store(cas.store) as store, store._index.write() as writer:
+        data = bytes(writer._txn.pop(b"b:t:12345678", db=writer._artifacts) or b"")
+        writer._txn.put(b"c:t:12345678", data, db=writer._artifacts)
+
+
+def _not_found_by_hash(cas: Cas) -> None:
+    with Store(cas.store) as store, store._index.write() as writer:
+        writer._txn.delete(b"12345678\0b:t:12345678", db=writer._hashes)
+
+
 @pytest.mark.parametrize(
     ("harm", "kinds", "quick", "left"),
     [
@@ -382,6 +433,13 @@ def _counts(cas: Cas) -> None:
         (_no_layer, {"layer"}, True, {"a", "b", "twin"}),
         (_no_manifest, {"manifest"}, True, {"a", "b", "twin"}),
         (_flip_manifest, {"manifest"}, True, {"a", "b", "twin"}),
+        (_layer_as_file, {"layer"}, True, {"a", "b", "twin"}),
+        (_layer_as_link, {"layer"}, True, {"a", "b", "twin"}),
+        (_manifest_as_directory, {"manifest"}, True, {"a", "b", "twin"}),
+        (_fifo_as_object, {"foreign", "object"}, True, {"a", "b", "twin"}),
+        (_name_of_another, {"content", "links"}, False, {"a", "b", "twin"}),
+        (_key, {"index", "link"}, True, {"a", "b", "twin"}),
+        (_not_found_by_hash, {"index"}, True, {"a", "b", "twin"}),
         (_record, {"index"}, True, {"a", "b", "twin"}),
         (_counts, {"record"}, True, {"a", "b", "twin"}),
     ],
@@ -431,6 +489,21 @@ def test_what_is_out_of_order_is_no_damage_and_is_healed(
     assert len(cas.json("ls")) == 3
     cas("gc")
     tidy(cas.store)
+
+
+def test_moved_object_is_told_and_what_layers_have_is_read(cas: Cas, trees: None) -> None:
+    _moved_and_flipped(cas)
+
+    assert _kinds(cas) == {"stray", "object", "content"}
+    assert cas.json("verify", "--repair", code=0)["findings"][0]["kind"] == "stray"
+    assert {one["recipe"] for one in cas.json("ls")} == {"b", "twin"}
+
+
+def test_missing_object_is_told_with_all_that_have_it(cas: Cas, trees: None) -> None:
+    _object_of(cas, b"shared").unlink()
+
+    (found,) = _findings(cas, damage=False)
+    assert found["ids"] == ["a:t:12345678", "b:t:12345678", "twin:t:12345678"]
 
 
 def test_links_and_names_of_strangers_are_told_and_left(cas: Cas, work: Path, trees: None) -> None:
