@@ -5,16 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from cas import digest as hashing
-from cas.dirs import attributes
+from cas.dirs import Node, attributes
 from cas.errors import InputRefused
+from cas.journal import Before, Begun, Journal
 from cas.objects import ObjectKey, Objects
 from cas.quoting import quoted
 from cas.scratch import unnamed_file
-from cas.signals import uninterrupted
 from cas.stamp import stamp
 
 _WHOLE = 1 << 20  # bytes; files up to this size are read into memory, and only once
@@ -34,32 +33,25 @@ class FileChanged(InputRefused):
 class Ingested:
     """A file's content is in the store: as `key`, `size` bytes, and by this call if `new`.
 
-    `stat` is of the file when it was read. `adopted` is what it was before that, if the file
-    itself became the object.
+    `stat` is what the file is now.
     """
 
     key: ObjectKey
     size: int
     new: bool
     stat: os.stat_result
-    adopted: os.stat_result | None = None
 
 
-def ingest(
-    objects: Objects,
-    name: bytes,
-    dir_fd: int,
-    path: bytes,
-    adopted: Callable[[Ingested], None] | None = None,
-) -> Ingested:
-    """Make sure that the content of a regular file is an object.
+def ingest(objects: Objects, found: Node, root: bytes, journal: Journal, *, move: bool) -> Ingested:
+    """Make sure that the content of a regular file of the tree at `root` is an object.
 
-    With `adopted` the file itself becomes the object if that is safe: it keeps its name, but is
-    read-only from then on. `adopted` hears of it before a signal can come. `path` is for messages.
+    With `move` the file itself becomes the object if that is safe: it keeps its name, but is
+    read-only from then on. The journal gets what has to be taken back if the put fails.
     Raises OSError, FileChanged.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    fd = os.open(name, flags, dir_fd=dir_fd)
+    path = os.path.join(root, found.path)
+    fd = os.open(found.name, flags, dir_fd=found.dir_fd)
     try:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
@@ -75,34 +67,11 @@ def ingest(
         key = ObjectKey(digest, bool(before.st_mode & 0o111))
         if objects.usable(key):
             return Ingested(key, size, False, before)
-        if adopted is not None:
-            with uninterrupted():
-                now = _adopt(objects, fd, before, key, path)
-                if now is not None:
-                    done = Ingested(key, size, True, now, adopted=before)
-                    adopted(done)
-                    return done
+        journal.note(Begun(found.path, key, Before.of(before) if move else None))
+        now = _adopt(objects, fd, before, key, path) if move else None
+        if now is not None:
+            return Ingested(key, size, True, now)
         return Ingested(key, size, _copy(objects, fd, data, key, path), before)
-    finally:
-        os.close(fd)
-
-
-def disown(objects: Objects, name: bytes, dir_fd: int, before: os.stat_result) -> None:
-    """Give a file that was an object, and no longer is, back to its owner. Raises OSError.
-
-    If somebody linked the object meanwhile, the file is theirs, and a copy takes its place.
-    """
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
-    try:
-        if os.fstat(fd).st_nlink == 1:
-            return _restore(fd, before)
-        with unnamed_file(objects.store_fd) as new:
-            hashing.of_file(fd, copy_to=new)
-            _restore(new, before)
-            beside = name[:200] + b".cas-" + os.urandom(8).hex().encode()
-            source = f"/proc/self/fd/{new}"
-            os.link(source, beside, dst_dir_fd=dir_fd, follow_symlinks=True)
-            os.rename(beside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
     finally:
         os.close(fd)
 
@@ -132,7 +101,7 @@ def _adopt(
     os.fchmod(fd, key.mode)  # before it is asked who writes, lest somebody begins to
     try:
         if _has_writer(fd):
-            _restore(fd, before)
+            Before.of(before).restore(fd)
             return None
         _unchanged(fd, before, path)
         stamp(fd, key.digest)
@@ -140,16 +109,10 @@ def _adopt(
         if objects.publish(fd, key):  # nothing can fail after it
             return now
     except BaseException:
-        _restore(fd, before)
+        Before.of(before).restore(fd)
         raise
-    _restore(fd, before)
+    Before.of(before).restore(fd)
     return None
-
-
-def _restore(fd: int, before: os.stat_result) -> None:
-    """Give an open file the mode and the time that it had `before`. Raises OSError."""
-    os.fchmod(fd, stat.S_IMODE(before.st_mode))
-    os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def _read(fd: int, size: int) -> bytes:

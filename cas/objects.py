@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -57,6 +58,10 @@ class Objects:
     def _of_this_boot_ns(self) -> int:
         return contents_since_ns(self._path)
 
+    def note_boot(self) -> None:
+        """Find out, once, which contents are of this boot. Raises OSError."""
+        _ = self._of_this_boot_ns
+
     @cached_property
     def keep_stamps(self) -> bool:
         """Whether a content that was written to can be told by its time; see `cas.stamp`."""
@@ -75,7 +80,7 @@ class Objects:
 
         One from before this boot may have been cut by a power failure, since nothing syncs it,
         and one without its stamp may have been written to: it is read, and deleted if it is not
-        what its name says. Raises OSError.
+        what its name says, as is one with another mode. Raises OSError.
         """
         whole = self._is_whole(key.path, key)
         if whole is False:
@@ -92,6 +97,8 @@ class Objects:
         try:
             found = os.fstat(fd)
             stamped = self.keep_stamps and is_stamped(found, key.digest)
+            if stat.S_IMODE(found.st_mode) != key.mode:
+                return False
             if found.st_mtime_ns > since_ns and stamped:
                 return True
             return hashing.of_file(fd)[0] == key.digest
@@ -156,6 +163,13 @@ class Objects:
                 own = own_path(path, owner)
                 return own, os.stat(own, dir_fd=self.store_fd, follow_symlinks=False)
         return None if found is None else (path, found)
+
+    def has(self, key: ObjectKey, found: os.stat_result) -> bool:
+        """Tell whether a file is the object itself. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            place = os.stat(key.path, dir_fd=self.store_fd, follow_symlinks=False)
+            return os.path.samestat(place, found)
+        return False
 
     def remove(self, key: ObjectKey) -> None:
         """Delete the object's name; links to it stay what they are. Raises OSError."""

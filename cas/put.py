@@ -16,6 +16,7 @@ from cas.boot import boot_id
 from cas.differences import differences
 from cas.dirs import is_within, opened
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
+from cas.journal import Journal
 from cas.layers import overhead
 from cas.layout import layer_path, manifest_path
 from cas.leases import Lease
@@ -26,7 +27,7 @@ from cas.scratch import Scratch, scratch
 from cas.signals import uninterrupted
 from cas.signature import Signature
 from cas.storage import Storage
-from cas.tree import Reading, consume, read_tree, undo
+from cas.tree import Reading, consume, read_tree
 
 
 class SignatureConflict(CasError):
@@ -78,8 +79,9 @@ def put_tree(
     """
     root = os.path.realpath(os.fsencode(tree))
     _refuse_root(root, storage.path)
-    with opened(root) as fd, Lease(storage.path, (), purpose=f"put of {signature}"):
-        return _put(storage, signature, root, fd, known, move=move, replace=replace)
+    purpose = f"put of {signature}"
+    with opened(root) as fd, Lease(storage.path, (), purpose=purpose), Journal() as journal:
+        return _put(storage, signature, root, fd, known, journal, move=move, replace=replace)
 
 
 def _put(
@@ -88,28 +90,28 @@ def _put(
     root: bytes,
     fd: int,
     known: Artifact | None,
+    journal: Journal,
     *,
     move: bool,
     replace: bool,
 ) -> PutResult:
-    reading = Reading()
     try:
-        read_tree(root, fd, storage.objects, reading, move=move)
+        reading = read_tree(root, fd, storage.objects, journal, move=move)
         manifest = reading.manifest
         digest = hashing.of_bytes(manifest.encode())
         unchanged = known is not None and known.tree == digest
         if known is not None and not unchanged and not replace:
             old = storage.layers.manifest(known.tree)
             raise SignatureConflict(signature, list(map(str, differences(old, manifest))))
-        if unchanged and reading.made and storage.layers.exists(digest):
+        if unchanged and reading.new and storage.layers.exists(digest):
             _refuse_damaged(storage, digest)  # something of it had to be stored again
         artifact = _artifact(signature, digest, reading)
         if not unchanged or not storage.layers.exists(digest):
             with scratch(storage.fd, "put") as work:
-                artifact = _record(storage, artifact, known, manifest, work, bool(reading.made))
+                artifact = _record(storage, artifact, known, manifest, work, reading.new > 0)
     except BaseException:
         with uninterrupted():
-            undo(fd, storage.objects, reading)
+            journal.undo(fd, storage.objects)
         raise
     if move:
         consume(root, fd, reading)
@@ -144,7 +146,7 @@ def _record(
                 _refuse_damaged(storage, tree)
             raise Overtaken from error
     artifact = dataclasses.replace(artifact, overhead=taken)
-    with storage.index.locked(exclusive=True):
+    with storage.index.locked(exclusive=True), uninterrupted():
         if built:
             storage.layers.publish(tree, work)
         elif not storage.layers.exists(tree):

@@ -19,6 +19,7 @@ from cas.errors import CasError
 from cas.locating import locate, located
 from cas.quoting import quoted
 from cas.sharing import share_new
+from cas.signals import uninterrupted
 
 
 class MayNotWrite(CasError):
@@ -66,7 +67,7 @@ def scratch(store_fd: int, purpose: str) -> Iterator[Scratch]:
     A child that was forked meanwhile, and leaves the block too, does not. Raises OSError.
     """
     owner, path = os.getpid(), temporary_path(purpose)
-    with undisturbed(store_fd) as tmp, located(store_fd):
+    with uninterrupted(), undisturbed(store_fd) as tmp, located(store_fd):
         os.mkdir(path, 0o755, dir_fd=store_fd)
         fd = os.open(path, OPEN_DIRECTORY, dir_fd=store_fd)
         share_new(fd, tmp)
@@ -75,7 +76,8 @@ def scratch(store_fd: int, purpose: str) -> Iterator[Scratch]:
         yield Scratch(fd, path)
     finally:
         if os.getpid() == owner:
-            remove_tree(path, store_fd)
+            with uninterrupted():
+                remove_tree(path, store_fd)
         os.close(fd)  # and not before: what is not locked is dead
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from cas.artifact import Dropped
 from cas.dirs import DirCursor, Node, attributes, path_text, walk
 from cas.errors import CasError, InputRefused
-from cas.ingest import Ingested, disown, ingest
+from cas.ingest import ingest
+from cas.journal import Journal
 from cas.manifest import DIRECTORY, Kind, Manifest, file_node, symlink_node
 from cas.objects import Objects
 from cas.quoting import quoted
+from cas.workers import spread
 
 _IRREGULAR = {
     stat.S_IFCHR: "a character device (overlayfs marks deleted files so)",
@@ -23,6 +27,12 @@ _IRREGULAR = {
     stat.S_IFSOCK: "a socket",
 }
 _UNREMARKABLE = {"security.selinux"}  # every file has one where SELinux runs
+_COST_OF_A_FILE = 200_000
+"""How many bytes are hashed in the time that an object takes besides."""
+_LITTLE = 20_000_000
+"""How many bytes are hashed in the time that is worth a process."""
+_Seen = tuple[int, int, int] | None
+"""Inode number, size and time (ns) of a file; None of a directory."""
 
 
 class EntryRefused(InputRefused):
@@ -41,13 +51,18 @@ class TreeLeftOver(CasError):
 
 @dataclass(slots=True)
 class Reading:
-    """What is known of a tree while it is read: its nodes and the new objects made of it."""
+    """What is known of a tree while it is read.
+
+    `new` is how many objects were made, `new_bytes` their size. `seen` tells what the files were,
+    for who takes them away.
+    """
 
     nodes: dict[bytes, bytes] = field(default_factory=dict)
-    stats: dict[bytes, os.stat_result] = field(default_factory=dict)
-    made: dict[bytes, Ingested] = field(default_factory=dict)
-    kinds: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(Kind, 0))
+    seen: dict[bytes, _Seen] = field(default_factory=dict)
+    kinds: Counter[Kind] = field(default_factory=Counter)
     size: int = 0
+    new: int = 0
+    new_bytes: int = 0
     set_id_bits: int = 0
     xattrs: int = 0
     owners: int = 0
@@ -62,67 +77,89 @@ class Reading:
         """What of the tree is not kept."""
         return Dropped(self.set_id_bits, self.xattrs, self.owners)
 
-    @property
-    def new_bytes(self) -> int:
-        """The bytes of content that the store did not have before."""
-        return sum(ingested.size for ingested in self.made.values())
+    def add(self, other: Reading) -> None:
+        """Add what is known of other files of the tree."""
+        self.nodes.update(other.nodes)
+        self.seen.update(other.seen)
+        self.kinds.update(other.kinds)
+        for name in ("size", "new", "new_bytes", "set_id_bits", "xattrs", "owners"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-def read_tree(root: bytes, root_fd: int, objects: Objects, reading: Reading, *, move: bool) -> None:
-    """Read the tree open at `root_fd` into `reading`, making objects of its files.
+def read_tree(
+    root: bytes, root_fd: int, objects: Objects, journal: Journal, *, move: bool
+) -> Reading:
+    """Read the tree open at `root_fd`, by all processors, and make objects of its files.
 
-    The caller undoes (`undo`) what was done when this raises: CasError (what cannot be read or
+    The caller undoes what is in the journal when this raises: CasError (what cannot be read or
     written, by path), InputRefused, TooDeep, OSError.
     """
+    reading = Reading()
     _check_xattrs(attributes(root_fd), root, b"")
+    files: dict[bytes, int] = {}
     for node in walk(root_fd):
-        try:
-            _read_node(node, root, objects, reading, move=move)
-        except OSError as error:
-            path = path_text(node.path, root)
-            raise CasError(f"cannot store {path}: {error.strerror}") from error
+        kind = _kind(node, root)
+        if kind is Kind.FILE:
+            files[node.path] = node.stat.st_size + _COST_OF_A_FILE
+            continue
+        with _told(node.path, root):
+            _read_other(node, kind, root, objects, reading)
+    objects.note_boot()  # before there are others to do it
+    work = partial(_read_files, root, root_fd, objects, journal, move)
+    spread(work, files, reading.add, weight=files.__getitem__, least=_LITTLE)
+    return reading
 
 
-def _read_node(node: Node, root: bytes, objects: Objects, reading: Reading, *, move: bool) -> None:
-    reading.stats[node.path] = node.stat
-    kind = _kind(node, root)
-    _note_losses(node, root, reading)
-    reading.kinds[kind] += 1
-    if kind is Kind.DIRECTORY:
-        if objects.are_in(node.stat):
-            raise InputRefused(
-                f"{path_text(node.path, root)} is the store itself, mounted there",
-                hint="unmount it there, or give a directory without it",
-            )
-        reading.nodes[node.path] = DIRECTORY
-    elif kind is Kind.SYMLINK:
+def _read_other(node: Node, kind: Kind, root: bytes, objects: Objects, reading: Reading) -> None:
+    _note(node, kind, root, reading)
+    reading.seen[node.path] = None if kind is Kind.DIRECTORY else _content(node.stat)
+    if kind is Kind.SYMLINK:
         reading.nodes[node.path] = symlink_node(os.readlink(node.name, dir_fd=node.dir_fd))
-    else:
-        note = partial(reading.made.__setitem__, node.path) if move else None
-        path = os.path.join(root, node.path)
-        done = ingest(objects, node.name, node.dir_fd, path, note)
-        if done.new:
-            reading.made[node.path] = done
-        reading.stats[node.path] = done.stat
-        reading.size += done.size
-        executable = done.key.executable
-        reading.nodes[node.path] = file_node(done.key.digest, done.size, executable=executable)
+        return
+    if objects.are_in(node.stat):
+        raise InputRefused(
+            f"{path_text(node.path, root)} is the store itself, mounted there",
+            hint="unmount it there, or give a directory without it",
+        )
+    reading.nodes[node.path] = DIRECTORY
 
 
-def undo(root_fd: int, objects: Objects, reading: Reading) -> None:
-    """Take back what `read_tree` did to the store and to the tree. Raises OSError.
-
-    A file that became an object gets its mode and time back; or a copy takes its place, should
-    another process have linked the object meanwhile, or a layer that was recorded already.
-    """
+def _read_files(
+    root: bytes,
+    root_fd: int,
+    objects: Objects,
+    journal: Journal,
+    move: bool,
+    paths: Sequence[bytes],
+    give: Callable[[Reading], None],
+) -> None:
+    """Make objects of files; give what is known of them."""
+    part = Reading()
     with DirCursor(root_fd) as cursor:
-        for path, done in sorted(reading.made.items()):
-            if done.adopted is None:
-                objects.remove_unused(done.key, os.geteuid())
-                continue
-            objects.remove_unused(done.key, os.geteuid(), links=2)
+        for path in sorted(paths):
             parent, _, name = path.rpartition(b"/")
-            disown(objects, name, cursor.at(parent), done.adopted)
+            with _told(path, root):
+                dir_fd = cursor.at(parent)
+                found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+                node = Node(path, name, dir_fd, found)
+                _note(node, Kind.FILE, root, part)
+                done = ingest(objects, node, root, journal, move=move)
+            executable = done.key.executable
+            part.nodes[path] = file_node(done.key.digest, done.size, executable=executable)
+            part.size += done.size
+            part.new += done.new
+            part.new_bytes += done.new * done.size
+            if move:
+                part.seen[path] = _content(done.stat)
+    give(part)
+
+
+@contextlib.contextmanager
+def _told(path: bytes, root: bytes) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CasError(f"cannot store {path_text(path, root)}: {error.strerror}") from error
 
 
 def consume(root: bytes, root_fd: int, reading: Reading) -> None:
@@ -132,15 +169,15 @@ def consume(root: bytes, root_fd: int, reading: Reading) -> None:
     """
     left: list[str] = []
     with DirCursor(root_fd) as cursor:
-        for path, before in sorted(reading.stats.items(), reverse=True):
+        for path, before in sorted(reading.seen.items(), reverse=True):
             parent, _, name = path.rpartition(b"/")
             try:
                 dir_fd = cursor.at(parent)
-                if stat.S_ISDIR(before.st_mode):
+                if before is None:
                     os.rmdir(name, dir_fd=dir_fd)
                     continue
                 now = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-                if _content(now) != _content(before):
+                if _content(now) != before:
                     left.append(path_text(path, root))
                 else:
                     os.unlink(name, dir_fd=dir_fd)
@@ -158,7 +195,7 @@ def consume(root: bytes, root_fd: int, reading: Reading) -> None:
     )
 
 
-def _content(found: os.stat_result) -> tuple[int, int, int]:
+def _content(found: os.stat_result) -> _Seen:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -174,13 +211,15 @@ def _kind(node: Node, root: bytes) -> Kind:
     raise EntryRefused(path_text(node.path, root), what)
 
 
-def _note_losses(node: Node, root: bytes, reading: Reading) -> None:
+def _note(node: Node, kind: Kind, root: bytes, reading: Reading) -> None:
+    """Count an entry, and what of it is not kept."""
     # Not by descriptor: opening a file to ask would cost as much again as reading it.
     where = f"/proc/self/fd/{node.dir_fd}/".encode() + node.name
     names = attributes(where)
     if names:
         _check_xattrs(names, root, node.path)
         reading.xattrs += bool(set(names) - _UNREMARKABLE)
+    reading.kinds[kind] += 1
     reading.set_id_bits += bool(node.stat.st_mode & (stat.S_ISUID | stat.S_ISGID))
     reading.owners += node.stat.st_uid != os.geteuid()
 

@@ -100,7 +100,7 @@ from cas.store import Store
 seed, store, trees = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 chance = random.Random(seed)
 with Store(store, create=True) as store:
-    for _ in range(40):
+    for _ in range(120):
         number = chance.randrange(6)
         name = f"r{number}:t:12345678"
         try:

@@ -1,0 +1,112 @@
+"""A tree that several processes store: it is whole, or nothing of it is left, in the store or not.
+
+However it ends: by an entry that cannot be stored, a signal, or a process that is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support import CAS, Cas, objects_of, snapshot, sound, tidy
+
+ID = "large:t:12345678"
+_State = dict[str, tuple[int, int]]
+
+
+@pytest.fixture
+def tree(work: Path) -> Path:
+    """400 files of 100 kB, which processes share out, and some equal ones among them."""
+    for number in range(400):
+        path = work / f"tree/{number % 7}/file-{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"%d" % (number // 2) + bytes(100_000))
+        path.chmod(0o644 if number % 3 else 0o755)
+    return work / "tree"
+
+
+def _state(tree: Path) -> _State:
+    """Return what a tree is but for its contents: modes and times."""
+    found = {str(path): path.stat() for path in tree.glob("*/*")}
+    return {name: (st.st_mode, st.st_mtime_ns) for name, st in found.items()}
+
+
+@pytest.mark.parametrize("options", [[], ["--move"]], ids=["copied", "moved"])
+def test_large_tree_is_stored_whole(cas: Cas, tree: Path, options: list[str]) -> None:
+    before = snapshot(tree)
+
+    assert "400 files" in cas("put", *options, ID, tree).stdout
+    assert snapshot(Path(cas.json("show", ID)["layer"])) == before
+    assert tree.exists() == (options == [])
+    assert {os.stat(path).st_nlink for path in objects_of(cas.store)} >= {2, 3}
+    sound(cas.store)
+    tidy(cas.store)
+
+
+def _children(put: subprocess.Popen[bytes]) -> list[int]:
+    """Wait until a put has let others take a part, or has ended."""
+    children = Path(f"/proc/{put.pid}/task/{put.pid}/children")
+    while put.poll() is None:
+        found = [int(pid) for pid in children.read_text().split()]
+        if found:
+            return found
+    return []
+
+
+def _kill_a_child(put: subprocess.Popen[bytes], children: list[int]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(children[0], signal.SIGKILL)
+
+
+def _interrupt(put: subprocess.Popen[bytes], children: list[int]) -> None:
+    os.killpg(put.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize("options", [[], ["--move"]], ids=["copied", "moved"])
+@pytest.mark.parametrize("end", [_interrupt, _kill_a_child], ids=["interrupt", "child killed"])
+def test_ended_put_leaves_tree_and_store_as_they_were(
+    cas: Cas,
+    tree: Path,
+    options: list[str],
+    end: Callable[[subprocess.Popen[bytes], list[int]], None],
+) -> None:
+    before, state = snapshot(tree), _state(tree)
+    cas("init")
+    ended = 0
+    for number in range(15):
+        command = [*cas.wrapper, CAS, "--store", str(cas.store), "put", *options, ID, str(tree)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, process_group=0) as put:
+            children = _children(put)
+            time.sleep(number / 200)
+            end(put, children)
+            errors = put.communicate()[1]
+        if cas.json("ls"):  # it was faster
+            break
+        assert put.returncode in (1, 130, -signal.SIGINT), errors
+        assert b"Traceback" not in errors
+        ended += 1
+        assert _state(tree) == state
+        assert objects_of(cas.store) == []
+        assert os.listdir(cas.store / "tmp") == os.listdir(cas.store / "layers") == []
+    else:
+        assert snapshot(tree) == before
+        cas("put", *options, ID, tree)
+    assert ended > 0
+    assert snapshot(Path(cas.json("show", ID)["layer"])) == before
+    sound(cas.store)
+
+
+def test_entry_that_cannot_be_stored_leaves_nothing(cas: Cas, tree: Path) -> None:
+    os.setxattr(tree / "3/file-10", "user.overlay.origin", b"")
+    state = _state(tree)
+
+    assert "3/file-10 is part of an overlayfs" in cas("put", "--move", ID, tree, code=8).stderr
+    assert _state(tree) == state
+    assert objects_of(cas.store) == []
