@@ -16,6 +16,7 @@ from cas.boot import boot_id
 from cas.differences import differences
 from cas.dirs import is_within, opened
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
+from cas.index import Reader
 from cas.journal import Journal
 from cas.layers import overhead
 from cas.layout import layer_path, manifest_path
@@ -160,8 +161,15 @@ def _record(
 
 
 def _refuse_damaged(storage: Storage, tree: Digest) -> None:
-    """Read a layer of which something was not there, or not what it was. Raises StoreDamaged."""
-    if any(storage.layers.problems(tree)):
+    """Read a layer of which something was not there, or not what it was.
+
+    Raises StoreDamaged, Overtaken (it is gone).
+    """
+    try:
+        damaged = any(storage.layers.problems(tree))
+    except FileNotFoundError as error:
+        raise Overtaken from error
+    if damaged:
         where = quoted(os.path.join(storage.path, layer_path(tree)))
         hint = "`cas verify` tells what is, and `cas verify --repair` makes it again"
         raise StoreDamaged(f"the layer {where} is damaged", hint=hint)
@@ -171,10 +179,10 @@ def _trustworthy(storage: Storage, tree: Digest, *, doubt: bool) -> bool:
     """Tell whether the tree's layer is there and whole.
 
     A damaged one of an earlier boot is taken out of the way. One of this boot is read if there is
-    `doubt`, and somebody may use it. Raises StoreDamaged, OSError.
+    `doubt`, and somebody may use it. Raises StoreDamaged, Overtaken, OSError.
     """
     with storage.index.read() as reader:
-        marks = {artifact.boot_id for artifact in reader.of_tree(tree)}
+        marks = _marks(reader, tree)
     if not storage.layers.exists(tree):
         return False
     if marks & {None, boot_id()}:
@@ -185,8 +193,16 @@ def _trustworthy(storage: Storage, tree: Digest, *, doubt: bool) -> bool:
         if next(storage.layers.problems(tree), None) is None:
             return True
     with scratch(storage.fd, "damaged") as aside, storage.index.locked(exclusive=True):
+        with storage.index.transaction() as reader:
+            if _marks(reader, tree) != marks:  # another put made it again
+                raise Overtaken
         storage.layers.withdraw(tree, aside)
     return False
+
+
+def _marks(reader: Reader, tree: Digest) -> set[str | None]:
+    """Return in which boots the artifacts that are a tree were put."""
+    return {artifact.boot_id for artifact in reader.of_tree(tree)}
 
 
 def _artifact(signature: Signature, tree: Digest, reading: Reading) -> Artifact:
