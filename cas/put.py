@@ -115,7 +115,8 @@ def _put(
             journal.undo(fd, storage.objects)
         raise
     if move:
-        consume(root, fd, reading)
+        with uninterrupted():  # what would be left are files of the store
+            consume(root, fd, reading)
     if known is not None and unchanged:
         return PutResult(known, reading.new_bytes, unchanged=True)
     return PutResult(artifact, reading.new_bytes, replaced=known.tree if known else None)
