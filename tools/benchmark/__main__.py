@@ -10,13 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmark import assemble, starting, using
+from benchmark import assemble, crowding, starting, storing, using
 from benchmark.bench import bench_in
 from benchmark.charts import draw
 from benchmark.measuring import Failed, Table, command, say
 from benchmark.reporting import lines, machine, write_json
 
-JOBS = {"assemble": assemble.run, "use": using.run, "start": starting.run}
+JOBS = {
+    "assemble": assemble.run,
+    "use": using.run,
+    "store": storing.run,
+    "many": crowding.run,
+    "start": starting.run,
+}
 
 
 def _arguments() -> argparse.Namespace:

@@ -61,9 +61,9 @@ class Bench:
         """Let the store know the composition of all artifacts."""
         self.store.compose(self.names).close()
 
-    def cas(self, *argv: str | Path) -> None:
-        """Run a `cas` command on the store. Raises Failed."""
-        command(CAS, "--store", os.fsdecode(self.store.path), *argv)
+    def cas(self, *argv: str | Path, store: Path | None = None) -> None:
+        """Run a `cas` command, on the store of all trees or another. Raises Failed."""
+        command(CAS, "--store", store or os.fsdecode(self.store.path), *argv)
 
     def mount(self, target: Path, strategy: mounter.Strategy = mounter.Strategy.OVERLAY) -> None:
         """Mount all artifacts at `target`, by the Python interface."""
