@@ -24,8 +24,8 @@ def draw(tables: Sequence[Table], directory: Path) -> Iterator[Path]:
     """Write a chart of each table that has one; yield the paths."""
     directory.mkdir(parents=True, exist_ok=True)
     for table in tables:
-        if table.job == "assemble":
-            text = _logarithmic(table, "assemble")
+        if table.job in ("assemble", "store"):
+            text = _logarithmic(table, table.columns()[0])
         elif table.job == "use":
             text = _stacked(table, [step for step in table.columns() if step != "sum"])
         else:

@@ -142,7 +142,7 @@ def _collecting(bench: Bench) -> Iterator[Contender]:
     store, copy = Path(bench.store.path.decode()), bench.place / "copy"
     repository = ostree.Repository(bench.place / "ostree", bench.trees)
     fill, gone = partial(command, "cp", "-a", store, copy), partial(remove, copy)
-    collect = ("gc", "--keep-from", "/dev/null", "--grace", "0s")
+    collect = ("gc", "--max-age", "0s", "--grace", "0s")
     ours = {"time": partial(bench.cas, *collect, store=copy)}
     yield Contender("cas gc", ours, before=fill, after=gone)
     yield Contender("rm -rf", {"time": gone}, before=fill)
