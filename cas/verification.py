@@ -34,8 +34,6 @@ from cas.workers import spread
 
 _Counts = tuple[int, int, int, int]
 """Regular files, directories, symbolic links, and bytes of the files."""
-
-
 _MANY = 10_000
 """How many entries a merged layer has, about."""
 
@@ -88,15 +86,17 @@ class Verification:
         self._names: dict[Digest, list[str]] = {tree: [] for tree in merged}
         for artifact in artifacts:
             self._names.setdefault(artifact.tree, []).append(str(artifact.signature))
-        self._objects: dict[int, bytes] = {}  # paths below objects/, by inode number
-        self._second_names: list[tuple[int, bytes]] = []
+        self._places: list[tuple[int, bytes]] = []  # inode numbers, and paths below objects/
+        self._objects: dict[int, bytes] = {}  # one of them for each
+        self._no_files: set[int] = set()  # those of what is no regular file there
         self._compared = _Compared(Census())
         self._all_counted = True  # all links, but for what this user may not read
 
     def run(self, *, quick: bool, progress: Progress) -> Iterator[Finding]:
         """Yield what is wrong. Raises OSError, WorkerEnded."""
         if self._whole:
-            self._find_objects()
+            self._places += self._find_objects()
+            self._objects.update(self._places)
         entries = {a.tree: a.files + a.directories + a.symlinks for a in self._artifacts}
         spread(
             self._compare,
@@ -174,47 +174,44 @@ class Verification:
     def _names_and_links(self) -> Iterator[Finding]:
         """Compare the names and the links of contents with what layers have."""
         self._count_other_links()
-        census = self._compared.census
-        odd = self._objects.keys() - census.sizes.keys()
+        census, objects = self._compared.census, self._objects
+        odd = objects.keys() - census.sizes.keys()
         odd.update(inode for inode, _ in census.unnamed)
         odd.update(inode for inode, had in census.had.items() if had > census.links[inode] + 1)
-        odd.update(inode for inode, _ in self._second_names)
-        for path, inode in sorted((path, inode) for inode, path in self._places() if inode in odd):
+        odd.update(inode for inode, path in self._places if objects[inode] != path)  # has two names
+        found = []
+        for path, inode in sorted((path, inode) for inode, path in self._places if inode in odd):
             with contextlib.suppress(FileNotFoundError):  # it is deleted just now
-                yield from self._object(b"objects/" + path, content_of(path), inode)
-        names = {content.name for content in census.unnamed.values()}
-        missing = {name for name in names if not self._is(stat.S_ISREG, content_path(name))}
-        for name, uses in sorted(self._uses(missing).items()):
-            what = "is missing, but layers have it"
-            yield self._of(FaultKind.OBJECT, content_path(name), what, *uses)
+                fault = self._object_fault(path, inode)
+                if fault is not None:
+                    found.append((*fault, b"objects/" + path, content_of(path) or b""))
+        for name in sorted({content.name for content in census.unnamed.values()}):
+            if not self._is(stat.S_ISREG, content_path(name)):
+                what = "is missing, but layers have it"
+                found.append((FaultKind.OBJECT, what, content_path(name), name))
+        uses = self._uses({name for *_, name in found if name})
+        for kind, what, path, name in found:
+            yield self._of(kind, path, what, *uses.get(name, ()))
 
-    def _places(self) -> Iterator[tuple[int, bytes]]:
-        """Yield what is below `objects/`, by inode number: more than once if it has more names."""
-        yield from self._objects.items()
-        yield from self._second_names
-
-    def _object(self, path: bytes, name: bytes | None, inode: int) -> Iterator[Finding]:
-        """Look at an object that is not just linked to its layers."""
-        if name is None:
-            yield Finding(FaultKind.STRAY, path, "is not the name of a content")
-            return
-        found, census = self._stat(path), self._compared.census  # after links were counted
+    def _object_fault(self, path: bytes, inode: int) -> tuple[FaultKind, str] | None:
+        """Look at what is below `objects/`, and not just linked to its layers."""
+        if content_of(path) is None:
+            return FaultKind.STRAY, "is not the name of a content"
+        found, census = self._stat(b"objects/" + path), self._compared.census  # links were counted
         if not stat.S_ISREG(found.st_mode):
-            del self._objects[inode]  # there is nothing to read
-            yield self._of(FaultKind.FOREIGN, path, "is no regular file", *self._uses({name})[name])
-            return
-        links = census.links[inode] or inode in census.sizes
-        extra = found.st_nlink - 1 - links
+            self._no_files.add(inode)
+            return FaultKind.FOREIGN, "is no regular file"
+        extra = found.st_nlink - 1 - (census.links[inode] or inode in census.sizes)
         if extra > 0 and self._all_counted and found.st_ctime_ns < self._began_ns:
-            what = f"has {extra} more links than the store made"
-            yield self._of(FaultKind.LINKS, path, what, *self._uses({name})[name])
+            return FaultKind.LINKS, f"has {extra} more links than the store made"
+        return None
 
     def _damaged(self, progress: Progress) -> Iterator[Finding]:
         """Read all contents, each once. They are named by a path in a layer: that says more."""
         sizes, contents = self._compared.census.sizes, [*self._compared.census.unnamed.values()]
-        for inode, path in self._places():
+        for inode, path in self._places:
             name = content_of(path)
-            if name is not None:
+            if name is not None and inode not in self._no_files:
                 contents.append(Content(name, b"objects/" + path, sizes.get(inode, 0)))
         damaged = damaged_contents(self._storage.fd, contents, progress)
         uses = self._uses({content.name for content, _ in damaged})
@@ -319,16 +316,14 @@ class Verification:
         with reachable(path, self._storage.fd) as (name, directory):
             return os.stat(name, dir_fd=directory, follow_symlinks=False)
 
-    def _find_objects(self) -> None:
-        """Note everything that is in the directories of `objects/`."""
+    def _find_objects(self) -> Iterator[tuple[int, bytes]]:
+        """Yield everything in the directories of `objects/`: inode number, and path below that."""
         with opened(b"objects", self._storage.fd) as root, os.scandir(root) as fans:
             for fan in fans:
                 prefix = os.fsencode(fan.name)
                 try:
                     with opened(prefix, root) as fd, os.scandir(fd) as entries:
                         for entry in entries:
-                            place = prefix + b"/" + os.fsencode(entry.name)
-                            if self._objects.setdefault(entry.inode(), place) is not place:
-                                self._second_names.append((entry.inode(), place))
+                            yield entry.inode(), prefix + b"/" + os.fsencode(entry.name)
                 except NotADirectoryError:
-                    self._objects[fan.inode()] = prefix
+                    yield fan.inode(), prefix
