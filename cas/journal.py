@@ -70,9 +70,12 @@ class Journal(Closing):
     def undo(self, root_fd: int, objects: Objects) -> None:
         """Take back what was done, with files of the tree open at `root_fd` too. Raises OSError."""
         with DirCursor(root_fd) as cursor:
-            for begun in sorted(self._begun()):
-                parent, _, name = begun.path.rpartition(b"/")
-                _undo(begun, objects, name, cursor.at(parent))
+            for path, key, before in sorted(self._begun(), key=lambda begun: begun.path):
+                if before is None:
+                    objects.remove_unused(key, os.geteuid())
+                else:
+                    parent, _, name = path.rpartition(b"/")
+                    _give_back(objects, key, before, name, cursor.at(parent))
 
     def _begun(self) -> Iterator[Begun]:
         size = os.fstat(self._fd).st_size
@@ -84,26 +87,22 @@ class Journal(Closing):
                 yield Begun(bytes.fromhex(path), key, before)
 
 
-def _undo(begun: Begun, objects: Objects, name: bytes, dir_fd: int) -> None:
+def _give_back(objects: Objects, key: ObjectKey, before: Before, name: bytes, dir_fd: int) -> None:
     """Take back what may have been done with a file, `name` in `dir_fd`.
 
     A file that became an object gets its mode and time back; or a copy takes its place, should
     another process have linked the object meanwhile, or a layer that was recorded already.
     """
-    _, key, before = begun
-    user = os.geteuid()
-    if before is None:
-        objects.remove_unused(key, user)
-        return None
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
         now = os.fstat(fd)
         is_object = objects.has(key, now)
-        objects.remove_unused(key, user, links=2 if is_object else 1)
+        objects.remove_unused(key, os.geteuid(), links=2 if is_object else 1)
         if stat.S_IMODE(now.st_mode) != key.mode or Before.of(now) == before:
-            return None  # it did not come to that
+            return  # it did not come to that
         if not is_object or os.fstat(fd).st_nlink == 1:
-            return before.restore(fd)
+            before.restore(fd)
+            return
         with unnamed_file(objects.store_fd) as new:
             hashing.of_file(fd, copy_to=new)
             before.restore(new)

@@ -15,6 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from cas.dirs import Node, opened
+from cas.ingest import ingest
+from cas.journal import Journal
+from cas.store import Store
 from tests.support import CAS, Cas, objects_of, snapshot, sound, tidy
 
 ID = "large:t:12345678"
@@ -101,6 +105,19 @@ def test_ended_put_leaves_tree_and_store_as_they_were(
     assert ended > 0
     assert snapshot(Path(cas.json("show", ID)["layer"])) == before
     sound(cas.store)
+
+
+def test_objects_of_a_directory_that_is_gone_are_taken_back(cas: Cas, work: Path) -> None:
+    """As where a build is stopped, and cleaned up, while it stores its output."""
+    cas("init")
+    with Store(cas.store) as store, Journal() as journal, opened(os.fsencode(work)) as fd:
+        objects = store._objects
+        node = Node(b"gone/file", b"file", fd, os.stat(work))
+        (work / "file").write_text("content")
+        ingest(objects, node, os.fsencode(work), journal, move=False)
+        assert len(objects_of(cas.store)) == 1
+        journal.undo(fd, objects)
+    assert objects_of(cas.store) == []
 
 
 def test_entry_that_cannot_be_stored_leaves_nothing(cas: Cas, tree: Path) -> None:
