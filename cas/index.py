@@ -79,8 +79,7 @@ class Reader:
 
     def signatures(self) -> set[Signature]:
         """Return the signatures of all artifacts. Raises StoreDamaged."""
-        keys = self._txn.cursor(self._artifacts).iternext(keys=True, values=False)
-        return {_signature_of(bytes(key)) for key in keys}
+        return set(map(recorded_signature, self.names()))
 
     def trees(self) -> set[str]:
         """Return the trees of all artifacts."""

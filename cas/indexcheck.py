@@ -26,27 +26,22 @@ def index_damage(store: str, *, quick: bool = False, records: bool = False) -> s
     """Return what is wrong with the index of the store at a path, as text; None if it can be used.
 
     What the records say is looked at with `records` only; and if `quick`, not even which pages are
-    free. Raises StoreDamaged (what is
-    there is no store's, and not to be read as one), CasError, OSError.
+    free. Raises StoreDamaged (what is there is no store's, and not to be read as one), CasError,
+    OSError.
     """
     if not os.path.exists(os.path.join(store, "format")):
         return None  # told of by who opens it
     check_format(os.fsencode(store))
     index = quoted(os.path.join(store, "index"))
-    found: list[str | None] = []
-    other: Worker[str | None] = Worker(partial(_damage, store, quick, records))
     try:
-        while not other.has_ended:
-            found += other.results()
-        return found[0]
+        (damage,) = Worker[str | None](partial(_damage, store, quick, records)).all_results()
+        return damage
     except WorkerEnded as ended:
         if ended.signal in CRASHES:
             return f"using the index {index} ends with {signal.Signals(ended.signal).name}"
         raise CasError(f"the index {index} could not be checked: {ended}") from ended
     except (CasError, OSError) as error:
         raise CasError(f"the index {index} could not be checked: {error}") from error
-    finally:
-        tuple(other.end())
 
 
 def _hash(index: Index) -> bytes:

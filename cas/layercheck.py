@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from cas.census import Census, Content, content_name
+from cas.census import Census, Content, content_name, content_path
 from cas.dirs import Node, listings, stat_of
 from cas.findings import FaultKind
 from cas.layout import content_of
@@ -60,7 +60,7 @@ class LayerCheck:
                 inode = entry.inode()
                 if wanted is None:
                     yield Fault(FaultKind.ENTRY, path, "does not belong there")
-                elif wanted == right.get(inode):  # nor is a file that other layers have, too
+                elif wanted == right.get(inode):  # a file that was looked at by another name
                     links[inode] += 1
                 else:
                     node = Node(path, name, fd, stat_of(entry, fd))
@@ -74,10 +74,7 @@ class LayerCheck:
     def _file(self, found: Node, node: bytes, built_ns: int, base: bytes) -> Sequence[Fault]:
         has, name = found.stat, content_name(node)
         size, mode = int(node[2:-65]), 0o555 if node.startswith(b"x") else 0o444
-        if self._stamped:  # noqa: SIM108
-            written = not is_stamped(has, name[:64])
-        else:
-            written = has.st_mtime_ns > built_ns
+        written = not is_stamped(has, name[:64]) if self._stamped else has.st_mtime_ns > built_ns
         right = has.st_size == size and stat.S_IMODE(has.st_mode) == mode and not written
         self._note(has, name, base + found.path)
         if right:
@@ -99,7 +96,7 @@ class LayerCheck:
         inode, census = has.st_ino, self.census
         census.sizes[inode] = has.st_size
         place = self._objects.get(inode, b"")
-        if place != b"%b/%b" % (name[:2], name[2:]) and content_of(place) != name:
+        if b"objects/" + place != content_path(name) and content_of(place) != name:
             census.unnamed[inode, name] = Content(name, path, has.st_size)
         if has.st_nlink != 2:
             census.links[inode] += 1

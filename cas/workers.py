@@ -34,7 +34,10 @@ class WorkerEnded(CasError):
     def __init__(self, code: int) -> None:
         self.signal = -min(code, 0)
         what = signal.strsignal(self.signal) if self.signal else f"exit code {code}"
-        super().__init__(f"a process that took a part of the work was ended ({what})")
+        super().__init__(
+            f"a process that took a part of the work was ended ({what})",
+            hint="try again; the kernel's messages tell whether memory was short",
+        )
 
 
 def spread(
@@ -136,6 +139,19 @@ class Worker(Generic[_Result]):
                 raise result
             else:
                 yield result
+
+    def all_results(self) -> list[_Result]:
+        """Wait for all results; then, or if there is an error, the process has ended.
+
+        Raises what `results` raises.
+        """
+        found: list[_Result] = []
+        try:
+            while not self.has_ended:
+                found += self.results()
+            return found
+        finally:
+            tuple(self.end())
 
     def end(self) -> Iterator[_Result]:
         """End the process, and wait for that; yield the results that were left."""

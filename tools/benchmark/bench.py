@@ -45,7 +45,7 @@ class Bench:
     def named_trees(self) -> Iterator[tuple[str, Path]]:
         """Yield each tree with its task signature."""
         for number, tree in enumerate(self.trees):
-            yield f"{tree.name}:bookworm:do_populate_sysroot:{number:08x}", tree
+            yield signature_of(tree, number), tree
 
     @functools.cached_property
     def names(self) -> list[str]:
@@ -73,6 +73,11 @@ class Bench:
     def umount(self, target: Path) -> None:
         """Take `target` away, by the Python interface."""
         mounter.umount(self.store.path, target)
+
+
+def signature_of(tree: Path, number: int) -> str:
+    """Return the task signature of a package's tree; `number` is its hash."""
+    return f"{tree.name}:bookworm:do_populate_sysroot:{number:08x}"
 
 
 @contextmanager

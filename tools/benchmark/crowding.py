@@ -52,11 +52,7 @@ class _Crowd:
         """Let them work; return how often it was done in a second."""
         began = time.perf_counter()
         workers = [Worker[float](partial(self._repeat, number)) for number in range(self._count)]
-        times: list[float] = []
-        for worker in workers:
-            while not worker.has_ended:
-                times += worker.results()
-            tuple(worker.end())
+        times = [took for worker in workers for took in worker.all_results()]
         self._longest = max(times)
         return len(times) / (time.perf_counter() - began)
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmark import ostree
-from benchmark.bench import Bench
+from benchmark.bench import Bench, signature_of
 from benchmark.measuring import Contender, Table, command, measure, remove
 from cas.store import Store
 
@@ -28,8 +28,6 @@ def run(bench: Bench) -> Iterator[Table]:
     yield Table("verify", "All that is stored is verified", bench.file_system, rows)
     rows = measure([*_collecting(bench)], bench.rounds)
     yield Table("collect", "All that is stored is deleted", bench.file_system, rows)
-    for name in ("ostree", "repository", "copy"):
-        remove(bench.place / name)
 
 
 def _copy(trees: Sequence[Path], place: Path, *, how: str = "-a") -> None:
@@ -69,12 +67,12 @@ def _storing(bench: Bench, later: Sequence[Path]) -> Iterator[Contender]:
     yield Contender("cp -a", copy, after=gone)
     sums = {FIRST: partial(_hash, trees)}
     yield Contender("b3sum", sums)
-    repository = ostree.Repository(place, trees)
-    changed = ostree.Repository(place, later)
-    commit = {FIRST: repository.commit, AGAIN: repository.commit, CHANGED: changed.commit}
     yield Contender("tar | zstd", steps(partial(_archive, place)), before=place.mkdir, after=gone)
     if bench.quick:
         return
+    repository = ostree.Repository(place, trees)
+    changed = ostree.Repository(place, later)
+    commit = {FIRST: repository.commit, AGAIN: repository.commit, CHANGED: changed.commit}
     yield Contender("ostree commit", commit, before=repository.init, after=gone)
     yield Contender("git add", steps(partial(_git, place)), after=gone)
     init = partial(command, "borg", "init", "-e", "none", place)
@@ -83,19 +81,15 @@ def _storing(bench: Bench, later: Sequence[Path]) -> Iterator[Contender]:
     yield Contender("restic backup", steps(partial(_restic, place)), before=init, after=gone)
 
 
-def _signature(tree: Path, number: int) -> str:
-    return f"{tree.name}:bookworm:do_populate_sysroot:{number:08x}"
-
-
 def _put(store: Path, trees: Sequence[Path], number: int, *, move: bool = False) -> None:
     with Store(store, create=True) as opened:
         for tree in trees:
-            opened.put(_signature(tree, number), tree, move=move)
+            opened.put(signature_of(tree, number), tree, move=move)
 
 
 def _put_by_command(bench: Bench, store: Path, trees: Sequence[Path], number: int) -> None:
     for tree in trees:
-        bench.cas("put", _signature(tree, number), tree, store=store)
+        bench.cas("put", signature_of(tree, number), tree, store=store)
 
 
 def _hash(places: Sequence[Path]) -> None:
