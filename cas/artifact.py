@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas.documents import NUMBERS
 from cas.errors import StoreDamaged
@@ -22,8 +22,7 @@ _NO_BOOT = bytes(36)
 _HINT = "`cas verify --repair` makes it again from the artifact"
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
+class Dropped(NamedTuple):
     """How many files of a tree had what the store does not keep."""
 
     set_id_bits: int = 0
@@ -31,8 +30,7 @@ class Dropped:
     owners: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(NamedTuple):
     """A stored tree: `files` regular files of `size` bytes together, and other entries.
 
     `overhead` is the bytes of disk that its layer and manifest take besides the contents.
@@ -61,8 +59,7 @@ class Artifact:
         return Record(name, _CHECKSUM.pack(_checksum(name, data)) + data)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """The `data` that the index keeps of the artifact with the signature `name`.
 
     What a composition needs of it is told without reading the rest: there may be hundreds.

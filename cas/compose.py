@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas.manifest import DIRECTORY, Digest, Manifest
 from cas.signature import BadSignature
@@ -12,8 +12,7 @@ from cas.signature import BadSignature
 _PRIORITY = re.compile(r"-?[0-9]{1,9}")
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What is asked for: a signature or abbreviation, and its priority."""
 
     name: str

@@ -6,7 +6,7 @@ import enum
 import fnmatch
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas.compose import holders, remove_below
 from cas.errors import CasError, ExitCode
@@ -25,8 +25,7 @@ class ConflictPolicy(enum.Enum):
     IGNORE = "ignore"
 
 
-@dataclass(frozen=True, slots=True)
-class Overlap:
+class Overlap(NamedTuple):
     """The tree numbered `winner` hides what those numbered `hidden`, lowest first, have at `path`.
 
     `directory` tells that a whole directory is hidden by something that is none.
@@ -38,8 +37,7 @@ class Overlap:
     directory: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(NamedTuple):
     """An overlap with the artifacts that are in it."""
 
     path: bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas.compose import Wanted, with_priority
 from cas.documents import fits, parse
@@ -15,8 +15,7 @@ from cas.signature import Signature
 _NATIVE_RECIPES = ("*-native", "*-cross*")
 
 
-@dataclass(frozen=True, slots=True)
-class Dependencies:
+class Dependencies(NamedTuple):
     """What a task needs: the IDs for its target sysroot and for its native one, in order."""
 
     target: tuple[str, ...]

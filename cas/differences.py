@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas.dirs import Node, opened, path_text, walk
 from cas.errors import InputRefused
@@ -13,8 +13,7 @@ from cas.manifest import Entry, Kind, Manifest
 from cas.quoting import quoted
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(NamedTuple):
     """What is at `path` in one tree and in another; None if nothing is there."""
 
     path: bytes

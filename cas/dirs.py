@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas.closing import Closing
 from cas.errors import CasError
@@ -40,8 +40,7 @@ def opened(path: bytes, dir_fd: int | None = None) -> Iterator[int]:
         os.close(fd)
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """A path met by `walk`: `name` in the directory open at `dir_fd`, until the next step."""
 
     path: bytes

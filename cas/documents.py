@@ -9,7 +9,6 @@ import stat
 import types
 import zlib
 from collections.abc import Hashable, Mapping
-from dataclasses import fields
 from functools import cache
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -87,7 +86,8 @@ def parse(text: str | bytes) -> Any:
 
 
 def record_of(kind: type[_Record], document: Any, **known: object) -> _Record:
-    """Make a dataclass of a JSON object, whose fields have to be of its types, and `known` ones.
+    """Make a record (a NamedTuple) of a JSON object, whose fields have to be of its types, and of
+    `known` ones.
 
     Whole numbers are those that a file system or a clock can give, a text is one that can be a
     path. Raises ValueError.
@@ -104,11 +104,6 @@ def record_of(kind: type[_Record], document: Any, **known: object) -> _Record:
         return kind(**document, **known)
     except TypeError as error:
         raise ValueError("it lacks a field") from error
-
-
-def fields_of(record: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass by name, as they are: what `record_of` takes."""
-    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def fits(value: object, kind: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas.manifest import Digest
 from cas.quoting import quoted
@@ -43,8 +43,7 @@ class FaultKind(enum.Enum):
         return self not in (FaultKind.OBJECT, FaultKind.LINK, FaultKind.LINKS, FaultKind.STRAY)
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """Something is wrong at `path`, relative to the store; `what` says it, as text after the path.
 
     `signatures` are the artifacts that have it, and `trees` their trees and merged layers, as far

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from cas import links
 from cas.artifact import Artifact
@@ -23,8 +23,7 @@ _BATCH = 500
 """How many artifacts go under one lock, which others wait for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Doomed:
+class Doomed(NamedTuple):
     """An artifact that would go, with what comes back then, in bytes of disk."""
 
     artifact: Artifact
@@ -33,8 +32,7 @@ class Doomed:
     frees: int
 
 
-@dataclass(frozen=True, slots=True)
-class GcPlan:
+class GcPlan(NamedTuple):
     """What a collection would remove, in that order. `kept` is how many artifacts stay.
 
     What was found out about compositions goes too if it was last used before `before_ns`.
@@ -53,8 +51,7 @@ class GcPlan:
         return sum(one.frees for one in self.doomed)
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
+class Collected(NamedTuple):
     """What a collection did: `artifacts` are gone, `freed` bytes of disk came back in all."""
 
     artifacts: tuple[Artifact, ...]

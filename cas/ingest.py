@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas import digest as hashing
 from cas.dirs import Node, attributes
@@ -29,8 +29,7 @@ class FileChanged(InputRefused):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Ingested:
+class Ingested(NamedTuple):
     """A file's content is in the store: as `key`, `size` bytes, and by this call if `new`.
 
     `stat` is what the file is now.

@@ -10,8 +10,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cas import digest as hashing
 from cas.conflicts import Overlap
@@ -22,8 +21,7 @@ from cas.manifest import Digest
 from cas.scratch import MayNotWrite, replace_file
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(NamedTuple):
     """The layer `tree` is the union of `parts`, lowest first, made in the boot `boot_id`."""
 
     tree: Digest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas.census import Census, Content, content_name, content_path
 from cas.dirs import Node, listings, stat_of
@@ -16,8 +16,7 @@ from cas.quoting import quoted
 from cas.stamp import is_stamped
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(NamedTuple):
     """Something is wrong at `path` of a layer; `what` says it, as text after the path."""
 
     kind: FaultKind

@@ -13,27 +13,25 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas.closing import Closing
 from cas.dirs import opened
-from cas.documents import fields_of, open_file, parse, record_of, seal, unseal
+from cas.documents import open_file, parse, record_of, seal, unseal
 from cas.errors import CasError, StoreDamaged
 from cas.manifest import is_digest
 from cas.quoting import quoted
 from cas.scratch import MayNotWrite, locked_file
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """Somebody uses `trees`; `what` says who, for a message."""
 
     trees: frozenset[str]
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseRecord:
+class LeaseRecord(NamedTuple):
     """What a lease says: `trees` are used since `since_ns` by process `pid` of user `uid`.
 
     `artifacts` are the pairs of signature and tree of its composition, lowest first; `purpose`
@@ -107,7 +105,7 @@ class Lease(Closing):
             raise
         try:
             with open(self.fd, "wb", closefd=False) as file:
-                file.write(seal(json.dumps(fields_of(record))))
+                file.write(seal(json.dumps(record._asdict())))
             os.rename(unfinished, self._path)
         except BaseException as error:
             for path in (unfinished, self._path):  # a signal can have come right after the rename

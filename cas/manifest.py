@@ -6,7 +6,7 @@ import enum
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NewType
+from typing import NamedTuple, NewType
 
 from cas.errors import StoreDamaged
 from cas.quoting import quoted
@@ -43,8 +43,7 @@ class Kind(enum.Enum):
     SYMLINK = "symlink"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One path of a tree. `size` (bytes) and `digest` are those of a file's content."""
 
     path: bytes

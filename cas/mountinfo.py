@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 def mount_namespace() -> int:
@@ -13,8 +13,7 @@ def mount_namespace() -> int:
     return os.stat("/proc/self/ns/mnt").st_ino
 
 
-@dataclass(frozen=True, slots=True)
-class MountLine:
+class MountLine(NamedTuple):
     """A mount as proc(5) shows it: what of its file system, where it is, and its source."""
 
     root: bytes

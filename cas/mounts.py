@@ -10,12 +10,11 @@ import os
 import re
 import stat
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cas.boot import began_ns, boot_id
 from cas.dirs import opened
-from cas.documents import fields_of, fits, parse, read_file, read_sealed, record_of, seal
+from cas.documents import fits, parse, read_file, read_sealed, record_of, seal
 from cas.errors import InUse, StoreDamaged
 from cas.leases import Use
 from cas.manifest import is_digest
@@ -39,8 +38,7 @@ _PLAN = {
 """What a plan consists of besides its version."""
 
 
-@dataclass(frozen=True, slots=True)
-class MountRecord:
+class MountRecord(NamedTuple):
     """A composition was mounted, or was about to be, at the absolute path `target`.
 
     `created` are the directories that were made for it, outermost first, and `mode`, `uid`, `gid`
@@ -79,7 +77,7 @@ def record_path(store: bytes, target: bytes) -> bytes:
 def write_record(store: bytes, record: MountRecord) -> None:
     """Keep a record, in the place of an older one for the same target. Raises OSError."""
     path = os.path.relpath(record_path(store, os.fsencode(record.target)), store)
-    head = fields_of(record)
+    head = record._asdict()
     del head["plans"]
     lines = (json.dumps(head).encode(), *record.plans, b"")
     # A linked tree outlasts a power failure, and an overlay does not.

@@ -6,8 +6,8 @@ import contextlib
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from cas import digest as hashing
 from cas.boot import contents_since_ns
@@ -24,8 +24,7 @@ class Overtaken(Exception):
     """Another process changed what was relied on, such as an object just found; begin again."""
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectKey:
+class ObjectKey(NamedTuple):
     """Names an object. The executable bit belongs to it because hard links share their mode."""
 
     digest: Digest

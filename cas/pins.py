@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from cas.documents import parse, read_sealed, record_of, seal
 from cas.errors import CasError, ExitCode, StoreDamaged
@@ -18,8 +18,7 @@ from cas.scratch import replace_file
 from cas.signature import BadSignature, Signature, pick
 
 
-@dataclass(frozen=True, slots=True)
-class Pin:
+class Pin(NamedTuple):
     """`signature` is kept since `since_ns`, because user `uid` said so; `reason` is text."""
 
     signature: Signature
@@ -46,7 +45,7 @@ class Pins:
 
     def add(self, pin: Pin) -> None:
         """Keep a pin, in the place of an earlier one of its signature. Raises OSError."""
-        record = asdict(pin) | {"signature": str(pin.signature)}
+        record = pin._asdict() | {"signature": str(pin.signature)}
         replace_file(self._store, _path(pin.signature), seal(json.dumps(record)), durable=True)
 
     def find(self, name: str) -> Signature:

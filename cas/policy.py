@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Set
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas.artifact import Artifact
 from cas.lastuse import PRECISION_NS
@@ -16,8 +16,7 @@ _UNNOTED_NS = 2 * PRECISION_NS
 """For how long an artifact may be used without a note: its composition's, and then its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """What keeps artifacts that are not pinned, in use, or younger than `grace_ns`.
 
     `max_age_ns` keeps those used since, `live` those it names, `keep_last` that many newest of
@@ -42,8 +41,7 @@ class Policy:
         return max(self.grace_ns, self.max_age_ns or 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Idle:
+class Idle(NamedTuple):
     """An artifact that may go, last used at `last_used_ns`; `reason` says why, as text."""
 
     artifact: Artifact

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import stat
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas import digest as hashing
 from cas import links
@@ -46,8 +45,7 @@ class SignatureConflict(CasError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class PutResult:
+class PutResult(NamedTuple):
     """What a put did: the artifact, and how many bytes of content were new to the store.
 
     `unchanged` if the same tree was there under this signature; `replaced` is the other tree
@@ -147,7 +145,7 @@ def _record(
             if storage.layers.exists(tree):
                 _refuse_damaged(storage, tree)
             raise Overtaken from error
-    artifact = dataclasses.replace(artifact, overhead=taken)
+    artifact = artifact._replace(overhead=taken)
     with storage.index.locked(exclusive=True), uninterrupted():
         if built:
             storage.layers.publish(tree, work)

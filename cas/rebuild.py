@@ -7,7 +7,7 @@ import errno
 import fcntl
 import os
 from collections import Counter
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas import links
 from cas.artifact import Artifact
@@ -29,8 +29,7 @@ _DATA = b"index/data.mdb"
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ELOOP)
 
 
-@dataclass(frozen=True, slots=True)
-class Rebuilt:
+class Rebuilt(NamedTuple):
     """`artifacts` have a record again; `lost` are the signatures that cannot have one, and why."""
 
     artifacts: tuple[Artifact, ...]

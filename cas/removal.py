@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Set
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas import links
 from cas.artifact import Artifact
@@ -20,8 +20,7 @@ from cas.signature import Signature
 from cas.storage import Storage
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
+class Removed(NamedTuple):
     """`artifacts` were forgotten; `freed` bytes of disk came back."""
 
     artifacts: tuple[Artifact, ...]

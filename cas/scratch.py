@@ -12,7 +12,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas.dirs import OPEN_DIRECTORY, opened, remove_tree
 from cas.errors import CasError
@@ -32,8 +32,7 @@ class MayNotWrite(CasError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Scratch:
+class Scratch(NamedTuple):
     """The open directory `path`, relative to the store. Locked: its owner is alive."""
 
     fd: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas.errors import CasError, ExitCode
 from cas.quoting import quoted
@@ -57,8 +57,7 @@ class AmbiguousSignature(CasError):
         )
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Signature:
+class Signature(NamedTuple):
     """The name of one task's output: recipe, package architecture or None, task, and hash.
 
     The hash alone is no key: BitBake hashes unexpanded text, and gives recipes that differ only

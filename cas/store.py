@@ -6,7 +6,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cas import links
@@ -206,7 +205,7 @@ class Store(Closing):
         removed = removal.remove(choose)
         for artifact in removed.artifacts:
             pins.remove(artifact.signature)
-        return replace(removed, freed=removed.freed + removal.discard_merged())
+        return removed._replace(freed=removed.freed + removal.discard_merged())
 
     @naming_paths
     def uses(self) -> list[Use]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from dataclasses import replace
 
 from cas.boot import boot_id
 from cas.errors import CasError
@@ -41,5 +40,5 @@ def sync(storage: Storage) -> int:
         with storage.index.write() as writer:
             for artifact in unsafe[start : start + _BATCH]:
                 if writer.get(artifact.signature) == artifact:
-                    writer.put(replace(artifact, boot_id=None))
+                    writer.put(artifact._replace(boot_id=None))
     return len(unsafe)

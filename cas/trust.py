@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from cas import links
 from cas.artifact import Artifact
 from cas.boot import boot_id
@@ -23,7 +21,7 @@ def trusted(storage: Storage, artifact: Artifact) -> Artifact | None:
         damage = next(storage.layers.problems(artifact.tree), None)
     except (FileNotFoundError, StoreDamaged) as error:
         damage = str(error)
-    checked = replace(artifact, boot_id=None) if damage is None else None
+    checked = artifact._replace(boot_id=None) if damage is None else None
     if storage.index.writable:
         with storage.index.write() as writer:
             if writer.get(artifact.signature) == artifact:

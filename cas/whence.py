@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 from cas import mounts
 from cas.errors import CasError
@@ -20,8 +19,7 @@ class NotBrought(CasError):
     """No artifact of a composition has anything at a path."""
 
 
-@dataclass(frozen=True, slots=True)
-class Brought:
+class Brought(NamedTuple):
     """The artifact `id` (with `@N` if it has a priority) has `node` at `path`."""
 
     id: str
@@ -34,8 +32,7 @@ class Brought:
         return Entry.of(self.path, self.node)
 
 
-@dataclass(frozen=True, slots=True)
-class Whence:
+class Whence(NamedTuple):
     """What is seen at `path`, and what is hidden there, from the highest to the lowest.
 
     `winner` is None if something that is no directory hides a directory above `path`.
@@ -50,8 +47,7 @@ def _is_link(node: bytes | None) -> TypeGuard[bytes]:
     return node is not None and node.startswith(b"l")
 
 
-@dataclass(frozen=True, slots=True)
-class Composed:
+class Composed(NamedTuple):
     """What a sysroot consists of: pairs of ID and tree, lowest first; and a path in it."""
 
     artifacts: tuple[tuple[str, Digest], ...]

@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas.errors import CasError, ExitCode
 from mounter import syscalls
@@ -40,8 +41,7 @@ class BadSandbox(CasError):
     exit_code = ExitCode.USAGE
 
 
-@dataclass(frozen=True, slots=True)
-class Bind:
+class Bind(NamedTuple):
     """The directory `source` is to be at `target` too; both are absolute paths."""
 
     source: bytes

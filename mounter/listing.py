@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas import mounts
 from cas.leases import held_leases
@@ -13,8 +13,7 @@ from mounter.mounting import umount
 from mounter.plan import Strategy
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """A mount, or a running command with mounts of its own.
 
     `where` is the target, or what the lease says of it. `state` is "alive", "stale" (gone

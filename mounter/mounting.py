@@ -6,8 +6,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cas import mounts
 from cas.dirs import opened
@@ -47,8 +46,7 @@ class NotMounted(CasError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """A composition is at `target` (absolute), by `strategy`.
 
     `reasons` says for each strategy that was tried before why it could not be used.
@@ -73,8 +71,7 @@ def planned(
     upper: StrPath | None = None,
 ) -> Plan:
     """Plan a composition at `target`; see `mount`. Nothing is tried, and nothing done."""
-    return replace(
-        Plan.of(composition, absolute(target)),
+    return Plan.of(composition, absolute(target))._replace(
         strategy=strategy,
         writable=writable or upper is not None,
         upper=None if upper is None else os.path.realpath(os.fsencode(upper)),

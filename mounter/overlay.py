@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas.errors import StoreDamaged
 from cas.layout import MOST_LAYERS
@@ -23,8 +23,7 @@ class TooOld(StrategyRefused):
     """The kernel lacks the new mount API, or `lowerdir+` in it (before Linux 6.5)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Upper:
+class Upper(NamedTuple):
     """The open directories that take the changes of a writable overlay (borrowed)."""
 
     upper_fd: int

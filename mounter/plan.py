@@ -6,8 +6,7 @@ import enum
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cas import mounts
 from cas.compose import union
@@ -53,16 +52,14 @@ class StrategyRefused(Exception):
     """A strategy cannot be used here; nothing has been done. The text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
+class Planned(NamedTuple):
     """An artifact of a plan: its signature, with a priority if it has one (`ID@N`), and tree."""
 
     id: str
     tree: Digest
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """`layers` of the store at `store`, lowest first, are to be seen as one tree at `target`.
 
     They are the trees of `artifacts`, which are lowest first too; of many, the lowest are one
@@ -183,7 +180,7 @@ class Plan:
 
     def by(self, strategy: Strategy, reasons: Sequence[str] = ()) -> Plan:
         """Return the plan with a strategy decided on."""
-        return replace(self, strategy=strategy, reasons=tuple(reasons))
+        return self._replace(strategy=strategy, reasons=tuple(reasons))
 
 
 def read_manifest(store: bytes, tree: Digest) -> Manifest:

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas.dirs import opened, remove_tree
 from cas.errors import CasError
@@ -19,8 +19,7 @@ _FICLONE = 0x40049409  # linux/fs.h
 _MOST_LINKS = 70_000  # ext4 ends at 65,000, btrfs and xfs far above
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """Something was tried: `works` tells the outcome, `detail` why, or how far."""
 
     name: str

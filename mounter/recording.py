@@ -6,7 +6,6 @@ import os
 import stat
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from cas import mounts
 from cas.boot import boot_id
@@ -62,4 +61,4 @@ def recorded_plans(store: bytes, record: mounts.MountRecord) -> list[Plan]:
         where = quoted(mounts.record_path(store, os.fsencode(record.target)))
         what = f"the mount record {where} makes no sense: {error.message}"
         raise StoreDamaged(what) from error
-    return [replace(plan, store=store, target=os.fsencode(record.target)) for plan in plans]
+    return [plan._replace(store=store, target=os.fsencode(record.target)) for plan in plans]

@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cas.dirs import opened
 from cas.errors import InputRefused
@@ -24,8 +25,7 @@ _READ_ONLY = syscalls.MOUNT_ATTR_RDONLY
 _SYSROOT = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """What is to be at a plan's target: its overlay, or the linked tree `tree`.
 
     `source` is what mount(8) shows as the mount's source.

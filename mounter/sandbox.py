@@ -15,8 +15,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NoReturn, TextIO
+from typing import NamedTuple, NoReturn, TextIO
 
 from cas.errors import CasError, hint_for
 from cas.quoting import quoted
@@ -119,8 +118,7 @@ def _exit_code(status: int) -> int:
     return code if code >= 0 else _SIGNAL - code
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
+class _Task(NamedTuple):
     """What the processes of one sandbox have to know.
 
     `mask` are the signals that were blocked before. At `go` the caller gives its permissions, at

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cas import dirs, mounts
 from cas.dirs import opened
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     from cas.composition import Composition
 
 
-@dataclass(frozen=True, slots=True)
-class Updated:
+class Updated(NamedTuple):
     """A mount was exchanged. For `gap_ns` nanoseconds there was none; `why`, if that is not 0."""
 
     mount: Mount
@@ -104,8 +102,7 @@ def _exchange_overlay(plan: Plan, record: mounts.MountRecord) -> Updated:
         syscalls.umount(plan.target, syscalls.MNT_DETACH)
     source = new_source()
     after = _record_of(plan, record, source=source)
-    both = replace(
-        after,
+    both = after._replace(
         sources=[*record.sources, source],
         plans=(*after.plans, record.plans[0]),
     )
@@ -157,8 +154,7 @@ def _exchange_tree(plan: Plan, record: mounts.MountRecord) -> Updated:
     parent_path, name, beside = staging_name(plan.target)
     staging = os.path.join(parent_path, beside)
     with opened(parent_path) as parent:
-        both = replace(
-            record,
+        both = record._replace(
             staging=os.fsdecode(staging),
             plans=(old.dump(), plan.dump()),
         )
@@ -172,7 +168,7 @@ def _exchange_tree(plan: Plan, record: mounts.MountRecord) -> Updated:
         after = _record_of(plan, record, staging=staging)
         mounts.write_record(plan.store, after)
         dirs.remove_tree(beside, parent)
-        mounts.write_record(plan.store, replace(after, staging=None))
+        mounts.write_record(plan.store, after._replace(staging=None))
     return Updated(Mount(plan.store, plan.target, plan.strategy, plan.reasons), gap_ns, why)
 
 
@@ -200,7 +196,7 @@ def _record_of(
     """Make the record of a plan that takes the place of another at the same target."""
     created = [os.fsencode(directory) for directory in before.created]
     record = new_record(plan, plan.strategy, created, source=source, staging=staging)
-    return replace(record, mode=before.mode, uid=before.uid, gid=before.gid)
+    return record._replace(mode=before.mode, uid=before.uid, gid=before.gid)
 
 
 def _live_record(store: bytes, target: bytes) -> mounts.MountRecord:

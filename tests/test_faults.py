@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,7 +155,7 @@ def test_many_processes_put_remove_and_use_at_once(work: Path) -> None:
 def _as_of_an_earlier_boot(store: Store, artifact: Artifact) -> None:
     """Make a record look as a machine that lost its power would leave it."""
     with store._index.write() as writer:
-        writer.put(replace(artifact, boot_id="an-earlier-boot"))
+        writer.put(artifact._replace(boot_id="an-earlier-boot"))
 
 
 def test_artifact_of_an_earlier_boot_is_used_only_if_it_is_whole(store: Store, work: Path) -> None:

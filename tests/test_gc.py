@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +43,7 @@ def _age(cas: Cas, days: dict[str, float]) -> None:
             path = os.path.join(store.path, artifact_path(artifact.signature))
             os.utime(path, ns=(moment, moment), follow_symlinks=False)
             with store._index.write() as writer:
-                writer.put(replace(artifact, created_ns=moment))
+                writer.put(artifact._replace(created_ns=moment))
 
 
 def _left(cas: Cas) -> set[str]:

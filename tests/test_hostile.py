@@ -18,7 +18,7 @@ import struct
 import subprocess
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -449,7 +449,7 @@ def test_manifest_that_leads_out_is_refused_though_its_digest_is_right(
     (cas.store / "artifacts/a/t:87654321").symlink_to(f"../../layers/{tree}")
     artifact = store.resolve("a:t:12345678")
     with store._index.write() as writer:
-        writer.put(replace(artifact, signature=Signature.parse("a:t:87654321"), tree=tree))
+        writer.put(artifact._replace(signature=Signature.parse("a:t:87654321"), tree=tree))
 
     for command in (
         ["mount", "target", "a:t:87654321", "--strategy", "copy"],

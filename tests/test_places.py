@@ -9,7 +9,6 @@ import os
 import re
 import stat
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,7 +109,7 @@ def test_read_only_store_of_another_boot_is_read_before_it_is_trusted(
     with Store(work / "store") as store:
         artifact = store.resolve("a")
         with store._index.write() as writer:
-            writer.put(replace(artifact, boot_id="another"))
+            writer.put(artifact._replace(boot_id="another"))
     script = """
         mount --bind store store; mount -o remount,bind,ro store
         $CAS --store store run --sysroot s=a -- cat s/usr/x

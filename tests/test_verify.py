@@ -362,7 +362,7 @@ def _counts(cas: Cas) -> None:
     with Store(cas.store) as store, store._index.write() as writer:
         artifact = writer.get(Signature.parse("b:t:12345678"))
         assert artifact is not None
-        writer.put(replace(artifact, size=1))
+        writer.put(artifact._replace(size=1))
 
 
 def _object_of(cas: Cas, content: bytes) -> Path:
