@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from cas.dependencies import read_dependencies, split
 from cas.errors import CasError
 from cas.store import Store
 from cli.composing import STRATEGIES, Overlaps, compose, conflict_options
@@ -128,6 +127,8 @@ def _wanted(ctx: click.Context, store: Store, options: dict[str, Any]) -> dict[s
         path, equals, file = text.partition("=")
         _add(ctx, wanted, text if equals else "", path, read_ids(file) if file else [])
     if options["dependencies"] is not None:
+        from cas.dependencies import read_dependencies, split
+
         names = read_dependencies(read_text(options["dependencies"]))
         found = split(names, lambda name: store.resolve(name).signature)
         base = options["chdir"] or ""

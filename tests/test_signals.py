@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from tests.actions import ACTIONS, Bench
 from tests.injection import Outcome, Prepared
-from tests.support import ROOT, Cas
+from tests.support import CAS, ROOT, Cas
 
 _CALLS = (
     "linkat", "link", "rename", "renameat", "renameat2", "mkdir", "mkdirat", "rmdir", "unlink",
@@ -50,3 +52,12 @@ def test_signal_in_any_call_ends_a_command_and_damages_nothing(
         _check_ended(done, number)
         ended += bool(done.met and done.code)
     assert ended > 0
+
+
+def test_interrupt_while_a_command_is_imported_ends_it_without_a_word(work: Path) -> None:
+    (work / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    variables = os.environ | {"PYTHONPATH": str(work)}
+
+    done = subprocess.run([CAS, "--version"], env=variables, capture_output=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")

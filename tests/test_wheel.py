@@ -25,6 +25,6 @@ def test_wheel_holds_the_three_packages_and_nothing_else(tmp_path: Path) -> None
 
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"cas", "mounter", "cli"}
-    assert commands.split() == ["[console_scripts]", "cas", "=", "cli.main:main"]
+    assert commands.split() == ["[console_scripts]", "cas", "=", "cli.start:main"]
     assert {f"{package}/py.typed" for package in tops} <= set(names)
     assert any(name.endswith("/licenses/LICENSE") for name in names)
