@@ -65,19 +65,20 @@ def scratch(store_fd: int, purpose: str) -> Iterator[Scratch]:
 
     A child that was forked meanwhile, and leaves the block too, does not. Raises OSError.
     """
-    owner, path = os.getpid(), temporary_path(purpose)
-    with uninterrupted(), undisturbed(store_fd) as tmp, located(store_fd):
-        os.mkdir(path, 0o755, dir_fd=store_fd)
-        fd = os.open(path, OPEN_DIRECTORY, dir_fd=store_fd)
-        share_new(fd, tmp)
-        fcntl.flock(fd, fcntl.LOCK_EX)
+    owner, path, fd = os.getpid(), temporary_path(purpose), -1
     try:
+        with uninterrupted(), undisturbed(store_fd) as tmp, located(store_fd):
+            os.mkdir(path, 0o755, dir_fd=store_fd)
+            fd = os.open(path, OPEN_DIRECTORY, dir_fd=store_fd)
+            share_new(fd, tmp)
+            fcntl.flock(fd, fcntl.LOCK_EX)
         yield Scratch(fd, path)
     finally:
         if os.getpid() == owner:
             with uninterrupted():
                 remove_tree(path, store_fd)
-        os.close(fd)  # and not before: what is not locked is dead
+        if fd >= 0:
+            os.close(fd)  # and not before: what is not locked is dead
 
 
 def locked_file(path: bytes, store_fd: int) -> int:
