@@ -125,6 +125,12 @@ class Layers:
                 name = os.path.dirname(path)[:-1] + b"-" + tree.encode()
                 os.rename(path, name, src_dir_fd=self._store, dst_dir_fd=scratch.fd)
 
+    def withdrawn_size(self, tree: Digest, scratch: Scratch) -> int:
+        """Return the size of the manifest that `withdraw` moved; 0 of none. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(b"manifest-" + tree.encode(), dir_fd=scratch.fd).st_size
+        return 0
+
     def reclaim(self, tree: Digest, scratch: Scratch) -> int:
         """Delete what `withdraw` moved, and the objects that nothing else links to.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Set
+from functools import partial
 from typing import NamedTuple
 
 from cas import links
@@ -15,9 +16,13 @@ from cas.manifest import Digest
 from cas.merged import Merging
 from cas.mounts import mounted_uses
 from cas.reserve import spare_space
-from cas.scratch import scratch
+from cas.scratch import Scratch, scratch
 from cas.signature import Signature
 from cas.storage import Storage
+from cas.workers import spread
+
+_LITTLE = 200_000
+"""How many bytes of manifests tell of as many files as are deleted in the time of a process."""
 
 
 class Removed(NamedTuple):
@@ -77,7 +82,19 @@ class Removal:
                     idle = [t for t in asked if t not in used and not reader.of_tree(t)]
                 for tree in idle:
                     storage.layers.withdraw(tree, aside)
-            return freed + sum(storage.layers.reclaim(tree, aside) for tree in idle)
+            return freed + self._reclaim(idle, aside)
+
+    def _reclaim(self, trees: Sequence[Digest], aside: Scratch) -> int:
+        """Delete trees that are out of sight, by all processors."""
+        layers = self._storage.layers
+
+        def work(part: Sequence[Digest], give: Callable[[int], None]) -> None:
+            give(sum(layers.reclaim(tree, aside) for tree in part))
+
+        freed: list[int] = []
+        weight = partial(layers.withdrawn_size, scratch=aside)
+        spread(work, trees, freed.append, weight=weight, least=_LITTLE)
+        return sum(freed)
 
     def discard_merged(self, before_ns: int = 0) -> int:
         """Delete the merged layers that `Merging.unneeded` names; return the bytes freed.
