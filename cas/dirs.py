@@ -167,10 +167,12 @@ class DirCursor(Closing):
                 break
             common += 1
         self._up_to(common)
-        for name in names[common:]:
-            self._fds.append(_open_child(self._fds[-1], name, path))
-            self._names.append(name)
-        self._path = path
+        try:
+            for name in names[common:]:
+                self._fds.append(_open_child(self._fds[-1], name, path))
+                self._names.append(name)
+        finally:
+            self._path = b"/".join(self._names)
         return self._fds[-1]
 
     def close(self) -> None:

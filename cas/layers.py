@@ -193,7 +193,7 @@ def overhead(manifest: Manifest, layer: bytes, file: bytes, dir_fd: int) -> int:
             elif node.startswith(b"l"):
                 parent, _, name = path.rpartition(b"/")
                 link = os.stat(name, dir_fd=cursor.at(parent), follow_symlinks=False)
-                taken += disk_use(link)
+                taken += link.st_blocks * 512  # whatever linked trees have it too
     return taken
 
 

@@ -12,7 +12,7 @@ from cas.dirs import opened
 from cas.errors import InUse
 from cas.locating import located
 from cas.signals import uninterrupted
-from mounter import linktree
+from mounter import linktree, unlinking
 from mounter.plan import Plan, Strategy, StrategyRefused
 from mounter.recording import new_record, recorded_plans
 from mounter.targets import claimed
@@ -56,7 +56,7 @@ def take_away(store: bytes, path: bytes, record: mounts.MountRecord) -> None:
     with claimed(path), opened(path) as root:
         plan = plan_of(store, record, root)
         remove_staging(record)
-        linktree.remove_tree(plan, plan.content(), root)
+        unlinking.remove_tree(plan, plan.content(), root)
         os.fchmod(root, record.mode)
 
 
@@ -65,7 +65,7 @@ def plan_of(store: bytes, record: mounts.MountRecord, root: int) -> Plan:
     plan, *others = recorded_plans(store, record)
     for other in others:
         with contextlib.suppress(InUse):
-            linktree.refuse_foreign(other, other.content(), root)
+            unlinking.refuse_foreign(other, other.content(), root)
             return other
     return plan
 

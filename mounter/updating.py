@@ -13,7 +13,7 @@ from cas.errors import InputRefused
 from cas.locating import located
 from cas.quoting import quoted
 from cas.signature import NoSuchSignature, Signature
-from mounter import linktree, syscalls
+from mounter import syscalls, unlinking
 from mounter.mounting import Mount, NotMounted, is_unrecorded, refuse_out_of_reach
 from mounter.overlay import TooOld, attach_overlay, make_overlay
 from mounter.placing import make_beside, plan_of, remove_staging, staging_name
@@ -149,7 +149,7 @@ def _exchange_tree(plan: Plan, record: mounts.MountRecord) -> Updated:
     """Make the new tree beside the old one, and swap their names (renameat2(2))."""
     with opened(plan.target) as root:
         old = plan_of(plan.store, record, root)
-        linktree.refuse_foreign(old, old.content(), root)
+        unlinking.refuse_foreign(old, old.content(), root)
     remove_staging(record)
     parent_path, name, beside = staging_name(plan.target)
     staging = os.path.join(parent_path, beside)

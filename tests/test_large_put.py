@@ -5,12 +5,10 @@ However it ends: by an entry that cannot be stored, a signal, or a process that 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from cas.dirs import Node, opened
 from cas.ingest import ingest
 from cas.journal import Journal
 from cas.store import Store
+from tests.endings import End, children_of, interrupt, kill_a_child
 from tests.support import CAS, Cas, objects_of, snapshot, sound, tidy
 
 ID = "large:t:12345678"
@@ -54,32 +53,13 @@ def test_large_tree_is_stored_whole(cas: Cas, tree: Path, options: list[str]) ->
     tidy(cas.store)
 
 
-def _children(put: subprocess.Popen[bytes]) -> list[int]:
-    """Wait until a put has let others take a part, or has ended."""
-    children = Path(f"/proc/{put.pid}/task/{put.pid}/children")
-    while put.poll() is None:
-        found = [int(pid) for pid in children.read_text().split()]
-        if found:
-            return found
-    return []
-
-
-def _kill_a_child(put: subprocess.Popen[bytes], children: list[int]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(children[0], signal.SIGKILL)
-
-
-def _interrupt(put: subprocess.Popen[bytes], children: list[int]) -> None:
-    os.killpg(put.pid, signal.SIGINT)
-
-
 @pytest.mark.parametrize("options", [[], ["--move"]], ids=["copied", "moved"])
-@pytest.mark.parametrize("end", [_interrupt, _kill_a_child], ids=["interrupt", "child killed"])
+@pytest.mark.parametrize("end", [interrupt, kill_a_child], ids=["interrupt", "child killed"])
 def test_ended_put_leaves_tree_and_store_as_they_were(
     cas: Cas,
     tree: Path,
     options: list[str],
-    end: Callable[[subprocess.Popen[bytes], list[int]], None],
+    end: End,
 ) -> None:
     before, state = snapshot(tree), _state(tree)
     cas("init")
@@ -87,7 +67,7 @@ def test_ended_put_leaves_tree_and_store_as_they_were(
     for number in range(15):
         command = [*cas.wrapper, CAS, "--store", str(cas.store), "put", *options, ID, str(tree)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, process_group=0) as put:
-            children = _children(put)
+            children = children_of(put)
             time.sleep(number / 200)
             end(put, children)
             errors = put.communicate()[1]
