@@ -21,9 +21,13 @@ class MountLine(NamedTuple):
     source: str
 
 
-def source_of(path: str | bytes) -> str | None:
-    """Return the source of the mount that a path is on; None if there is no such path."""
-    found = mount_of(path)
+def source_of(path: bytes | str) -> str | None:
+    """Return the source of the file system that is mounted at a path; None if there is none.
+
+    A bind mount of the file system that the path is on is none. To find the source, the kernel
+    lists all mounts, with all their layers; hence the question before.
+    """
+    found = mount_of(path) if os.path.ismount(path) else None
     return None if found is None else found.source
 
 

@@ -253,10 +253,12 @@ def _mount_overlay(plan: Plan, created: Sequence[bytes], source: str) -> None:
 
 
 def _umount_overlay(path: bytes, record: mounts.MountRecord) -> None:
-    if not mounts.is_mounted(record):
+    source = source_of(path)
+    if source not in record.sources:
         refuse_out_of_reach(record)
-    while source_of(path) in mounts.all_sources(record):
+    while source in mounts.all_sources(record):
         _umount(path)
+        source = source_of(path)
 
 
 def refuse_out_of_reach(record: mounts.MountRecord) -> None:

@@ -107,9 +107,10 @@ class Plan(NamedTuple):
 
         They are at least two: overlayfs refuses one without an upper directory (EINVAL).
         """
-        layers = [layer_path(tree) for tree in reversed(self.layers)]
-        layers += EMPTY[: max(0, 2 - len(layers))]
-        return [os.path.join(self.store, layer) for layer in layers]
+        beginning = os.path.join(self.store, layer_path(Digest("")))
+        layers = [beginning + tree.encode() for tree in reversed(self.layers)]
+        empty = EMPTY[: max(0, 2 - len(layers))]
+        return [*layers, *(os.path.join(self.store, layer) for layer in empty)]
 
     def content(self) -> dict[bytes, tuple[bytes, int]]:
         """Return what will be at the target, as `cas.compose.union` does.
