@@ -74,7 +74,7 @@ def scratch(store_fd: int, purpose: str) -> Iterator[Scratch]:
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield Scratch(fd, path)
     finally:
-        if os.getpid() == owner:
+        if fd >= 0 and os.getpid() == owner:
             with uninterrupted():
                 remove_tree(path, store_fd)
         if fd >= 0:

@@ -7,6 +7,7 @@ that it has too would hold what nobody uses. (Workers of `concurrent.futures` wa
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import heapq
 import os
@@ -51,7 +52,8 @@ def spread(
     """Let each processor do `work` with a part of the items; `take` gets what that gives, here.
 
     The parts have equal weights, as far as they can, and begin with their heaviest items. If all
-    have no more than `least`, or there is one processor or item only, it is done here.
+    have no more than `least`, or there is one processor or item only, it is done here; and so is
+    the part of a process that cannot be made.
 
     What `work` raises is raised here, and ends all; and what was given before that, or before an
     exception of another source, is taken before. Raises WorkerEnded, OSError.
@@ -62,7 +64,11 @@ def spread(
     workers: list[Worker[_Result]] = []
     try:
         with uninterrupted():
-            workers += (Worker(partial(work, part)) for part in parts)
+            while parts and (worker := _forked(partial(work, parts[0]))):
+                workers.append(worker)
+                del parts[0]
+        for part in parts:
+            work(part, take)
         running, waiting = {worker.fd: worker for worker in workers}, select.poll()
         for fd in running:
             waiting.register(fd)
@@ -79,6 +85,16 @@ def spread(
             for worker in workers:
                 for result in worker.end():
                     take(result)
+
+
+def _forked(work: Callable[[Callable[[_Result], None]], None]) -> Worker[_Result] | None:
+    """Return a new process; None if there may be no more, or no memory for one (fork(2))."""
+    try:
+        return Worker(work)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.ENOMEM):
+            raise
+        return None
 
 
 def _parts(items: Iterable[_Item], weight: Callable[[_Item], int], least: int) -> list[list[_Item]]:

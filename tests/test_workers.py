@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -150,3 +151,23 @@ for other in others[1:]:
 def test_end_is_known_where_others_have_the_pipe_or_the_kernel_reaps(reaped: bool) -> None:
     command = [sys.executable, "-c", _IN_ODD_COMPANY.format(reaped=reaped)]
     assert subprocess.run(command, capture_output=True, timeout=60).stdout == b"True\n"
+
+
+def test_part_of_a_process_that_cannot_be_made_is_done_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where a user may have no more processes, which does not bind root (setrlimit(2))."""
+    fork, made = os.fork, [0]
+
+    def fork_once() -> int:
+        made[0] += 1
+        if made[0] > 1:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    monkeypatch.setattr(os, "fork", fork_once)
+    done = _spread(_doubled, range(1000))
+
+    assert sorted(result for _, result in done) == list(range(0, 2000, 2))
+    assert os.getpid() in {pid for pid, _ in done}
+    assert made[0] == 2
