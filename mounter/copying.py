@@ -7,17 +7,11 @@ import os
 
 
 def copy(name: bytes, source_fd: int, target_fd: int) -> None:
-    """Copy the file or symbolic link `name` from one open directory to another.
+    """Copy the file `name` from one open directory to another. Raises OSError.
 
-    A file is read-only then, and has its old time. Raises OSError.
+    It is read-only then, and has its old time.
     """
-    try:
-        old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source_fd)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        os.symlink(os.readlink(name, dir_fd=source_fd), name, dir_fd=target_fd)
-        return
+    old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source_fd)
     try:
         found = os.fstat(old)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from cas.dirs import DirCursor, opened
+from cas.dirs import DirCursor, opened, reachable
 from cas.errors import CasError
 from cas.layout import layer_path
 from cas.manifest import DIRECTORY
@@ -28,6 +29,9 @@ _NO_LINKS = {
     errno.EXDEV: "the store is on another file system, or at another mount of it",
     errno.EPERM: "the store's files may not be linked by this user or on this file system",
 }
+
+_NOT_LINKED = (errno.EINVAL, errno.ENOENT, *_NO_LINKS, errno.EMLINK)
+"""Why a symbolic link of a layer cannot be linked: it is something else, or not there, or..."""
 
 
 class Share(NamedTuple):
@@ -53,6 +57,17 @@ def shares(plan: Plan, content: Content) -> list[Share]:
                 share = found[parent, number] = Share(parent, layers[number], {})
             share.entries[name] = node
     return list(found.values())
+
+
+@contextmanager
+def layer_directory(share: Share, store_fd: int) -> Iterator[int]:
+    """Open, for a `with` block, the directory of a layer that a share is from. Raises OSError.
+
+    By its path, not step by step: of a deep tree, there would be twice as many open at once.
+    """
+    whole = os.path.join(share.layer, share.path) if share.path else share.layer
+    with reachable(whole, store_fd) as (path, fd), opened(path, fd) as directory:
+        yield directory
 
 
 def spread_work(
@@ -87,14 +102,15 @@ def make_tree(plan: Plan, strategy: Strategy, content: Content, root_fd: int) ->
     directories = [path for path, (node, _) in content.items() if node == DIRECTORY]
     parts = shares(plan, content)
     try:
-        with opened(plan.store) as store, DirCursor(root_fd) as cursor:
+        with opened(plan.store) as store:
             if strategy is Strategy.HARDLINK:
                 _try_to_link(parts, store, root_fd)
-            for path in directories:
-                parent, _, name = path.rpartition(b"/")
-                os.mkdir(name, 0o700, dir_fd=cursor.at(parent))
-            place = copy if strategy is Strategy.COPY else _link
-            spread_work(partial(_fill, place, store, root_fd), parts, weight=_names)
+            with DirCursor(root_fd) as cursor:
+                for path in directories:
+                    parent, _, name = path.rpartition(b"/")
+                    os.mkdir(name, 0o700, dir_fd=cursor.at(parent))
+            spread_work(partial(_fill, strategy, store, root_fd), parts, weight=_names)
+        with DirCursor(root_fd) as cursor:
             for path in (*directories, b""):
                 os.fchmod(cursor.at(path), 0o755 if plan.writable else 0o555)
     except OSError as error:
@@ -105,20 +121,21 @@ def make_tree(plan: Plan, strategy: Strategy, content: Content, root_fd: int) ->
 def _try_to_link(parts: Sequence[Share], store_fd: int, root_fd: int) -> None:
     """Link the first file, for a moment. Raises StrategyRefused, OSError."""
     for share in parts:
-        with opened(share.layer, store_fd) as layer, DirCursor(layer) as cursor:
-            for name, node in share.entries.items():
-                if node.startswith(b"l"):
-                    continue
-                try:
-                    os.link(name, name, src_dir_fd=cursor.at(share.path), dst_dir_fd=root_fd)
-                except OSError as error:
-                    if error.errno in _NO_LINKS:
-                        raise StrategyRefused(_NO_LINKS[error.errno]) from error
-                    if error.errno != errno.EMLINK:
-                        raise
-                else:
-                    os.unlink(name, dir_fd=root_fd)
-                return
+        name = next((n for n, node in share.entries.items() if not node.startswith(b"l")), None)
+        if name is None:
+            continue
+        with layer_directory(share, store_fd) as source:
+            try:
+                os.link(name, name, src_dir_fd=source, dst_dir_fd=root_fd)
+            except OSError as error:
+                if error.errno in _NO_LINKS:
+                    raise StrategyRefused(_NO_LINKS[error.errno]) from error
+                if error.errno != errno.EMLINK:
+                    error.filename = os.path.join(share.layer, share.path, name)
+                    raise
+            else:
+                os.unlink(name, dir_fd=root_fd)
+            return
 
 
 def _names(share: Share) -> int:
@@ -126,25 +143,45 @@ def _names(share: Share) -> int:
 
 
 def _fill(
-    place: Callable[[bytes, int, int], None],
+    strategy: Strategy,
     store_fd: int,
     root_fd: int,
     parts: Sequence[Share],
     _: Callable[[bytes], None],
 ) -> None:
-    with DirCursor(store_fd) as store, DirCursor(root_fd) as root:
-        for path, layer, entries in parts:
-            source = store.at(layer + b"/" + path if path else layer)
-            target = root.at(path)
-            for name in entries:
-                place(name, source, target)
+    place = copy if strategy is Strategy.COPY else _link
+    with DirCursor(root_fd) as root:
+        for share in parts:
+            with layer_directory(share, store_fd) as source:
+                target = root.at(share.path)
+                for name, node in share.entries.items():
+                    try:
+                        if node.startswith(b"l"):
+                            _link_symlink(name, node[2:], source, target)
+                        else:
+                            place(name, source, target)
+                    except OSError as error:
+                        error.filename = os.path.join(share.layer, share.path, name)
+                        raise
 
 
 def _link(name: bytes, source_fd: int, target_fd: int) -> None:
     try:
-        os.link(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+        os.link(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd)
     except OSError as error:
         # Of this file alone: 65,000 links on ext4; another user's (proc(5), protected_hardlinks).
         if error.errno not in (errno.EMLINK, errno.EPERM):
             raise
         copy(name, source_fd, target_fd)
+
+
+def _link_symlink(name: bytes, to: bytes, source_fd: int, target_fd: int) -> None:
+    """Make a symbolic link: the layer's own, if that can be linked, since it needs no inode."""
+    try:
+        if os.readlink(name, dir_fd=source_fd) == to:
+            os.link(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+            return
+    except OSError as error:
+        if error.errno not in _NOT_LINKED:
+            raise
+    os.symlink(to, name, dir_fd=target_fd)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from cas import dirs
 from cas.dirs import DirCursor, opened
 from cas.errors import InUse
+from cas.locating import located
 from cas.manifest import DIRECTORY
 from cas.quoting import quoted
-from mounter.linktree import Content, Share, shares, spread_work
+from mounter.linktree import Content, Share, layer_directory, shares, spread_work
 from mounter.plan import Plan
 
+_Stat = tuple[int, int]
+"""Size in bytes and time of change in nanoseconds."""
 _Part = tuple[bytes, list[Share]]
 """A directory of the tree, and what layers bring to it."""
 
@@ -35,8 +38,9 @@ def remove_tree(plan: Plan, content: Content, root_fd: int) -> None:
         for path in (b"", *directories):
             with contextlib.suppress(FileNotFoundError):
                 os.fchmod(cursor.at(path), 0o755)
-        parts = [(share.path, [share]) for share in shares(plan, content)]
-        spread_work(partial(_unlink, root_fd), parts, weight=_names)
+    parts = [(share.path, [share]) for share in shares(plan, content)]
+    spread_work(partial(_unlink, root_fd), parts, weight=_names)
+    with DirCursor(root_fd) as cursor:
         for path in reversed(directories):
             parent, _, name = path.rpartition(b"/")
             with contextlib.suppress(FileNotFoundError):
@@ -75,56 +79,51 @@ def _find_foreign(
     give: Callable[[bytes], None],
 ) -> None:
     """Give what is in directories of the tree, and is not what `make_tree` made."""
-    one_device = os.fstat(store_fd).st_dev == os.fstat(root_fd).st_dev
-    with DirCursor(store_fd) as store, DirCursor(root_fd) as root:
+    device = os.fstat(root_fd).st_dev
+    with DirCursor(root_fd) as root:
         for directory, its_shares in parts:
             try:
                 fd = root.at(directory)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # what is in its place is in the directory above
-            stored = _inodes(its_shares, store) if one_device else {}
+            if os.fstat(fd).st_dev != device:  # something is mounted there
+                give(directory)
+                continue
+            stored = _stored(its_shares, store_fd)
             prefix = directory and directory + b"/"
             with os.scandir(fd) as entries:
                 for entry in entries:
                     name = os.fsencode(entry.name)
+                    found = entry.stat(follow_symlinks=False)
                     node, _ = content.get(prefix + name, (b"", 0))
-                    if node == DIRECTORY:
-                        ours = entry.is_dir(follow_symlinks=False)
-                    else:
-                        ours = stored.get(name, -1) == entry.inode()
-                        ours = ours or _is_copy(name, node, fd, its_shares, store)
-                    if not ours:
+                    if not _is_ours(found, node, name, fd, stored):
                         give(prefix + name)
 
 
-def _inodes(its_shares: Sequence[Share], store: DirCursor) -> dict[bytes, int]:
-    """Return the inode number of each name, so that a link to it is known by its own."""
-    found: dict[bytes, int] = {}
-    for share in its_shares:
-        with contextlib.suppress(FileNotFoundError), os.scandir(_at(share, store)) as entries:
-            numbers = {os.fsencode(entry.name): entry.inode() for entry in entries}
-            found |= {name: numbers[name] for name in share.entries if name in numbers}
-    return found
-
-
-def _is_copy(
-    name: bytes, node: bytes, fd: int, its_shares: Sequence[Share], store: DirCursor
+def _is_ours(
+    found: os.stat_result, node: bytes, name: bytes, fd: int, stored: Mapping[bytes, _Stat]
 ) -> bool:
-    found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    if node == DIRECTORY:
+        return stat.S_ISDIR(found.st_mode)
     if node.startswith(b"l"):
         return stat.S_ISLNK(found.st_mode) and os.readlink(name, dir_fd=fd) == node[2:]
     if not node or not stat.S_ISREG(found.st_mode):
         return False
-    (share,) = (share for share in its_shares if name in share.entries)
-    try:
-        stored = os.stat(name, dir_fd=_at(share, store), follow_symlinks=False)
-    except FileNotFoundError:  # the store has lost it, which must not keep the tree
+    if name not in stored:  # the store has lost it, which must not keep the tree
         return found.st_size == int(node.split(b" ")[1])
-    return (found.st_size, found.st_mtime_ns) == (stored.st_size, stored.st_mtime_ns)
+    return (found.st_size, found.st_mtime_ns) == stored[name]
 
 
-def _at(share: Share, store: DirCursor) -> int:
-    return store.at(share.layer + b"/" + share.path if share.path else share.layer)
+def _stored(its_shares: Sequence[Share], store_fd: int) -> dict[bytes, _Stat]:
+    """Return size and time of the store's own files. Raises OSError."""
+    found: dict[bytes, _Stat] = {}
+    for share in its_shares:
+        with contextlib.suppress(FileNotFoundError), layer_directory(share, store_fd) as fd:
+            for name in share.entries:
+                with contextlib.suppress(FileNotFoundError):
+                    its = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    found[name] = its.st_size, its.st_mtime_ns
+    return found
 
 
 def _empty(root_fd: int) -> None:
@@ -143,5 +142,5 @@ def _unlink(root_fd: int, parts: Sequence[_Part], _: Callable[[bytes], None]) ->
             with contextlib.suppress(FileNotFoundError):
                 fd = cursor.at(directory)
                 for name in (name for share in its_shares for name in share.entries):
-                    with contextlib.suppress(FileNotFoundError):
+                    with contextlib.suppress(FileNotFoundError), located(fd):
                         os.unlink(name, dir_fd=fd)

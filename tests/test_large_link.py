@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.endings import End, children_of, interrupt, kill_a_child
-from tests.support import CAS, Cas, make, snapshot, sound
+from tests.support import CAS, ROOT, Cas, make, snapshot, sound
 
 ID = "large:t:12345678"
 
@@ -86,3 +88,77 @@ def test_ended_mount_leaves_nothing(cas: Cas, work: Path, tree: Path, end: End) 
         assert sorted(os.listdir(work)) == before
     assert ended > 0
     sound(cas.store)
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can mount inside of a tree for all to see")
+@pytest.mark.parametrize("place", ["7/d", "7/d/f7", "8/empty"])
+def test_what_is_mounted_in_a_linked_tree_is_not_ours(
+    cas: Cas, work: Path, tree: Path, place: str
+) -> None:
+    cas("put", "empty:t:12345678", make(work / "empty", {"8/empty/": None}))
+    sysroot, foreign = work / "sysroot", make(work / "foreign", {"f7": "precious", "none/": None})
+    cas("mount", "--strategy", "hardlink", sysroot, ID, "empty")
+    source = {"7/d": foreign, "7/d/f7": foreign / "f7", "8/empty": foreign / "none"}[place]
+    if source.is_dir():  # of another file system, on which anything may have the same number
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", sysroot / place], check=True)
+    else:
+        subprocess.run(["mount", "--bind", source, sysroot / place], check=True)
+    try:
+        before = snapshot(sysroot)
+        refusal = cas("umount", sysroot, code=7).stderr
+        assert f"there: {place}\n" in refusal or f"there: {place}," in refusal
+        assert snapshot(sysroot) == before
+    finally:
+        subprocess.run(["umount", sysroot / place], check=True)
+    cas("umount", sysroot)
+    assert not sysroot.exists()
+    assert (foreign / "f7").read_text() == "precious"
+
+
+@pytest.mark.parametrize("strategy", ["hardlink", "copy"])
+def test_symbolic_link_is_what_was_put_whatever_became_of_the_layer(
+    cas: Cas, work: Path, strategy: str
+) -> None:
+    tree = make(work / "tree", {"file": "1", "one@": "file", "two@": "file", "three@": "file"})
+    cas("put", ID, tree)
+    layer = Path(cas.json("show", ID)["layer"])
+    (layer / "one").unlink()
+    (layer / "one").symlink_to("/etc/shadow")
+    (layer / "two").unlink()
+    (layer / "three").unlink()
+    (layer / "three").write_text("a file")
+
+    cas("mount", "--strategy", strategy, work / "sysroot", ID)
+    assert snapshot(work / "sysroot") == snapshot(tree)
+    cas("umount", work / "sysroot")
+    assert not (work / "sysroot").exists()
+
+
+def test_symbolic_links_alone_are_made_on_another_file_system(cas: Cas, work: Path) -> None:
+    tree = make(work / "tree", {"d/one@": "nowhere", "two@": "d"})
+    cas("put", ID, tree)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        cas("mount", "--strategy", "hardlink", f"{directory}/sysroot", ID)
+        assert snapshot(f"{directory}/sysroot") == snapshot(tree)
+        cas("umount", f"{directory}/sysroot")
+
+
+@pytest.mark.parametrize("strategy", ["hardlink", "copy"])
+def test_deep_tree_that_was_put_can_be_linked(cas: Cas, work: Path, strategy: str) -> None:
+    cas("put", ID, make(work / "tree", {"d/" * 600 + "file": "1"}))
+    few = replace(cas, wrapper=(*cas.wrapper, "prlimit", "--nofile=1024"))
+
+    few("mount", "--strategy", strategy, work / "sysroot", ID)
+    assert snapshot(work / "sysroot") == snapshot(work / "tree")
+    few("umount", work / "sysroot")
+    assert not (work / "sysroot").exists()
+
+
+def test_error_names_the_file_that_is_missing(cas: Cas, work: Path) -> None:
+    cas("put", ID, make(work / "tree", {"a/f": "1", "b/g": "2"}))
+    layer = Path(cas.json("show", ID)["layer"])
+    (layer / "b/g").unlink()
+
+    refusal = cas("mount", "--strategy", "hardlink", work / "sysroot", ID, code=1).stderr
+    assert f"layers/{layer.name}/b/g" in refusal
+    assert not (work / "sysroot").exists()
