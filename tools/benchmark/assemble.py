@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmark import ostree
+from benchmark import casd, ostree
 from benchmark.bench import Bench
 from benchmark.measuring import Contender, Table, command, measure, remove
 from mounter import syscalls
@@ -23,9 +23,16 @@ def run(bench: Bench) -> Iterator[Table]:
     bench.store.sync()
     target = bench.place / "target"
     target.mkdir()
-    contenders = [*_ours(bench, target), *mounts(bench, target), *copies(bench, target)]
     title = f"A sysroot of {len(bench.trees)} trees"
-    rows = measure(contenders, bench.rounds, partial(clear, target))
+    with casd.staging(bench.place / "casd", bench.trees) as staging:
+        stage = partial(staging.stage, target)
+        contenders = [
+            *_ours(bench, target),
+            *mounts(bench, target),
+            Contender("buildbox-casd", {ASSEMBLE: stage, TAKE_AWAY: staging.unstage}),
+            *copies(bench, target),
+        ]
+        rows = measure(contenders, bench.rounds, partial(clear, target))
     yield Table("assemble", title, bench.file_system, rows)
     target.rmdir()
     remove(bench.place / "ostree")
@@ -61,7 +68,7 @@ def mounts(bench: Bench, target: Path) -> Iterator[Contender]:
     yield Contender(
         "bare system calls",
         {
-            ASSEMBLE: partial(_bare_mount, bench, target),
+            ASSEMBLE: partial(bare_mount, bench.trees, target),
             TAKE_AWAY: partial(syscalls.umount, os.fsencode(target)),
         },
     )
@@ -74,10 +81,10 @@ def mounts(bench: Bench, target: Path) -> Iterator[Contender]:
     yield Contender("bubblewrap", {BOTH: partial(command, bwrap, *overlay, "true")})
 
 
-def _bare_mount(bench: Bench, target: Path) -> None:
+def bare_mount(trees: Sequence[Path], target: Path) -> None:
     """Make the same calls as `mounter.overlay`, and no others: the limit."""
     fd = syscalls.fsopen(b"overlay")
-    for tree in reversed(bench.trees):
+    for tree in reversed(trees):
         syscalls.fsconfig(fd, syscalls.FSCONFIG_SET_STRING, b"lowerdir+", os.fsencode(tree))
     syscalls.fsconfig(fd, syscalls.FSCONFIG_SET_FLAG, b"ro")
     syscalls.fsconfig(fd, syscalls.FSCONFIG_CMD_CREATE)

@@ -13,6 +13,12 @@ from pathlib import Path
 
 _SAID = 150  # characters of what a command said when it failed
 
+_PEAK = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
 
 class Failed(Exception):
     """A command of a contender failed; the text says how, in one line."""
@@ -111,13 +117,15 @@ def command(*argv: str | Path, cwd: Path | None = None, **environment: str) -> N
 
 
 def peak_memory(*argv: str | Path) -> float:
-    """Run a command to its end; return the most memory it had at once, in MiB. Raises Failed."""
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise Failed(f"{argv[0]} ended with {process.returncode}")
-    return usage.ru_maxrss / 1024
+    """Run a command to its end; return the most that one of its processes had, in MiB.
+
+    It is the child of a small process: a process counts what its parent had when it was forked.
+    Raises Failed.
+    """
+    done = subprocess.run([sys.executable, "-c", _PEAK, *argv], capture_output=True, text=True)
+    if done.returncode:
+        raise Failed(f"{argv[0]} ended with {done.returncode}")
+    return int(done.stdout.split()[-1]) / 1024
 
 
 def remove(directory: Path) -> None:

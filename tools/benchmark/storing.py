@@ -55,7 +55,8 @@ def _storing(bench: Bench, later: Sequence[Path]) -> Iterator[Contender]:
         }
 
     yield Contender("Store.put", steps(partial(_put, place)), after=gone)
-    yield Contender("cas put", steps(partial(_put_by_command, bench, place)), after=gone)
+    if not bench.quick:
+        yield Contender("cas put", steps(partial(_put_by_command, bench, place)), after=gone)
     moved = [place / "copy" / tree.name for tree in trees]
     yield Contender(
         "Store.put(move=True)",
@@ -122,23 +123,26 @@ def _restic(place: Path, trees: Sequence[Path], number: int) -> None:
 def _verifying(bench: Bench) -> Iterator[Contender]:
     bench.store.sync()
     store = Path(bench.store.path.decode())
-    repository = ostree.Repository(bench.place / "ostree", bench.trees)
     listing = "%s %m %T@ %n\n"
     yield Contender("cas verify", {"time": partial(bench.cas, "verify")})
     yield Contender("b3sum", {"time": partial(_hash, [store / "objects"])})
     yield Contender("cas verify --quick", {"time": partial(bench.cas, "verify", "--quick")})
     yield Contender("find -printf", {"time": partial(command, "find", store, "-printf", listing)})
-    yield Contender("ostree fsck", {"time": repository.fsck}, before=repository.fill)
+    if not bench.quick:
+        repository = ostree.Repository(bench.place / "ostree", bench.trees)
+        yield Contender("ostree fsck", {"time": repository.fsck}, before=repository.fill)
 
 
 def _collecting(bench: Bench) -> Iterator[Contender]:
     bench.store.sync()
     store, copy = Path(bench.store.path.decode()), bench.place / "copy"
-    repository = ostree.Repository(bench.place / "ostree", bench.trees)
     fill, gone = partial(command, "cp", "-a", store, copy), partial(remove, copy)
     collect = ("gc", "--max-age", "0s", "--grace", "0s")
     ours = {"time": partial(bench.cas, *collect, store=copy)}
     yield Contender("cas gc", ours, before=fill, after=gone)
     yield Contender("rm -rf", {"time": gone}, before=fill)
+    if bench.quick:
+        return
+    repository = ostree.Repository(bench.place / "ostree", bench.trees)
     prune = {"time": repository.prune}
     yield Contender("ostree prune", prune, before=repository.fill, after=repository.delete)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import mounter
+from benchmark import casd
 from benchmark.assemble import clear, remove_content
 from benchmark.bench import Bench
 from benchmark.measuring import Contender, Table, command, measure
@@ -47,12 +48,14 @@ def run(bench: Bench) -> Iterator[Table]:
     sources.mkdir()
     for name, text in PROGRAMS.items():
         (sources / name).write_text(f"{text}int main() {{ return 0; }}\n")
-    ways = _ways(bench, target)
-    contenders = [
-        Contender(name, {"assemble": make, **_uses(sources, target), "take away": away})
-        for name, (make, away) in ways.items()
-    ]
-    rows = measure(contenders, bench.rounds, partial(clear, target))
+    with casd.staging(bench.place / "casd", bench.trees) as staging:
+        ways = _ways(bench, target)
+        ways["buildbox-casd"] = (partial(staging.stage, target), staging.unstage)
+        contenders = [
+            Contender(name, {"assemble": make, **_uses(sources, target), "take away": away})
+            for name, (make, away) in ways.items()
+        ]
+        rows = measure(contenders, bench.rounds, partial(clear, target))
     for row in rows:
         if not row.failure:
             row.values["sum"] = [sum(each) for each in zip(*row.values.values(), strict=True)]
