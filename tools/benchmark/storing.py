@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmark import ostree
 from benchmark.bench import Bench, signature_of
 from benchmark.measuring import Contender, Table, command, measure, remove
 from cas.store import Store
 
+_PLAIN: Any = {"BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes"}
+"""Borg asks before it opens what is not encrypted."""
 FIRST, AGAIN, CHANGED = "first", "again", "one file changed in each"
 
 
@@ -113,7 +116,12 @@ def _git(place: Path, trees: Sequence[Path], number: int) -> None:
 
 def _borg(place: Path, trees: Sequence[Path], number: int) -> None:
     name = f"{place}::{{now:%H%M%S%f}}"
-    command("borg", "create", name, *trees, BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK="yes")
+    command("borg", "create", name, *trees, **_PLAIN)
+
+
+def _fill_borg(place: Path, trees: Sequence[Path]) -> None:
+    command("borg", "init", "-e", "none", place)
+    _borg(place, trees, 0)
 
 
 def _restic(place: Path, trees: Sequence[Path], number: int) -> None:
@@ -131,6 +139,10 @@ def _verifying(bench: Bench) -> Iterator[Contender]:
     if not bench.quick:
         repository = ostree.Repository(bench.place / "ostree", bench.trees)
         yield Contender("ostree fsck", {"time": repository.fsck}, before=repository.fill)
+        borg = bench.place / "borg"
+        check = {"time": partial(command, "borg", "check", "--verify-data", borg, **_PLAIN)}
+        fill = partial(_fill_borg, borg, bench.trees)
+        yield Contender("borg check --verify-data", check, before=fill, after=partial(remove, borg))
 
 
 def _collecting(bench: Bench) -> Iterator[Contender]:
