@@ -8,7 +8,7 @@ import stat
 from typing import NamedTuple
 
 from cas import digest as hashing
-from cas.dirs import Node, attributes
+from cas.dirs import attributes
 from cas.errors import InputRefused
 from cas.journal import Before, Begun, Journal
 from cas.objects import ObjectKey, Objects
@@ -32,45 +32,50 @@ class FileChanged(InputRefused):
 class Ingested(NamedTuple):
     """A file's content is in the store: as `key`, `size` bytes, and by this call if `new`.
 
-    `stat` is what the file is now.
+    `before` is what the file was, with the extended attributes `names`, and `stat` what it is now.
     """
 
     key: ObjectKey
     size: int
     new: bool
+    before: os.stat_result
+    names: list[str]
     stat: os.stat_result
 
 
-def ingest(objects: Objects, found: Node, root: bytes, journal: Journal, *, move: bool) -> Ingested:
-    """Make sure that the content of a regular file of the tree at `root` is an object.
+def ingest(
+    objects: Objects, path: bytes, dir_fd: int, root: bytes, journal: Journal, *, move: bool
+) -> Ingested:
+    """Make sure that the content of a regular file, `path` in the tree at `root`, is an object.
 
-    With `move` the file itself becomes the object if that is safe: it keeps its name, but is
-    read-only from then on. The journal gets what has to be taken back if the put fails.
-    Raises OSError, FileChanged.
+    Its directory is open at `dir_fd`. With `move` the file itself becomes the object if that is
+    safe: it keeps its name, but is read-only from then on. The journal gets what has to be taken
+    back if the put fails. Raises OSError, FileChanged.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    path = os.path.join(root, found.path)
-    fd = os.open(found.name, flags, dir_fd=found.dir_fd)
+    whole = os.path.join(root, path)
+    fd = os.open(os.path.basename(path), flags, dir_fd=dir_fd)
     try:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
-            raise FileChanged(path)
+            raise FileChanged(whole)
         data = _read(fd, before.st_size) if before.st_size <= _WHOLE else None
         if data is None:
             digest, size = hashing.of_file(fd)
         else:
             digest, size = hashing.of_bytes(data), len(data)
         if size != before.st_size:
-            raise FileChanged(path)
-        _unchanged(fd, before, path)
+            raise FileChanged(whole)
+        _unchanged(fd, before, whole)
+        names = attributes(fd)
         key = ObjectKey(digest, bool(before.st_mode & 0o111))
         if objects.usable(key):
-            return Ingested(key, size, False, before)
-        journal.note(Begun(found.path, key, Before.of(before) if move else None))
-        now = _adopt(objects, fd, before, key, path) if move else None
+            return Ingested(key, size, False, before, names, before)
+        journal.note(Begun(path, key, Before.of(before) if move else None))
+        now = _adopt(objects, fd, before, key, whole) if move and not names else None
         if now is not None:
-            return Ingested(key, size, True, now)
-        return Ingested(key, size, _copy(objects, fd, data, key, path), before)
+            return Ingested(key, size, True, before, names, now)
+        return Ingested(key, size, _copy(objects, fd, data, key, whole), before, names, before)
     finally:
         os.close(fd)
 
@@ -89,11 +94,11 @@ def _copy(objects: Objects, fd: int, data: bytes | None, key: ObjectKey, path: b
 def _adopt(
     objects: Objects, fd: int, before: os.stat_result, key: ObjectKey, path: bytes
 ) -> os.stat_result | None:
-    """Make the file open at `fd` the object itself, if nobody else can write into it.
+    """Make the file open at `fd`, without attributes, the object if nobody can write into it.
 
     Returns what it is then; None if it is what it was.
     """
-    if before.st_nlink != 1 or before.st_uid != os.geteuid() or attributes(fd):
+    if before.st_nlink != 1 or before.st_uid != os.geteuid():
         return None
     if before.st_dev != os.fstat(objects.store_fd).st_dev:
         return None

@@ -90,16 +90,16 @@ class Objects:
         """Tell whether what is at a path is the whole object; None if nothing is there."""
         since_ns = self._of_this_boot_ns  # noted before the first content comes
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.store_fd)
+            found = os.stat(path, dir_fd=self.store_fd, follow_symlinks=False)
+            if found.st_mode != stat.S_IFREG | key.mode:
+                return False
+            stamped = self.keep_stamps and is_stamped(found, key.digest)
+            if found.st_mtime_ns > since_ns and stamped:
+                return True
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.store_fd)
         except FileNotFoundError:
             return None
         try:
-            found = os.fstat(fd)
-            stamped = self.keep_stamps and is_stamped(found, key.digest)
-            if stat.S_IMODE(found.st_mode) != key.mode:
-                return False
-            if found.st_mtime_ns > since_ns and stamped:
-                return True
             return hashing.of_file(fd)[0] == key.digest
         finally:
             os.close(fd)

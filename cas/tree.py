@@ -111,7 +111,9 @@ def read_tree(
 
 
 def _read_other(node: Node, kind: Kind, root: bytes, objects: Objects, reading: Reading) -> None:
-    _note(node, kind, root, reading)
+    # Not by descriptor: what is neither file nor directory cannot be opened to ask.
+    names = attributes(f"/proc/self/fd/{node.dir_fd}/".encode() + node.name)
+    _note(node.path, kind, node.stat, names, root, reading)
     reading.seen[node.path] = None if kind is Kind.DIRECTORY else _content(node.stat)
     if kind is Kind.SYMLINK:
         reading.nodes[node.path] = symlink_node(os.readlink(node.name, dir_fd=node.dir_fd))
@@ -137,13 +139,10 @@ def _read_files(
     part = Reading()
     with DirCursor(root_fd) as cursor:
         for path in sorted(paths):
-            parent, _, name = path.rpartition(b"/")
             with _told(path, root):
-                dir_fd = cursor.at(parent)
-                found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-                node = Node(path, name, dir_fd, found)
-                _note(node, Kind.FILE, root, part)
-                done = ingest(objects, node, root, journal, move=move)
+                directory = cursor.at(path.rpartition(b"/")[0])
+                done = ingest(objects, path, directory, root, journal, move=move)
+                _note(path, Kind.FILE, done.before, done.names, root, part)
             executable = done.key.executable
             part.nodes[path] = file_node(done.key.digest, done.size, executable=executable)
             part.size += done.size
@@ -211,17 +210,16 @@ def _kind(node: Node, root: bytes) -> Kind:
     raise EntryRefused(path_text(node.path, root), what)
 
 
-def _note(node: Node, kind: Kind, root: bytes, reading: Reading) -> None:
+def _note(
+    path: bytes, kind: Kind, found: os.stat_result, names: list[str], root: bytes, reading: Reading
+) -> None:
     """Count an entry, and what of it is not kept."""
-    # Not by descriptor: opening a file to ask would cost as much again as reading it.
-    where = f"/proc/self/fd/{node.dir_fd}/".encode() + node.name
-    names = attributes(where)
     if names:
-        _check_xattrs(names, root, node.path)
+        _check_xattrs(names, root, path)
         reading.xattrs += bool(set(names) - _UNREMARKABLE)
     reading.kinds[kind] += 1
-    reading.set_id_bits += bool(node.stat.st_mode & (stat.S_ISUID | stat.S_ISGID))
-    reading.owners += node.stat.st_uid != os.geteuid()
+    reading.set_id_bits += bool(found.st_mode & (stat.S_ISUID | stat.S_ISGID))
+    reading.owners += found.st_uid != os.geteuid()
 
 
 def _check_xattrs(names: list[str], root: bytes, path: bytes) -> None:

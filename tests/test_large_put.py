@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cas.dirs import Node, opened
+from cas.dirs import opened
 from cas.ingest import ingest
 from cas.journal import Journal
 from cas.store import Store
@@ -92,9 +92,8 @@ def test_objects_of_a_directory_that_is_gone_are_taken_back(cas: Cas, work: Path
     cas("init")
     with Store(cas.store) as store, Journal() as journal, opened(os.fsencode(work)) as fd:
         objects = store._objects
-        node = Node(b"gone/file", b"file", fd, os.stat(work))
         (work / "file").write_text("content")
-        ingest(objects, node, os.fsencode(work), journal, move=False)
+        ingest(objects, b"gone/file", fd, os.fsencode(work), journal, move=False)
         assert len(objects_of(cas.store)) == 1
         journal.undo(fd, objects)
     assert objects_of(cas.store) == []
