@@ -219,11 +219,13 @@ def remove_tree(name: bytes, dir_fd: int) -> int:
     """Delete the directory `name` in `dir_fd` with all that is in it; none there is no error.
 
     Returns the bytes of disk given back. Directories that may not be written to are made writable
-    first. Raises OSError and TooDeep.
+    first. Another file system that is mounted in it is not entered: that is EBUSY. Raises OSError
+    and TooDeep.
     """
     freed = 0
+    device = os.fstat(dir_fd).st_dev
     try:
-        stack = [_removing(name, dir_fd, name)]
+        stack = [_removing(name, dir_fd, name, device)]
     except FileNotFoundError:
         return freed
     try:
@@ -238,7 +240,8 @@ def remove_tree(name: bytes, dir_fd: int) -> int:
                 with located(parent):
                     os.rmdir(own_name, dir_fd=parent)
             elif entry.is_dir(follow_symlinks=False):
-                stack.append(_removing(os.fsencode(entry.name), fd, b"/" * len(stack)))
+                name = os.fsencode(entry.name)
+                stack.append(_removing(name, fd, b"/" * len(stack), device))
             else:
                 freed += disk_use(entry.stat(follow_symlinks=False))
                 os.unlink(entry.name, dir_fd=fd)
@@ -262,12 +265,19 @@ def remove(name: bytes, dir_fd: int) -> int:
 
 
 def _removing(
-    name: bytes, dir_fd: int, path: bytes
+    name: bytes, dir_fd: int, path: bytes, device: int
 ) -> tuple[int, bytes, Iterator[os.DirEntry[str]]]:
     fd = _open_child(dir_fd, name, path)
-    with located(fd):
-        if os.fstat(fd).st_mode & 0o300 != 0o300:
-            os.fchmod(fd, 0o700)
+    try:
+        with located(fd):
+            found = os.fstat(fd)
+            if found.st_dev != device:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            if found.st_mode & 0o300 != 0o300:
+                os.fchmod(fd, 0o700)
+    except OSError:
+        os.close(fd)
+        raise
     return fd, name, iter(_entries(fd))
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""A FIFO in the place of a file keeps nobody waiting."""
+
 
 def copy(name: bytes, source_fd: int, target_fd: int) -> None:
     """Copy the file `name` from one open directory to another. Raises OSError.
 
     It is read-only then, and has its old time.
     """
-    old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source_fd)
+    old = os.open(name, _READ, dir_fd=source_fd)
     try:
         found = os.fstat(old)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

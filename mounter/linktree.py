@@ -156,18 +156,19 @@ def _fill(
                 target = root.at(share.path)
                 for name, node in share.entries.items():
                     try:
-                        if node.startswith(b"l"):
-                            _link_symlink(name, node[2:], source, target)
-                        else:
+                        if not node.startswith(b"l"):
                             place(name, source, target)
+                        elif strategy is Strategy.COPY or not _linked(name, node, source, target):
+                            os.symlink(node[2:], name, dir_fd=target)
                     except OSError as error:
-                        error.filename = os.path.join(share.layer, share.path, name)
+                        lost = share.layer if isinstance(error, FileNotFoundError) else b""
+                        error.filename = os.path.join(lost, share.path, name)
                         raise
 
 
 def _link(name: bytes, source_fd: int, target_fd: int) -> None:
     try:
-        os.link(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+        os.link(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
     except OSError as error:
         # Of this file alone: 65,000 links on ext4; another user's (proc(5), protected_hardlinks).
         if error.errno not in (errno.EMLINK, errno.EPERM):
@@ -175,13 +176,14 @@ def _link(name: bytes, source_fd: int, target_fd: int) -> None:
         copy(name, source_fd, target_fd)
 
 
-def _link_symlink(name: bytes, to: bytes, source_fd: int, target_fd: int) -> None:
-    """Make a symbolic link: the layer's own, if that can be linked, since it needs no inode."""
+def _linked(name: bytes, node: bytes, source_fd: int, target_fd: int) -> bool:
+    """Link a symbolic link of the layer, which needs no inode; False if that cannot be."""
     try:
-        if os.readlink(name, dir_fd=source_fd) == to:
-            os.link(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
-            return
+        if os.readlink(name, dir_fd=source_fd) != node[2:]:
+            return False
+        os.link(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
     except OSError as error:
         if error.errno not in _NOT_LINKED:
             raise
-    os.symlink(to, name, dir_fd=target_fd)
+        return False
+    return True

@@ -118,7 +118,8 @@ def _stored(its_shares: Sequence[Share], store_fd: int) -> dict[bytes, _Stat]:
     """Return size and time of the store's own files. Raises OSError."""
     found: dict[bytes, _Stat] = {}
     for share in its_shares:
-        with contextlib.suppress(FileNotFoundError), layer_directory(share, store_fd) as fd:
+        lost = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+        with lost, layer_directory(share, store_fd) as fd:
             for name in share.entries:
                 with contextlib.suppress(FileNotFoundError):
                     its = os.stat(name, dir_fd=fd, follow_symlinks=False)

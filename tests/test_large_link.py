@@ -162,3 +162,27 @@ def test_error_names_the_file_that_is_missing(cas: Cas, work: Path) -> None:
     refusal = cas("mount", "--strategy", "hardlink", work / "sysroot", ID, code=1).stderr
     assert f"layers/{layer.name}/b/g" in refusal
     assert not (work / "sysroot").exists()
+
+
+def test_writable_copy_shares_no_inode_with_the_store(cas: Cas, work: Path) -> None:
+    cas("put", ID, make(work / "tree", {"d/file": "1", "d/link@": "file"}))
+    cas("mount", "--rw", "--strategy", "copy", work / "sysroot", ID)
+
+    assert {path.lstat().st_nlink for path in (work / "sysroot/d").iterdir()} == {1}
+    cas("umount", work / "sysroot")
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can mount inside of a tree for all to see")
+def test_file_system_mounted_in_a_writable_copy_keeps_what_it_has(cas: Cas, work: Path) -> None:
+    cas("put", ID, make(work / "tree", {"d/": None, "file": "1"}))
+    sysroot = work / "sysroot"
+    cas("mount", "--rw", "--strategy", "copy", sysroot, ID)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", sysroot / "d"], check=True)
+    try:
+        (sysroot / "d/precious").write_text("precious")
+        assert f"busy: {sysroot}/d" in cas("umount", sysroot, code=1).stderr
+        assert (sysroot / "d/precious").read_text() == "precious"
+    finally:
+        subprocess.run(["umount", sysroot / "d"], check=True)
+    cas("umount", sysroot)
+    assert not sysroot.exists()
