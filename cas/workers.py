@@ -37,7 +37,7 @@ class WorkerEnded(CasError):
         what = signal.strsignal(self.signal) if self.signal else f"exit code {code}"
         super().__init__(
             f"a process that took a part of the work was ended ({what})",
-            hint="try again; `cas gc` gives back what was left, the kernel tells if memory was short",
+            hint="try again; `cas gc` gives back what was left; was memory short? (`dmesg`)",
         )
 
 
