@@ -13,9 +13,11 @@ from cas.dirs import DirCursor, opened
 from cas.errors import InUse
 from cas.locating import located
 from cas.manifest import DIRECTORY
+from cas.mountinfo import mount_lines
 from cas.quoting import quoted
 from mounter.linktree import Content, Share, layer_directory, shares, spread_work
 from mounter.plan import Plan
+from mounter.targets import is_inside
 
 _Stat = tuple[int, int]
 """Size in bytes and time of change in nanoseconds."""
@@ -30,6 +32,7 @@ def remove_tree(plan: Plan, content: Content, root_fd: int) -> None:
     that `make_tree` did not make.
     """
     if plan.writable:
+        _refuse_mounts(plan.target)
         _empty(root_fd)
         return
     refuse_foreign(plan, content, root_fd)
@@ -49,6 +52,7 @@ def remove_tree(plan: Plan, content: Content, root_fd: int) -> None:
 
 def refuse_foreign(plan: Plan, content: Content, root_fd: int) -> None:
     """Refuse a tree that holds something which `make_tree` did not make. Raises InUse."""
+    _refuse_mounts(plan.target)
     parts: dict[bytes, list[Share]] = {b"": []}
     parts |= {path: [] for path, (node, _) in content.items() if node == DIRECTORY}
     for share in shares(plan, content):
@@ -67,6 +71,19 @@ def refuse_foreign(plan: Plan, content: Content, root_fd: int) -> None:
         )
 
 
+def _refuse_mounts(target: bytes) -> None:
+    """Refuse a tree that others have mounted something in, or over. Raises InUse.
+
+    What is there is not ours, even if it is the store's own, and nothing else tells it from that.
+    """
+    for line in mount_lines():
+        if is_inside(line.point, target):
+            raise InUse(
+                f"something else is mounted at {quoted(line.point)}",
+                hint="unmount that and try again; nothing was removed",
+            )
+
+
 def _names(part: _Part) -> int:
     return 1 + sum(len(share.entries) for share in part[1])
 
@@ -79,16 +96,12 @@ def _find_foreign(
     give: Callable[[bytes], None],
 ) -> None:
     """Give what is in directories of the tree, and is not what `make_tree` made."""
-    device = os.fstat(root_fd).st_dev
     with DirCursor(root_fd) as root:
         for directory, its_shares in parts:
             try:
                 fd = root.at(directory)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # what is in its place is in the directory above
-            if os.fstat(fd).st_dev != device:  # something is mounted there
-                give(directory)
-                continue
             stored = _stored(its_shares, store_fd)
             prefix = directory and directory + b"/"
             with os.scandir(fd) as entries:
