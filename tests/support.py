@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -103,6 +104,16 @@ def snapshot(root: Path | bytes | str) -> Tree:
                 with open(path, "rb") as file:
                     found[key] = ("file", bool(mode & 0o111), of_bytes(file.read()))
     return found
+
+
+def read_terminal(fd: int) -> str:
+    """Read and close a pseudoterminal whose other side is closed; it may come in pieces."""
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: that is all
+        while data := os.read(fd, 10_000):
+            shown += data
+    os.close(fd)
+    return shown.decode()
 
 
 def sound(store: Path) -> None:

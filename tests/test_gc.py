@@ -19,7 +19,18 @@ from cas.manifest import Digest, Manifest
 from cas.policy import DAY_NS
 from cas.scratch import scratch
 from cas.store import Store
-from tests.support import CAS, ROOT, Cas, disk_of, make, objects_of, snapshot, sound, tidy
+from tests.support import (
+    CAS,
+    ROOT,
+    Cas,
+    disk_of,
+    make,
+    objects_of,
+    read_terminal,
+    snapshot,
+    sound,
+    tidy,
+)
 
 MIB = 1 << 20
 NOW = ("--grace", "0s")
@@ -293,8 +304,7 @@ def test_removal_shows_its_progress_on_a_terminal_only(cas: Cas, work: Path, age
     command = [CAS, "--store", str(cas.store), "gc", "--max-age=30d"]
     subprocess.run(command, stderr=theirs, stdout=subprocess.DEVNULL, check=True)
     os.close(theirs)
-    shown = os.read(ours, 10000).decode()
-    os.close(ours)
+    shown = read_terminal(ours)
 
     assert "Removing artifacts" in shown
     assert "100%" in shown

@@ -21,7 +21,18 @@ from cas.policy import Policy
 from cas.rebuild import rebuild_index
 from cas.signature import Signature
 from cas.store import Store
-from tests.support import CAS, ROOT, Cas, killed, make, objects_of, snapshot, sound, tidy
+from tests.support import (
+    CAS,
+    ROOT,
+    Cas,
+    killed,
+    make,
+    objects_of,
+    read_terminal,
+    snapshot,
+    sound,
+    tidy,
+)
 
 BIG = "b" * 5000
 
@@ -553,8 +564,7 @@ def test_verification_shows_its_progress_on_a_terminal_only(cas: Cas, trees: Non
     command = [CAS, "--store", str(cas.store), "verify"]
     subprocess.run(command, stderr=theirs, stdout=subprocess.DEVNULL, check=True)
     os.close(theirs)
-    shown = os.read(ours, 10000).decode()
-    os.close(ours)
+    shown = read_terminal(ours)
 
     assert "Reading contents" in shown
     assert "100%" in shown
