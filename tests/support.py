@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pickle
+import pty
 import stat
 import subprocess
 import sys
@@ -106,13 +107,17 @@ def snapshot(root: Path | bytes | str) -> Tree:
     return found
 
 
-def read_terminal(fd: int) -> str:
-    """Read and close a pseudoterminal whose other side is closed; it may come in pieces."""
+def shown_on_terminal(cas: Cas, *arguments: str) -> str:
+    """Run a command; return what its standard error shows on a terminal."""
+    ours, theirs = pty.openpty()
+    command = [CAS, "--store", str(cas.store), *arguments]
+    subprocess.run(command, stderr=theirs, stdout=subprocess.DEVNULL, check=True)
+    os.close(theirs)
     shown = b""
-    with contextlib.suppress(OSError):  # EIO: that is all
-        while data := os.read(fd, 10_000):
+    with contextlib.suppress(OSError):  # EIO: that is all, which may come in pieces
+        while data := os.read(ours, 10_000):
             shown += data
-    os.close(fd)
+    os.close(ours)
     return shown.decode()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import subprocess
 import sys
 import time
@@ -26,7 +25,7 @@ from tests.support import (
     disk_of,
     make,
     objects_of,
-    read_terminal,
+    shown_on_terminal,
     snapshot,
     sound,
     tidy,
@@ -300,11 +299,7 @@ def test_unfit_amounts_are_usage_errors(cas: Cas, options: list[str]) -> None:
 
 
 def test_removal_shows_its_progress_on_a_terminal_only(cas: Cas, work: Path, aged: None) -> None:
-    ours, theirs = pty.openpty()
-    command = [CAS, "--store", str(cas.store), "gc", "--max-age=30d"]
-    subprocess.run(command, stderr=theirs, stdout=subprocess.DEVNULL, check=True)
-    os.close(theirs)
-    shown = read_terminal(ours)
+    shown = shown_on_terminal(cas, "gc", "--max-age=30d")
 
     assert "Removing artifacts" in shown
     assert "100%" in shown

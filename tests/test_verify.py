@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import random
 import shutil
 import subprocess
@@ -28,7 +27,7 @@ from tests.support import (
     killed,
     make,
     objects_of,
-    read_terminal,
+    shown_on_terminal,
     snapshot,
     sound,
     tidy,
@@ -560,11 +559,7 @@ def test_damaged_layer_in_use_is_left_until_it_is_free(cas: Cas, work: Path, tre
 
 
 def test_verification_shows_its_progress_on_a_terminal_only(cas: Cas, trees: None) -> None:
-    ours, theirs = pty.openpty()
-    command = [CAS, "--store", str(cas.store), "verify"]
-    subprocess.run(command, stderr=theirs, stdout=subprocess.DEVNULL, check=True)
-    os.close(theirs)
-    shown = read_terminal(ours)
+    shown = shown_on_terminal(cas, "verify")
 
     assert "Reading contents" in shown
     assert "100%" in shown
