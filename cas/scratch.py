@@ -74,10 +74,10 @@ def scratch(store_fd: int, purpose: str) -> Iterator[Scratch]:
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield Scratch(fd, path)
     finally:
-        if fd >= 0 and os.getpid() == owner:
-            with uninterrupted():
-                remove_tree(path, store_fd)
         if fd >= 0:
+            if os.getpid() == owner:
+                with uninterrupted():
+                    remove_tree(path, store_fd)
             os.close(fd)  # and not before: what is not locked is dead
 
 

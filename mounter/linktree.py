@@ -31,7 +31,8 @@ _NO_LINKS = {
 }
 
 _NOT_LINKED = (errno.EINVAL, errno.ENOENT, *_NO_LINKS, errno.EMLINK)
-"""Why a symbolic link of a layer cannot be linked: it is something else, or not there, or..."""
+"""Why a symbolic link is made anew: the layer has something else there, or nothing, or may not be
+linked to. (EINVAL is readlink(2) of what is no symbolic link.)"""
 
 
 class Share(NamedTuple):

@@ -22,7 +22,7 @@ from mounter.targets import is_inside
 _Stat = tuple[int, int]
 """Size in bytes and time of change in nanoseconds."""
 _Part = tuple[bytes, list[Share]]
-"""A directory of the tree, and what layers bring to it."""
+"""One of what `_parts` returns."""
 
 
 def remove_tree(plan: Plan, content: Content, root_fd: int) -> None:
@@ -35,16 +35,16 @@ def remove_tree(plan: Plan, content: Content, root_fd: int) -> None:
         _refuse_mounts(plan.target)
         _empty(root_fd)
         return
-    refuse_foreign(plan, content, root_fd)
-    directories = [path for path, (node, _) in content.items() if node == DIRECTORY]
+    parts = _parts(plan, content)
+    _refuse_foreign(plan, content, parts, root_fd)
     with DirCursor(root_fd) as cursor:
-        for path in (b"", *directories):
+        for path in parts:
             with contextlib.suppress(FileNotFoundError):
                 os.fchmod(cursor.at(path), 0o755)
-    parts = [(share.path, [share]) for share in shares(plan, content)]
-    spread_work(partial(_unlink, root_fd), parts, weight=_names)
+    spread_work(partial(_unlink, root_fd), parts.items(), weight=_names)
+    del parts[b""]
     with DirCursor(root_fd) as cursor:
-        for path in reversed(directories):
+        for path in reversed(parts):
             parent, _, name = path.rpartition(b"/")
             with contextlib.suppress(FileNotFoundError):
                 os.rmdir(name, dir_fd=cursor.at(parent))
@@ -52,11 +52,22 @@ def remove_tree(plan: Plan, content: Content, root_fd: int) -> None:
 
 def refuse_foreign(plan: Plan, content: Content, root_fd: int) -> None:
     """Refuse a tree that holds something which `make_tree` did not make. Raises InUse."""
-    _refuse_mounts(plan.target)
+    _refuse_foreign(plan, content, _parts(plan, content), root_fd)
+
+
+def _parts(plan: Plan, content: Content) -> dict[bytes, list[Share]]:
+    """Return every directory of the tree, its root first, with what layers bring to it."""
     parts: dict[bytes, list[Share]] = {b"": []}
     parts |= {path: [] for path, (node, _) in content.items() if node == DIRECTORY}
     for share in shares(plan, content):
         parts[share.path].append(share)
+    return parts
+
+
+def _refuse_foreign(
+    plan: Plan, content: Content, parts: Mapping[bytes, list[Share]], root_fd: int
+) -> None:
+    _refuse_mounts(plan.target)
     foreign: list[bytes] = []
     with opened(plan.store) as store:
         work = partial(_find_foreign, content, store, root_fd)

@@ -79,7 +79,7 @@ def _storing(bench: Bench, later: Sequence[Path]) -> Iterator[Contender]:
     commit = {FIRST: repository.commit, AGAIN: repository.commit, CHANGED: changed.commit}
     yield Contender("ostree commit", commit, before=repository.init, after=gone)
     yield Contender("git add", steps(partial(_git, place)), after=gone)
-    init = partial(command, "borg", "init", "-e", "none", place)
+    init = partial(_init_borg, place)
     yield Contender("borg create", steps(partial(_borg, place)), before=init, after=gone)
     init = partial(command, "restic", "init", "-r", place, RESTIC_PASSWORD="none")
     yield Contender("restic backup", steps(partial(_restic, place)), before=init, after=gone)
@@ -119,8 +119,12 @@ def _borg(place: Path, trees: Sequence[Path], number: int) -> None:
     command("borg", "create", name, *trees, **_PLAIN)
 
 
-def _fill_borg(place: Path, trees: Sequence[Path]) -> None:
+def _init_borg(place: Path) -> None:
     command("borg", "init", "-e", "none", place)
+
+
+def _fill_borg(place: Path, trees: Sequence[Path]) -> None:
+    _init_borg(place)
     _borg(place, trees, 0)
 
 
