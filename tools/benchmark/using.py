@@ -38,13 +38,18 @@ PROGRAMS = {
 }
 COMPILED = ("gtk.cc", "eigen.cc")
 ABSENT_NAMES = 2000
+UNION = "union:do_merge:00000000"
+"""The signature of a tree that is what all others are together."""
 
 
 def run(bench: Bench) -> Iterator[Table]:
     """Yield the table of a task's whole life; the last column is the sum of the others."""
-    bench.store.sync()
     target, sources = bench.place / "target", bench.place / "sources"
     target.mkdir()
+    command("cp", "-al", *_everything(bench), target)
+    bench.store.put(UNION, target)
+    clear(target)
+    bench.store.sync()
     sources.mkdir()
     for name, text in PROGRAMS.items():
         (sources / name).write_text(f"{text}int main() {{ return 0; }}\n")
@@ -59,6 +64,7 @@ def run(bench: Bench) -> Iterator[Table]:
     for row in rows:
         if not row.failure:
             row.values["sum"] = [sum(each) for each in zip(*row.values.values(), strict=True)]
+    bench.store.remove([UNION])
     yield Table("use", f"A task in a sysroot of {len(bench.trees)} trees", bench.file_system, rows)
     target.rmdir()
 
@@ -67,22 +73,35 @@ _Way = tuple[Callable[[], None], Callable[[], None]]
 
 
 def _ways(bench: Bench, target: Path) -> dict[str, _Way]:
-    everything = [f"{tree}/." for tree in bench.trees]
     lower = ":".join(str(tree) for tree in reversed(bench.trees))
     fuse = partial(command, "fuse-overlayfs", "-o", f"ro,lowerdir={lower}", target)
     hardlink = mounter.Strategy.HARDLINK
     return {
         "cp -al": (
-            partial(command, "cp", "-al", *everything, target),
+            partial(command, "cp", "-al", *_everything(bench), target),
             partial(remove_content, target),
         ),
         "mounter.mount": (partial(bench.mount, target), partial(bench.umount, target)),
+        "mounter.mount, all in one layer": (
+            partial(_mount_union, bench, target),
+            partial(bench.umount, target),
+        ),
         "hardlink strategy": (
             partial(bench.mount, target, hardlink),
             partial(bench.umount, target),
         ),
         "fuse-overlayfs": (fuse, partial(command, "umount", target)),
     }
+
+
+def _everything(bench: Bench) -> list[str]:
+    return [f"{tree}/." for tree in bench.trees]
+
+
+def _mount_union(bench: Bench, target: Path) -> None:
+    """Mount what merging all layers would give, which shows the most that it could gain."""
+    with bench.store.compose([UNION]) as composition:
+        mounter.mount(composition, target)
 
 
 def _uses(sources: Path, target: Path) -> dict[str, Callable[[], None]]:
