@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from blake3 import blake3
 
@@ -30,6 +31,20 @@ def of_file(fd: int, copy_to: int | None = None) -> tuple[Digest, int]:
         if copy_to is not None:
             write_all(copy_to, buffer[:count])
         length += count
+    return Digest(hasher.hexdigest()), length
+
+
+def of_stream(read: Callable[[int], bytes], copy_to: int) -> tuple[Digest, int]:
+    """Hash what `read` gives until there is no more, and write it to a descriptor.
+
+    Returns digest and length. Raises OSError, and what `read` raises.
+    """
+    hasher = blake3()
+    length = 0
+    while data := read(_CHUNK):
+        hasher.update(data)
+        write_all(copy_to, data)
+        length += len(data)
     return Digest(hasher.hexdigest()), length
 
 

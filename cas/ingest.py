@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+from collections.abc import Callable
 from typing import NamedTuple
 
 from cas import digest as hashing
@@ -80,15 +81,41 @@ def ingest(
         os.close(fd)
 
 
+def ingest_stream(
+    objects: Objects,
+    read: Callable[[int], bytes],
+    path: bytes,
+    journal: Journal,
+    *,
+    executable: bool,
+) -> tuple[ObjectKey, int, bool]:
+    """Make sure that all that `read` gives, the file `path` of a tree, is an object.
+
+    Returns its key, its size in bytes, and whether it was made by this call. The journal gets what
+    has to be taken back if the put fails. Raises OSError, and what `read` raises.
+    """
+    with unnamed_file(objects.store_fd) as new:
+        digest, size = hashing.of_stream(read, new)
+        key = ObjectKey(digest, executable)
+        if objects.usable(key):
+            return key, size, False
+        journal.note(Begun(path, key, None))
+        return key, size, _publish(objects, new, key)
+
+
 def _copy(objects: Objects, fd: int, data: bytes | None, key: ObjectKey, path: bytes) -> bool:
     with unnamed_file(objects.store_fd) as new:
         if data is not None:
             hashing.write_all(new, data)
         elif hashing.of_file(fd, copy_to=new)[0] != key.digest:
             raise FileChanged(path)
-        os.fchmod(new, key.mode)
-        stamp(new, key.digest)
-        return objects.publish(new, key)
+        return _publish(objects, new, key)
+
+
+def _publish(objects: Objects, new: int, key: ObjectKey) -> bool:
+    os.fchmod(new, key.mode)
+    stamp(new, key.digest)
+    return objects.publish(new, key)
 
 
 def _adopt(

@@ -57,8 +57,12 @@ class Journal(Closing):
         fcntl.fcntl(self._fd, fcntl.F_SETFL, os.O_APPEND)
 
     def close(self) -> None:
-        """Forget all."""
+        """Give back what it takes."""
         os.close(self._fd)
+
+    def forget(self) -> None:
+        """Let nothing be taken back any more. Raises OSError."""
+        os.ftruncate(self._fd, 0)
 
     def note(self, begun: Begun) -> None:
         """Note what is about to be done. Raises OSError."""

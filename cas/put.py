@@ -6,12 +6,14 @@ import contextlib
 import os
 import stat
 import time
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from cas import digest as hashing
 from cas import links
 from cas.artifact import Artifact
 from cas.boot import boot_id
+from cas.compression import SUFFIXES, is_archive
 from cas.differences import differences
 from cas.dirs import is_within, opened
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
@@ -28,6 +30,9 @@ from cas.signals import uninterrupted
 from cas.signature import Signature
 from cas.storage import Storage
 from cas.tree import Reading, consume, read_tree
+
+if TYPE_CHECKING:
+    from cas.unpacking import Place
 
 
 class SignatureConflict(CasError):
@@ -66,55 +71,95 @@ def put_tree(
     *,
     move: bool,
     replace: bool,
+    place: Place,
 ) -> PutResult:
     """Store the directory `tree`, whose signature has the artifact `known` so far.
 
     With `move` the directory is consumed: its files become the store's where that is safe, and
-    it is gone at the end. When this raises, nothing was stored, and the directory is as it was.
+    it is gone at the end. A file named like a tar archive is stored as what would be unpacked from
+    it; `place` tells where in the tree its paths are. When this raises, nothing was stored, and
+    the directory is as it was.
 
     Raises InputRefused (what cannot be stored, by path), SignatureConflict unless `replace`,
-    TreeLeftOver (stored, but not all of a moved tree removed), CasError, OSError; Overtaken, when
-    it has to be called again with what is known then.
+    TreeLeftOver (stored, but not all of a moved tree removed), ArchiveRefused, NoZstd, CasError,
+    OSError; Overtaken, when it has to be called again with what is known then.
     """
-    root = os.path.realpath(os.fsencode(tree))
+    path = os.fsencode(tree)
+    if is_archive(path) and not os.path.isdir(path):
+        return _put_archive(
+            storage, signature, path, known, move=move, replace=replace, place=place
+        )
+    root = os.path.realpath(path)
     _refuse_root(root, storage.path)
-    purpose = f"put of {signature}"
-    with opened(root) as fd, Lease(storage.path, (), purpose=purpose), Journal() as journal:
-        return _put(storage, signature, root, fd, known, journal, move=move, replace=replace)
+    with opened(root) as fd, _putting(storage, signature, fd) as journal:
+        reading = read_tree(root, fd, storage.objects, journal, move=move)
+        result = _record_reading(storage, signature, known, reading, replace=replace)
+        if move:
+            with uninterrupted():  # what would be left are files of the store
+                journal.forget()
+                consume(root, fd, reading)
+    return result
 
 
-def _put(
+def _put_archive(
     storage: Storage,
     signature: Signature,
-    root: bytes,
-    fd: int,
+    archive: bytes,
     known: Artifact | None,
-    journal: Journal,
     *,
     move: bool,
     replace: bool,
+    place: Place,
 ) -> PutResult:
-    try:
-        reading = read_tree(root, fd, storage.objects, journal, move=move)
-        manifest = reading.manifest
-        digest = hashing.of_bytes(manifest.encode())
-        unchanged = known is not None and known.tree == digest
-        if known is not None and not unchanged and not replace:
-            old = storage.layers.manifest(known.tree)
-            raise SignatureConflict(signature, list(map(str, differences(old, manifest))))
-        if unchanged and reading.new and storage.layers.exists(digest):
-            _refuse_damaged(storage, digest)  # something of it had to be stored again
-        artifact = _artifact(signature, digest, reading)
-        if not unchanged or not storage.layers.exists(digest):
-            with scratch(storage.fd, "put") as work:
-                artifact = _record(storage, artifact, known, manifest, work, reading.new > 0)
-    except BaseException:
-        with uninterrupted():
-            journal.undo(fd, storage.objects)
-        raise
+    from cas.unpacking import read_archive
+
     if move:
-        with uninterrupted():  # what would be left are files of the store
-            consume(root, fd, reading)
+        raise InputRefused(
+            f"{quoted(archive)} is an archive, whose files cannot become the store's",
+            hint="store it without moving it, and delete it then",
+        )
+    with _putting(storage, signature, storage.fd) as journal:
+        reading = read_archive(os.path.abspath(archive), place, storage.objects, journal)
+        return _record_reading(storage, signature, known, reading, replace=replace)
+
+
+@contextlib.contextmanager
+def _putting(storage: Storage, signature: Signature, root_fd: int) -> Iterator[Journal]:
+    """Give a journal, and take back what is in it if there is an error.
+
+    `root_fd` is the tree's root, whose files may have become objects.
+    """
+    purpose = f"put of {signature}"
+    with Lease(storage.path, (), purpose=purpose), Journal() as journal:
+        try:
+            yield journal
+        except BaseException:
+            with uninterrupted():
+                journal.undo(root_fd, storage.objects)
+            raise
+
+
+def _record_reading(
+    storage: Storage,
+    signature: Signature,
+    known: Artifact | None,
+    reading: Reading,
+    *,
+    replace: bool,
+) -> PutResult:
+    """Record an artifact that was read, in place of `known`. Raises what `put_tree` raises."""
+    manifest = reading.manifest
+    digest = hashing.of_bytes(manifest.encode())
+    unchanged = known is not None and known.tree == digest
+    if known is not None and not unchanged and not replace:
+        old = storage.layers.manifest(known.tree)
+        raise SignatureConflict(signature, list(map(str, differences(old, manifest))))
+    if unchanged and reading.new and storage.layers.exists(digest):
+        _refuse_damaged(storage, digest)  # something of it had to be stored again
+    artifact = _artifact(signature, digest, reading)
+    if not unchanged or not storage.layers.exists(digest):
+        with scratch(storage.fd, "put") as work:
+            artifact = _record(storage, artifact, known, manifest, work, reading.new > 0)
     if known is not None and unchanged:
         return PutResult(known, reading.new_bytes, unchanged=True)
     return PutResult(artifact, reading.new_bytes, replaced=known.tree if known else None)
@@ -228,7 +273,8 @@ def _refuse_root(root: bytes, store: bytes) -> None:
     except FileNotFoundError:
         what = "does not exist"
     if what is not None:
-        raise InputRefused(f"{where} {what}", hint="give the directory that the task made")
+        hint = f"give the directory that the task made, or a tar archive ({', '.join(SUFFIXES)})"
+        raise InputRefused(f"{where} {what}", hint=hint)
     if is_within(root, store) or is_within(store, root):
         raise InputRefused(
             f"{where} and the store {quoted(store)} are one in the other",

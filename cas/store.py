@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cas import links
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from cas.policy import Policy
     from cas.put import PutResult
     from cas.removal import Removal, Removed
+    from cas.unpacking import Place
 
 StrPath = str | bytes | os.PathLike[str]
 
@@ -94,16 +96,17 @@ class Store(Closing):
         *,
         move: bool = False,
         replace: bool = False,
+        place: Place = bytes,
     ) -> PutResult:
-        """Store the directory `tree` under a whole signature; see `cas.put.put_tree`."""
+        """Store a directory, or a tar archive's tree, under a whole signature; see `put_tree`."""
         from cas.put import put_tree
 
         if isinstance(signature, str):
             signature = Signature.parse(signature)
+        put = partial(put_tree, self._storage, signature, tree, move=move, place=place)
         while True:
-            known = self.find(signature)
             with contextlib.suppress(Overtaken):
-                done = put_tree(self._storage, signature, tree, known, move=move, replace=replace)
+                done = put(self.find(signature), replace=replace)
                 break
         if done.replaced is not None:
             self._removal.discard({done.replaced})

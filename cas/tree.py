@@ -26,7 +26,8 @@ _IRREGULAR = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
 }
-_UNREMARKABLE = {"security.selinux"}  # every file has one where SELinux runs
+UNREMARKABLE = {"security.selinux"}
+"""Attributes whose loss need not be told: every file has one where SELinux runs."""
 _COST_OF_A_FILE = 200_000
 """How many bytes are hashed in the time that an object takes besides."""
 _LITTLE = 20_000_000
@@ -216,7 +217,7 @@ def _note(
     """Count an entry, and what of it is not kept."""
     if names:
         _check_xattrs(names, root, path)
-        reading.xattrs += bool(set(names) - _UNREMARKABLE)
+        reading.xattrs += bool(set(names) - UNREMARKABLE)
     reading.kinds[kind] += 1
     reading.set_id_bits += bool(found.st_mode & (stat.S_ISUID | stat.S_ISGID))
     reading.owners += found.st_uid != os.geteuid()

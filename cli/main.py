@@ -19,6 +19,8 @@ from cli.options import STANDARD_OUTPUT, store_option
 _COMMANDS = {
     "init": "init",
     "put": "put",
+    "import": "exchange",
+    "export": "exchange",
     "has": "show",
     "ls": "show",
     "show": "show",

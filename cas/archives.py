@@ -1,0 +1,129 @@
+"""Tar archives that may be anybody's, read member by member and never unpacked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tarfile
+from collections.abc import Iterator
+from typing import IO, Any, Self
+
+from cas.compression import Decompressed, Unreadable
+from cas.documents import open_file
+from cas.errors import InputRefused
+from cas.quoting import quoted
+
+ENCODING, ERRORS = "utf-8", "surrogateescape"  # a name is any bytes, as in a file system
+_HEADERS = 4 << 20
+"""How many bytes of headers one member may have: they are kept in memory."""
+_CONFUSED = (tarfile.TarError, Unreadable, ValueError, ArithmeticError, LookupError, RecursionError)
+"""What `tarfile` raises where an archive makes no sense."""
+
+
+class ArchiveRefused(InputRefused):
+    """An archive is damaged, or holds what cannot be stored."""
+
+    def __init__(self, archive: bytes, what: str) -> None:
+        super().__init__(
+            f"{quoted(archive)} {what}; nothing of it was stored",
+            hint="make the archive, or get it, again",
+        )
+
+
+class Content:
+    """The content of a member, to be read before the next one is asked for."""
+
+    def __init__(self, archive: bytes, file: IO[bytes]) -> None:
+        self._archive = archive
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes, none at the end. Raises ArchiveRefused, OSError."""
+        with _told(self._archive):
+            return self._file.read(size)
+
+
+def members(path: bytes) -> Iterator[tuple[tarfile.TarInfo, Content | None]]:
+    """Yield each member of the archive at `path`, a regular file's with its content.
+
+    What members say of themselves is not checked. When there are no more, the archive was whole.
+    Raises ArchiveRefused, NoZstd, InputRefused, OSError.
+    """
+    with _opened(path) as raw, _told(path):
+        stream = _Metered(Decompressed(raw, path))
+        try:
+            archive: Any = tarfile.TarFile.open(
+                fileobj=stream,  # type: ignore[call-overload]
+                mode="r|",
+                tarinfo=_Member,
+                encoding=ENCODING,
+                errors=ERRORS,
+            )
+            while member := archive.next():
+                archive.members = []  # it would keep all, to seek among them
+                content = Content(path, archive.extractfile(member)) if member.isreg() else None
+                stream.left += member.size
+                yield member, content
+                stream.left = _HEADERS
+        except _Ended:
+            stream.drain()
+        else:
+            raise ArchiveRefused(path, "ends too early")
+
+
+def _opened(path: bytes) -> IO[bytes]:
+    try:
+        return open(open_file(os.path.realpath(path)), "rb")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ArchiveRefused(path, f"cannot be read: {why}") from error
+
+
+class _Ended(Exception):
+    """The mark of an archive's end was read."""
+
+
+class _Member(tarfile.TarInfo):
+    """A header, without which `tarfile` takes one that makes no sense for the archive's end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Read a header. Raises ReadError, _Ended."""
+        if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+            raise _Ended
+        try:
+            member = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error} where a header should be") from error
+        if member.size < 0:
+            raise tarfile.ReadError("the size of a member is negative")
+        return member
+
+
+class _Metered:
+    """Reads a stream, but no more than is `left`, which whoever knows how much may come raises."""
+
+    def __init__(self, stream: Decompressed) -> None:
+        self._stream = stream
+        self.left = _HEADERS
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes, none at the end. Raises ReadError, Unreadable."""
+        data = self._stream.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise tarfile.ReadError("a header is absurdly large")
+        return data
+
+    def drain(self) -> None:
+        """Read to the end, where a stream that was cut shows it. Raises Unreadable."""
+        while self._stream.read(1 << 20):
+            pass
+
+
+@contextlib.contextmanager
+def _told(path: bytes) -> Iterator[None]:
+    try:
+        yield
+    except _CONFUSED as error:
+        raise ArchiveRefused(path, f"is damaged, or no tar archive: {error}") from error

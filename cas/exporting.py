@@ -1,0 +1,166 @@
+"""Taking a stored tree out again: as a directory, or as a tar archive."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from typing import IO
+
+from cas import digest as hashing
+from cas.archives import ENCODING, ERRORS
+from cas.artifact import Artifact
+from cas.compression import compressing, is_archive
+from cas.dirs import DirCursor, is_within, opened, remove
+from cas.documents import open_file
+from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
+from cas.manifest import Entry, Kind, Manifest
+from cas.quoting import quoted
+from cas.signals import uninterrupted
+from cas.sstate import Layout, is_object
+from cas.store import Store
+
+Naming = Callable[[bytes], bytes | None]
+"""What a path of the tree, b"" for its root, is called in an archive; None if it is left out."""
+
+
+class AlreadyThere(CasError):
+    """There is something where a tree was to be written."""
+
+    exit_code = ExitCode.IN_USE
+
+    def __init__(self, target: bytes) -> None:
+        super().__init__(
+            f"{quoted(target)} is there already", hint="give another name, or delete it first"
+        )
+
+
+def export(store: Store, name: str, target: str | bytes | os.PathLike[str]) -> Artifact:
+    """Write the tree of the artifact that `name` stands for to `target`, which is made.
+
+    If that ends like an archive it is one, compressed as its end says, and with the name of an
+    sstate object laid out like one. Else it is a directory, whose files are copies that may be
+    written to. Each content is checked. The whole appears at once, or not at all.
+
+    Raises NoSuchSignature, AmbiguousSignature, AlreadyThere, StoreDamaged, InputRefused, NoZstd,
+    OSError.
+    """
+    target = os.path.abspath(os.fsencode(target))
+    if os.path.lexists(target):
+        raise AlreadyThere(target)
+    if is_within(target, store.path):
+        hint = "give a path outside of the store"
+        raise InputRefused(f"{quoted(target)} is in the store", hint=hint)
+    directory, last = os.path.split(target)
+    unfinished = last[:200] + b".cas-" + os.urandom(8).hex().encode()
+    with (
+        store.compose([name], conflicts=None, purpose=f"export of {name}") as composition,
+        opened(store.layer_path(composition.artifacts[0])) as layer,
+        opened(directory) as parent,
+    ):
+        (artifact,) = composition.artifacts
+        manifest = store.manifest(artifact)
+        try:
+            if is_archive(target):
+                naming = Layout(artifact.signature.recipe).member if is_object(target) else bytes
+                beside = os.path.join(directory, unfinished)
+                with open(beside, "xb") as file, compressing(file, target) as stream:
+                    _write_archive(manifest, layer, stream, naming)
+            else:
+                os.mkdir(unfinished, dir_fd=parent)
+                with opened(unfinished, parent) as root:
+                    _write_directory(manifest, layer, root)
+            os.rename(unfinished, last, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException:
+            with uninterrupted(), contextlib.suppress(FileNotFoundError):
+                remove(unfinished, parent)
+            raise
+    return artifact
+
+
+def _write_directory(manifest: Manifest, layer_fd: int, root_fd: int) -> None:
+    """Write the tree into an empty directory. Raises StoreDamaged, OSError."""
+    with DirCursor(root_fd) as cursor:
+        for entry, fd in _contents(manifest, layer_fd):
+            parent, _, name = entry.path.rpartition(b"/")
+            dir_fd = cursor.at(parent)
+            if entry.kind is Kind.DIRECTORY:
+                os.mkdir(name, dir_fd=dir_fd)
+            elif entry.target is not None:
+                os.symlink(entry.target, name, dir_fd=dir_fd)
+            else:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                new = os.open(name, flags, 0o777 if entry.executable else 0o666, dir_fd=dir_fd)
+                try:
+                    _check(entry, fd, copy_to=new)
+                    written_ns = os.fstat(fd).st_mtime_ns
+                    os.utime(new, ns=(written_ns, written_ns))
+                finally:
+                    os.close(new)
+
+
+def _write_archive(manifest: Manifest, layer_fd: int, stream: IO[bytes], naming: Naming) -> None:
+    """Write the tree as a tar archive. Raises StoreDamaged, OSError."""
+    with tarfile.open(
+        fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT, encoding=ENCODING, errors=ERRORS
+    ) as archive:
+        if root := naming(b""):
+            archive.addfile(_member(Entry(root, Kind.DIRECTORY), root))
+        for entry, fd in _contents(manifest, layer_fd):
+            name = naming(entry.path)
+            if name is None:
+                continue
+            member = _member(entry, name)
+            if entry.kind is not Kind.FILE:
+                archive.addfile(member)
+                continue
+            _check(entry, fd)
+            member.mtime = int(os.fstat(fd).st_mtime)
+            with open(fd, "rb", closefd=False) as content:
+                archive.addfile(member, content)
+
+
+def _member(entry: Entry, name: bytes) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name.decode(ENCODING, ERRORS))
+    member.mode = 0o755 if entry.executable or entry.kind is Kind.DIRECTORY else 0o644
+    member.size = entry.size
+    if entry.kind is Kind.DIRECTORY:
+        member.type = tarfile.DIRTYPE
+    elif entry.target is not None:
+        member.type, member.mode = tarfile.SYMTYPE, 0o777
+        member.linkname = entry.target.decode(ENCODING, ERRORS)
+    return member
+
+
+def _contents(manifest: Manifest, layer_fd: int) -> Iterator[tuple[Entry, int]]:
+    """Yield each entry of a tree; with a file a descriptor of its content, until the next step.
+
+    Raises StoreDamaged, OSError.
+    """
+    with DirCursor(layer_fd) as cursor:
+        for entry in manifest:
+            if entry.kind is not Kind.FILE:
+                yield entry, -1
+                continue
+            parent, _, name = entry.path.rpartition(b"/")
+            try:
+                fd = open_file(name, cursor.at(parent))
+            except (FileNotFoundError, ValueError) as error:
+                raise _damaged(entry) from error
+            try:
+                yield entry, fd
+            finally:
+                os.close(fd)
+
+
+def _check(entry: Entry, fd: int, copy_to: int | None = None) -> None:
+    if hashing.of_file(fd, copy_to)[0] != entry.digest:
+        raise _damaged(entry)
+
+
+def _damaged(entry: Entry) -> StoreDamaged:
+    return StoreDamaged(
+        f"the content of {quoted(entry.path)} is damaged in the store",
+        hint="`cas verify --repair` heals what can be healed",
+    )
