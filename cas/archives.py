@@ -10,12 +10,23 @@ from typing import IO, Any, Self
 
 from cas.compression import Decompressed, Unreadable
 from cas.documents import open_file
-from cas.errors import InputRefused
+from cas.errors import InputRefused, hint_for
 from cas.quoting import quoted
 
 ENCODING, ERRORS = "utf-8", "surrogateescape"  # a name is any bytes, as in a file system
-_HEADERS = 4 << 20
+_HEADERS = 1 << 18
 """How many bytes of headers one member may have: they are kept in memory."""
+_LONGEST_HEADER = 1 << 15
+"""The same of one that only extends the next, for whose parts `tarfile` takes time by the square
+(CVE-2024-6232)."""
+_EXTENDING = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_AFTER_THE_END = 64  # MiB, since those who write tapes fill them up
 _CONFUSED = (tarfile.TarError, Unreadable, ValueError, ArithmeticError, LookupError, RecursionError)
 """What `tarfile` raises where an archive makes no sense."""
 
@@ -23,11 +34,11 @@ _CONFUSED = (tarfile.TarError, Unreadable, ValueError, ArithmeticError, LookupEr
 class ArchiveRefused(InputRefused):
     """An archive is damaged, or holds what cannot be stored."""
 
-    def __init__(self, archive: bytes, what: str) -> None:
-        super().__init__(
-            f"{quoted(archive)} {what}; nothing of it was stored",
-            hint="make the archive, or get it, again",
-        )
+    def __init__(self, archive: bytes, what: str, hint: str | None = None) -> None:
+        super().__init__(f"{quoted(archive)} {what}; nothing of it was stored", hint=hint)
+
+
+_AGAIN = "make the archive, or get it, again"
 
 
 class Content:
@@ -61,6 +72,7 @@ def members(path: bytes) -> Iterator[tuple[tarfile.TarInfo, Content | None]]:
             )
             while member := archive.next():
                 archive.members = []  # it would keep all, to seek among them
+                _refuse_misread(member)
                 content = Content(path, archive.extractfile(member)) if member.isreg() else None
                 stream.left += member.size
                 yield member, content
@@ -68,19 +80,36 @@ def members(path: bytes) -> Iterator[tuple[tarfile.TarInfo, Content | None]]:
         except _Ended:
             stream.drain()
         else:
-            raise ArchiveRefused(path, "ends too early")
+            raise ArchiveRefused(path, "ends too early", _AGAIN)
 
 
 def _opened(path: bytes) -> IO[bytes]:
     try:
         return open(open_file(os.path.realpath(path)), "rb")
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise ArchiveRefused(path, f"cannot be read: {why}") from error
+        if isinstance(error, OSError):
+            what = f"cannot be read: {error.strerror}"
+            raise ArchiveRefused(path, what, hint_for(error)) from error
+        raise ArchiveRefused(path, f"cannot be read: {error}") from error
 
 
 class _Ended(Exception):
     """The mark of an archive's end was read."""
+
+
+_MAGIC, _PREFIX, _USTAR = slice(257, 263), slice(345, 500), b"ustar\0"
+
+
+def _refuse_misread(member: tarfile.TarInfo) -> None:
+    """Refuse a member that `tarfile` reads in another way than tar(1). Raises ReadError."""
+    size = member.pax_headers.get("size", "0")
+    name = quoted(member.name)
+    if not (size.isascii() and size.isdigit()):
+        raise tarfile.ReadError(f"the size of {name} is {size!r}")
+    if "size" in member.pax_headers and any(k.startswith("GNU.sparse") for k in member.pax_headers):
+        raise tarfile.ReadError(f"{name} has two sizes (pack sparse files with --format=gnu)")
+    if member.isreg() and member.pax_headers.get("path", member.name).endswith("/"):
+        raise tarfile.ReadError(f"{name} is a file and has the name of a directory")
 
 
 class _Member(tarfile.TarInfo):
@@ -97,6 +126,12 @@ class _Member(tarfile.TarInfo):
             raise tarfile.ReadError(f"{error} where a header should be") from error
         if member.size < 0:
             raise tarfile.ReadError("the size of a member is negative")
+        if member.type in _EXTENDING and member.size > _LONGEST_HEADER:
+            raise tarfile.ReadError("a header is absurdly large")
+        if buf[_MAGIC] != _USTAR and member.type not in tarfile.GNU_TYPES:
+            # Only POSIX has the beginning of a name there; GNU tar has times.
+            prefix = bytes(buf[_PREFIX]).split(b"\0")[0].decode(encoding, errors)
+            member.name = member.name.removeprefix(f"{prefix}/")
         return member
 
 
@@ -116,9 +151,11 @@ class _Metered:
         return data
 
     def drain(self) -> None:
-        """Read to the end, where a stream that was cut shows it. Raises Unreadable."""
-        while self._stream.read(1 << 20):
-            pass
+        """Read to the end, where a stream that was cut shows it. Raises ReadError, Unreadable."""
+        for _ in range(_AFTER_THE_END):
+            if not self._stream.read(1 << 20):
+                return
+        raise tarfile.ReadError("it goes on long after its end")
 
 
 @contextlib.contextmanager
@@ -126,4 +163,4 @@ def _told(path: bytes) -> Iterator[None]:
     try:
         yield
     except _CONFUSED as error:
-        raise ArchiveRefused(path, f"is damaged, or no tar archive: {error}") from error
+        raise ArchiveRefused(path, f"is damaged, or no tar archive: {error}", _AGAIN) from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from typing import IO
@@ -11,18 +13,25 @@ from typing import IO
 from cas import digest as hashing
 from cas.archives import ENCODING, ERRORS
 from cas.artifact import Artifact
-from cas.compression import compressing, is_archive
-from cas.dirs import DirCursor, is_within, opened, remove
+from cas.compression import SUFFIXES, compressing, is_archive
+from cas.dirs import OPEN_DIRECTORY, DirCursor, is_within, opened, remove
 from cas.documents import open_file
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
+from cas.locating import located
 from cas.manifest import Entry, Kind, Manifest
 from cas.quoting import quoted
 from cas.signals import uninterrupted
-from cas.sstate import Layout, is_object
+from cas.signature import Signature
+from cas.sstate import FIXMES, Layout, is_object, signature_of
 from cas.store import Store
 
 Naming = Callable[[bytes], bytes | None]
 """What a path of the tree, b"" for its root, is called in an archive; None if it is left out."""
+
+
+_HINT = "`cas verify --repair` heals what can be healed"
+_LONGEST_NAME = 255  # bytes
+_OTHER_ARCHIVE = re.compile(rb"\.(tar(\.\w+)?|tgz|tbz2?|txz|zst|gz|bz2|xz|zip)$")
 
 
 class AlreadyThere(CasError):
@@ -47,42 +56,86 @@ def export(store: Store, name: str, target: str | bytes | os.PathLike[str]) -> A
     OSError.
     """
     target = os.path.abspath(os.fsencode(target))
-    if os.path.lexists(target):
-        raise AlreadyThere(target)
-    if is_within(target, store.path):
-        hint = "give a path outside of the store"
-        raise InputRefused(f"{quoted(target)} is in the store", hint=hint)
+    _refuse_unfit(target, store)
     directory, last = os.path.split(target)
     unfinished = last[:200] + b".cas-" + os.urandom(8).hex().encode()
     with (
         store.compose([name], conflicts=None, purpose=f"export of {name}") as composition,
-        opened(store.layer_path(composition.artifacts[0])) as layer,
         opened(directory) as parent,
+        located(target),
     ):
         (artifact,) = composition.artifacts
         manifest = store.manifest(artifact)
         try:
             if is_archive(target):
-                naming = Layout(artifact.signature.recipe).member if is_object(target) else bytes
+                naming = _naming(artifact.signature, manifest, target)
                 beside = os.path.join(directory, unfinished)
                 with open(beside, "xb") as file, compressing(file, target) as stream:
-                    _write_archive(manifest, layer, stream, naming)
+                    _write_archive(manifest, store.layer_path(artifact), stream, naming)
             else:
                 os.mkdir(unfinished, dir_fd=parent)
                 with opened(unfinished, parent) as root:
-                    _write_directory(manifest, layer, root)
-            os.rename(unfinished, last, src_dir_fd=parent, dst_dir_fd=parent)
-        except BaseException:
+                    _write_directory(manifest, store.layer_path(artifact), root)
+            _appear(unfinished, last, parent, target)
+        finally:
             with uninterrupted(), contextlib.suppress(FileNotFoundError):
                 remove(unfinished, parent)
-            raise
     return artifact
 
 
-def _write_directory(manifest: Manifest, layer_fd: int, root_fd: int) -> None:
+def _refuse_unfit(target: bytes, store: Store) -> None:
+    if os.path.lexists(target):
+        raise AlreadyThere(target)
+    if is_within(target, store.path):
+        hint = "give a path outside of the store"
+        raise InputRefused(f"{quoted(target)} is in the store", hint=hint)
+    name = os.path.basename(target)
+    if len(name) > _LONGEST_NAME:
+        raise InputRefused(f"the name {quoted(name)} is too long", hint="give a shorter one")
+    if not is_archive(target) and _OTHER_ARCHIVE.search(target.lower()):
+        raise InputRefused(
+            f"{quoted(target)} is named like an archive of a kind that is not written",
+            hint=f"end it in one of {', '.join(SUFFIXES)}, or like no archive",
+        )
+
+
+def _naming(signature: Signature, manifest: Manifest, target: bytes) -> Naming:
+    """Return what paths are called in an archive. Raises InputRefused."""
+    if not is_object(target):
+        return bytes
+    if signature_of(target).recipe != signature.recipe:
+        hint = "give a name with the same recipe"
+        what = f"{quoted(target)} is the name of another recipe's sstate object"
+        raise InputRefused(f"{what} than {signature.recipe}'s", hint=hint)
+    layout = Layout(signature.recipe)
+    if not layout.can_hold(manifest):
+        raise InputRefused(
+            f"{signature} has a {quoted(FIXMES)} of its own, which no sstate object can have",
+            hint="export it to a directory, or to an archive with another name",
+        )
+    return layout.member
+
+
+def _appear(unfinished: bytes, last: bytes, parent: int, target: bytes) -> None:
+    """Give what was written its name, if nothing has got that meanwhile. Raises AlreadyThere."""
+    try:
+        if is_archive(target):
+            with contextlib.suppress(PermissionError, NotImplementedError):  # no links here
+                os.link(unfinished, last, src_dir_fd=parent, dst_dir_fd=parent)
+                return
+        os.rename(unfinished, last, src_dir_fd=parent, dst_dir_fd=parent)
+    except FileExistsError as error:
+        raise AlreadyThere(target) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        raise AlreadyThere(target) from error
+
+
+def _write_directory(manifest: Manifest, layer: bytes, root_fd: int) -> None:
     """Write the tree into an empty directory. Raises StoreDamaged, OSError."""
     with DirCursor(root_fd) as cursor:
-        for entry, fd in _contents(manifest, layer_fd):
+        for entry, fd in _contents(manifest, layer):
             parent, _, name = entry.path.rpartition(b"/")
             dir_fd = cursor.at(parent)
             if entry.kind is Kind.DIRECTORY:
@@ -100,14 +153,14 @@ def _write_directory(manifest: Manifest, layer_fd: int, root_fd: int) -> None:
                     os.close(new)
 
 
-def _write_archive(manifest: Manifest, layer_fd: int, stream: IO[bytes], naming: Naming) -> None:
+def _write_archive(manifest: Manifest, layer: bytes, stream: IO[bytes], naming: Naming) -> None:
     """Write the tree as a tar archive. Raises StoreDamaged, OSError."""
     with tarfile.open(
         fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT, encoding=ENCODING, errors=ERRORS
     ) as archive:
         if root := naming(b""):
             archive.addfile(_member(Entry(root, Kind.DIRECTORY), root))
-        for entry, fd in _contents(manifest, layer_fd):
+        for entry, fd in _contents(manifest, layer):
             name = naming(entry.path)
             if name is None:
                 continue
@@ -133,12 +186,12 @@ def _member(entry: Entry, name: bytes) -> tarfile.TarInfo:
     return member
 
 
-def _contents(manifest: Manifest, layer_fd: int) -> Iterator[tuple[Entry, int]]:
+def _contents(manifest: Manifest, layer: bytes) -> Iterator[tuple[Entry, int]]:
     """Yield each entry of a tree; with a file a descriptor of its content, until the next step.
 
     Raises StoreDamaged, OSError.
     """
-    with DirCursor(layer_fd) as cursor:
+    with _opened(layer) as root, DirCursor(root) as cursor:
         for entry in manifest:
             if entry.kind is not Kind.FILE:
                 yield entry, -1
@@ -146,12 +199,24 @@ def _contents(manifest: Manifest, layer_fd: int) -> Iterator[tuple[Entry, int]]:
             parent, _, name = entry.path.rpartition(b"/")
             try:
                 fd = open_file(name, cursor.at(parent))
-            except (FileNotFoundError, ValueError) as error:
+            except (FileNotFoundError, NotADirectoryError, ValueError) as error:
                 raise _damaged(entry) from error
             try:
                 yield entry, fd
             finally:
                 os.close(fd)
+
+
+@contextlib.contextmanager
+def _opened(layer: bytes) -> Iterator[int]:
+    try:
+        root = os.open(layer, OPEN_DIRECTORY)
+    except OSError as error:
+        raise StoreDamaged(f"{quoted(layer)}: {error.strerror}", hint=_HINT) from error
+    try:
+        yield root
+    finally:
+        os.close(root)
 
 
 def _check(entry: Entry, fd: int, copy_to: int | None = None) -> None:
@@ -162,5 +227,5 @@ def _check(entry: Entry, fd: int, copy_to: int | None = None) -> None:
 def _damaged(entry: Entry) -> StoreDamaged:
     return StoreDamaged(
         f"the content of {quoted(entry.path)} is damaged in the store",
-        hint="`cas verify --repair` heals what can be healed",
+        hint=_HINT,
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from cas.artifact import Artifact
 from cas.errors import InputRefused
+from cas.put import SignatureConflict
 from cas.signature import Signature
 from cas.sstate import Layout, signature_of
 from cas.store import Store
@@ -39,34 +40,45 @@ class Imported(NamedTuple):
 def import_sstate(store: Store, paths: Iterable[bytes], take: Callable[[Imported], None]) -> None:
     """Store the trees of sstate objects, straight from the archives; `take` gets what was done.
 
-    One that is refused does not keep others from being stored. Raises NoZstd, CasError, OSError.
+    One that is refused does not keep others from being stored; of several with one signature the
+    first one counts. Raises NoZstd, CasError, OSError.
     """
-    weights = {path: _size(path) + _COST_OF_AN_OBJECT for path in dict.fromkeys(paths)}
-    work = partial(_import_part, store, os.getpid())
-    spread(work, weights, take, weight=weights.__getitem__, least=_LITTLE)
+    groups: dict[Signature, list[bytes]] = {}
+    for path in dict.fromkeys(paths):
+        try:
+            groups.setdefault(signature_of(path), []).append(path)
+        except InputRefused as error:
+            take(Imported(path, None, None, refused=error))
+    weights = {s: sum(map(_size, of_one)) + _COST_OF_AN_OBJECT for s, of_one in groups.items()}
+    work = partial(_import_part, store, os.getpid(), groups)
+    spread(work, groups, take, weight=weights.__getitem__, least=_LITTLE)
 
 
 def _import_part(
-    store: Store, owner: int, paths: Sequence[bytes], give: Callable[[Imported], None]
+    store: Store,
+    owner: int,
+    groups: Mapping[Signature, Sequence[bytes]],
+    signatures: Sequence[Signature],
+    give: Callable[[Imported], None],
 ) -> None:
     if os.getpid() != owner:
         store.close()  # a process that was forked opens its own
         store = Store(store.path)
-    for path in paths:
-        give(_import(store, path))
+    for signature in signatures:
+        for path in groups[signature]:
+            give(_import(store, signature, path))
 
 
-def _import(store: Store, path: bytes) -> Imported:
-    signature = None
+def _import(store: Store, signature: Signature, path: bytes) -> Imported:
     try:
-        signature = signature_of(path)
         if (known := store.find(signature)) is not None:
             return Imported(path, signature, known, known=True)
-        layout = Layout(signature.recipe)
-        done = store.put(signature, path, place=layout.place)
+        done = store.put(signature, path, place=Layout(signature.recipe).place)
+    except SignatureConflict:  # another process has just stored it
+        return Imported(path, signature, store.find(signature), known=True)
     except InputRefused as error:
         return Imported(path, signature, None, refused=error)
-    return Imported(path, signature, done.artifact, done.new_bytes)
+    return Imported(path, signature, done.artifact, done.new_bytes, known=done.unchanged)
 
 
 def _size(path: bytes) -> int:

@@ -74,6 +74,11 @@ class Objects:
         """Tell whether a directory is the store of these objects, whatever its path was."""
         return os.path.samestat(directory, self._place)
 
+    def free_space(self) -> int:
+        """Return the bytes of disk that this user may still use. Raises OSError."""
+        found = os.statvfs(self.store_fd)
+        return found.f_bavail * found.f_frsize
+
     def usable(self, key: ObjectKey) -> bool:
         """Tell whether the object is there, and whole.
 

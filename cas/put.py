@@ -7,7 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from cas import digest as hashing
 from cas import links
@@ -29,10 +29,7 @@ from cas.scratch import Scratch, scratch
 from cas.signals import uninterrupted
 from cas.signature import Signature
 from cas.storage import Storage
-from cas.tree import Reading, consume, read_tree
-
-if TYPE_CHECKING:
-    from cas.unpacking import Place
+from cas.tree import Place, Reading, consume, read_tree
 
 
 class SignatureConflict(CasError):
@@ -77,8 +74,8 @@ def put_tree(
 
     With `move` the directory is consumed: its files become the store's where that is safe, and
     it is gone at the end. A file named like a tar archive is stored as what would be unpacked from
-    it; `place` tells where in the tree its paths are. When this raises, nothing was stored, and
-    the directory is as it was.
+    it. `place` tells where paths of the archive, or of a directory that is not moved, are in the
+    stored tree. When this raises, nothing was stored, and the directory is as it was.
 
     Raises InputRefused (what cannot be stored, by path), SignatureConflict unless `replace`,
     TreeLeftOver (stored, but not all of a moved tree removed), ArchiveRefused, NoZstd, CasError,
@@ -92,7 +89,7 @@ def put_tree(
     root = os.path.realpath(path)
     _refuse_root(root, storage.path)
     with opened(root) as fd, _putting(storage, signature, fd) as journal:
-        reading = read_tree(root, fd, storage.objects, journal, move=move)
+        reading = read_tree(root, fd, place, storage.objects, journal, move=move)
         result = _record_reading(storage, signature, known, reading, replace=replace)
         if move:
             with uninterrupted():  # what would be left are files of the store

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from cas.policy import Policy
     from cas.put import PutResult
     from cas.removal import Removal, Removed
-    from cas.unpacking import Place
+    from cas.tree import Place
 
 StrPath = str | bytes | os.PathLike[str]
 

@@ -15,7 +15,7 @@ from cas.dirs import DirCursor, Node, attributes, path_text, walk
 from cas.errors import CasError, InputRefused
 from cas.ingest import ingest
 from cas.journal import Journal
-from cas.manifest import DIRECTORY, Kind, Manifest, file_node, symlink_node
+from cas.manifest import DIRECTORY, Entry, Kind, Manifest, file_node, symlink_node
 from cas.objects import Objects
 from cas.quoting import quoted
 from cas.workers import spread
@@ -32,6 +32,11 @@ _COST_OF_A_FILE = 200_000
 """How many bytes are hashed in the time that an object takes besides."""
 _LITTLE = 20_000_000
 """How many bytes are hashed in the time that is worth a process."""
+Place = Callable[[bytes], bytes | None]
+"""Where in the stored tree a path of a directory or an archive is, if it is.
+
+`bytes` leaves all where it is. An archive may have its tree in a directory, whose place is b"".
+"""
 _Seen = tuple[int, int, int] | None
 """Inode number, size and time (ns) of a file; None of a directory."""
 
@@ -78,6 +83,23 @@ class Reading:
         """What of the tree is not kept."""
         return Dropped(self.set_id_bits, self.xattrs, self.owners)
 
+    def recount(self) -> None:
+        """Count the entries of `nodes`."""
+        entries = [Entry.of(path, node) for path, node in self.nodes.items()]
+        self.kinds = Counter(entry.kind for entry in entries)
+        self.size = sum(entry.size for entry in entries)
+
+    def rearrange(self, place: Place) -> None:
+        """Give all paths their place."""
+        nodes: dict[bytes, bytes] = {}
+        for path, node in self.nodes.items():
+            if (where := place(path)) is not None:
+                nodes[where] = node
+                for parent in parents(where):
+                    nodes.setdefault(parent, DIRECTORY)
+        self.nodes = nodes
+        self.recount()
+
     def add(self, other: Reading) -> None:
         """Add what is known of other files of the tree."""
         self.nodes.update(other.nodes)
@@ -88,7 +110,7 @@ class Reading:
 
 
 def read_tree(
-    root: bytes, root_fd: int, objects: Objects, journal: Journal, *, move: bool
+    root: bytes, root_fd: int, place: Place, objects: Objects, journal: Journal, *, move: bool
 ) -> Reading:
     """Read the tree open at `root_fd`, by all processors, and make objects of its files.
 
@@ -99,6 +121,8 @@ def read_tree(
     _check_xattrs(attributes(root_fd), root, b"")
     files: dict[bytes, int] = {}
     for node in walk(root_fd):
+        if place(node.path) is None:
+            continue
         kind = _kind(node, root)
         if kind is Kind.FILE:
             files[node.path] = node.stat.st_size + _COST_OF_A_FILE
@@ -108,6 +132,8 @@ def read_tree(
     objects.note_boot()  # before there are others to do it
     work = partial(_read_files, root, root_fd, objects, journal, move)
     spread(work, files, reading.add, weight=files.__getitem__, least=_LITTLE)
+    if place is not bytes:
+        reading.rearrange(place)
     return reading
 
 
@@ -160,6 +186,14 @@ def _told(path: bytes, root: bytes) -> Iterator[None]:
         yield
     except OSError as error:
         raise CasError(f"cannot store {path_text(path, root)}: {error.strerror}") from error
+
+
+def parents(path: bytes) -> Iterator[bytes]:
+    """Yield the paths of the directories that a path is in, the outermost first."""
+    end = path.find(b"/")
+    while end >= 0:
+        yield path[:end]
+        end = path.find(b"/", end + 1)
 
 
 def consume(root: bytes, root_fd: int, reading: Reading) -> None:

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from cas.archives import ENCODING, ERRORS, ArchiveRefused, Content, members
 from cas.ingest import ingest_stream
 from cas.journal import Journal
-from cas.manifest import DIRECTORY, Entry, file_node, symlink_node
+from cas.manifest import DIRECTORY, file_node, symlink_node
 from cas.objects import Objects
 from cas.quoting import quoted
-from cas.tree import UNREMARKABLE, Reading
+from cas.tree import UNREMARKABLE, Place, Reading, parents
 
 _DEVICES = {
     tarfile.CHRTYPE: "a character device",
     tarfile.BLKTYPE: "a block device",
     tarfile.FIFOTYPE: "a FIFO",
 }
-_ATTRIBUTES = ("SCHILY.xattr.", "LIBARCHIVE.xattr.")
-_LONGEST_NAME, _LONGEST_TARGET = 255, 4095  # bytes
-
-Place = Callable[[bytes], bytes | None]
-"""Where in the tree a path of an archive is: b"" at its root, None nowhere."""
+_ATTRIBUTES = ("SCHILY.xattr.", "LIBARCHIVE.xattr.", "SCHILY.acl.")
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes
+_DEEPEST = 256
+"""How many directories may be in each other: whoever looks at a layer has as many files open."""
+_LARGE = 1 << 30  # bytes; a sparse file may be as large as it says, and take no room in an archive
+_HINT = "a tree consists of directories, regular files, and links; leave the rest out"
 
 
 def read_archive(path: bytes, place: Place, objects: Objects, journal: Journal) -> Reading:
@@ -52,9 +52,7 @@ class _Unpacking:
 
     def reading(self) -> Reading:
         """Return what is known of the tree when all members were added."""
-        entries = [Entry.of(path, node) for path, node in self._reading.nodes.items()]
-        self._reading.kinds = Counter(entry.kind for entry in entries)
-        self._reading.size = sum(entry.size for entry in entries)
+        self._reading.recount()
         return self._reading
 
     def add(self, member: tarfile.TarInfo, content: Content | None) -> None:
@@ -62,6 +60,7 @@ class _Unpacking:
         path = self._path(member, member.name)
         if path is None:
             raise self._refused(member, "beside the tree")
+        self._note(member)
         if path == b"":
             if not member.isdir():
                 raise self._refused(member, "no directory, where the tree should be")
@@ -72,34 +71,32 @@ class _Unpacking:
         if path in nodes and (nodes[path] == DIRECTORY) != (node == DIRECTORY):
             raise self._refused(member, "in the archive twice, once as a directory")
         nodes[path] = node
-        self._note(member)
 
     def _path(self, member: tarfile.TarInfo, name: str) -> bytes | None:
         """Return where in the tree a name of an archive is."""
         text = name.encode(ENCODING, ERRORS)
         if text.startswith(b"/"):
-            raise self._refused(member, "at or a link to an absolute path")
+            raise self._refused(member, f"no path in a tree: {quoted(name)} is absolute")
+        if len(text) > _LONGEST_PATH or text.count(b"/") > _DEEPEST or b"\0" in text:
+            raise self._refused(member, "no path that a file system takes")
         names = [part for part in text.split(b"/") if part not in (b"", b".")]
         if b".." in names:
-            raise self._refused(member, "at or a link to a path with `..`")
-        if b"\0" in text or max(map(len, names), default=0) > _LONGEST_NAME:
+            raise self._refused(member, f"no path in a tree: {quoted(name)} has `..` in it")
+        if max(map(len, names), default=0) > _LONGEST_NAME:
             raise self._refused(member, "no path that a file system takes")
         return self._place(b"/".join(names))
 
     def _make_parents(self, member: tarfile.TarInfo, path: bytes) -> None:
-        nodes = self._reading.nodes
-        end = path.find(b"/")
-        while end >= 0:
-            if nodes.setdefault(path[:end], DIRECTORY) != DIRECTORY:
-                raise self._refused(member, f"below {quoted(path[:end])}, which is no directory")
-            end = path.find(b"/", end + 1)
+        for parent in parents(path):
+            if self._reading.nodes.setdefault(parent, DIRECTORY) != DIRECTORY:
+                raise self._refused(member, f"below {quoted(parent)}, which is no directory")
 
     def _node(self, member: tarfile.TarInfo, content: Content | None, path: bytes) -> bytes:
         if member.isdir():
             return DIRECTORY
         if member.issym():
             target = member.linkname.encode(ENCODING, ERRORS)
-            if not 0 < len(target) <= _LONGEST_TARGET or b"\0" in target:
+            if not 0 < len(target) <= _LONGEST_PATH or b"\0" in target:
                 raise self._refused(member, "a symbolic link that a file system does not take")
             return symlink_node(target)
         if member.islnk():
@@ -126,6 +123,8 @@ class _Unpacking:
             end = offset + size
         if end > member.size:
             raise self._refused(member, "a sparse file that is longer than it says")
+        if member.size > _LARGE and member.size > self._objects.free_space():
+            raise self._refused(member, f"{member.size} bytes, more than there is room for")
         key, size, new = ingest_stream(
             self._objects,
             content.read,
@@ -156,4 +155,5 @@ class _Unpacking:
         self._reading.owners += member.uid != os.geteuid()
 
     def _refused(self, member: tarfile.TarInfo, what: str) -> ArchiveRefused:
-        return ArchiveRefused(self._archive, f"holds {quoted(member.name)}, which is {what}")
+        name = quoted(member.name[:_LONGEST_NAME])
+        return ArchiveRefused(self._archive, f"holds {name}, which is {what}", _HINT)

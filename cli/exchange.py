@@ -14,7 +14,7 @@ from cas.exporting import export
 from cas.importing import Imported, import_sstate
 from cas.sstate import objects_in
 from cli.failure import report
-from cli.options import emit, json_option, open_store, store_option, text_of
+from cli.options import emit, json_option, note, open_store, store_option, text_of
 
 _PATH = click.Path(path_type=bytes)
 
@@ -49,7 +49,11 @@ def import_sstate_command(ctx: click.Context, paths: tuple[bytes, ...], as_json:
             done.append(imported)
             step()
 
-        import_sstate(store, found, take)
+        try:
+            import_sstate(store, found, take)
+        except BaseException:
+            note(f"{len(done)} of {len(found)} objects were done; the same command goes on there")
+            raise
     done.sort(key=lambda imported: imported.path)
     known = sum(imported.known for imported in done)
     refused = [imported.refused for imported in done if imported.refused]

@@ -12,22 +12,35 @@ from cli.options import emit, json_option, open_store, store_option
 @click.argument("tree", type=click.Path())
 @click.option("--move", is_flag=True, help="Consume TREE: its files become the store's.")
 @click.option("--replace", is_flag=True, help="Take the new tree if ID has another one.")
+@click.option("--component", is_flag=True, help="TREE is one of BitBake's sysroots-components.")
 @json_option
 @store_option
 @click.pass_context
 def put_command(
-    ctx: click.Context, signature: str, tree: str, move: bool, replace: bool, as_json: bool
+    ctx: click.Context,
+    signature: str,
+    tree: str,
+    move: bool,
+    replace: bool,
+    component: bool,
+    as_json: bool,
 ) -> None:
-    """Store the directory TREE under the ID of its task.
+    """Store the directory TREE, or the tree in the tar archive TREE, under the ID of its task.
+
+    A --component has a list of files to relocate, which goes where `cas import sstate` puts it.
 
     \b
     cas put zlib:core2-64:do_populate_sysroot:9f2c41d0 build/zlib/sysroot
     """
     from cas.signature import Signature
+    from cas.sstate import Layout
 
     whole = Signature.parse(signature)
     store = open_store(ctx, create=True)
-    result = store.put(whole, tree, move=move, replace=replace)
+    if component and move:
+        raise click.UsageError("--component leaves something out, so it cannot be moved", ctx)
+    place = Layout(whole.recipe).place_of_component if component else bytes
+    result = store.put(whole, tree, move=move, replace=replace, place=place)
     artifact = result.artifact
     status = "unchanged" if result.unchanged else "replaced" if result.replaced else "stored"
     emit(

@@ -67,14 +67,14 @@ def held(plan: Plan, purpose: str = "a plan") -> Iterator[Lease]:
         yield lease
 
 
-def enter(plans: Sequence[Plan], purpose: str = "a plan") -> list[Lease]:
+def enter(plans: Sequence[Plan], purpose: str = "a plan", *, inherited: bool = True) -> list[Lease]:
     """Mount what the plans say where only this process and its children see it, by overlay.
 
     The process, which must have one thread, gets a mount namespace of its own, and without
-    privileges a user namespace in which it has its own ids only. The leases that are returned
-    are held until the process ends, whatever it executes, unless they are closed; a child that
-    outlives it must have been given their descriptors. A directory that has to be made to mount
-    on it stays.
+    privileges a user namespace in which it has its own ids only. The leases that are returned, and
+    upper directories, are held until the process ends, whatever it executes if they are
+    `inherited`, unless they are closed; a child that outlives it must have been given their
+    descriptors. A directory that has to be made to mount on it stays.
 
     Raises NoStrategy (a plan is not by overlay, or the kernel refuses; then the process may be in
     new namespaces, with nothing mounted), what `hold` raises, InputRefused, OSError.
@@ -91,7 +91,7 @@ def enter(plans: Sequence[Plan], purpose: str = "a plan") -> list[Lease]:
             upper = claim_upper(plan)  # until the process ends
             for fd in (lease.fd, upper):  # whatever it executes before that
                 if fd is not None and fd >= 0:
-                    os.set_inheritable(fd, True)
+                    os.set_inheritable(fd, inherited)
         placed = [Placed(p, f"cas-{le.name}") for p, le in zip(plans, leases, strict=True)]
         _leave()
         RootFs().assemble(placed, ())
@@ -130,7 +130,7 @@ def decide(plan: Plan, *, private: bool) -> Plan:
 
 def _leave() -> None:
     """Leave the mount namespace, and the user namespace if that is needed for it."""
-    uid, gid = os.geteuid(), os.getegid()
+    uid, gid = _real_ids()
     try:
         syscalls.unshare(syscalls.CLONE_NEWNS)
     except PermissionError:
@@ -149,6 +149,16 @@ def _leave() -> None:
         ):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
+
+
+def _real_ids() -> list[int]:
+    """Return this process's effective user and group, as the kernel knows them.
+
+    Under pseudo(1) or fakeroot(1) the C library says otherwise.
+    """
+    with open("/proc/self/status") as file:
+        found = dict(line.split(":", 1) for line in file)
+    return [int(found[key].split()[1]) for key in ("Uid", "Gid")]
 
 
 def _close(leases: Sequence[Lease]) -> None:

@@ -73,7 +73,7 @@ def make_overlay(plan: Plan, source: str = "cas", upper: Upper | None = None) ->
             _add_layer(fd, layer)
         for key, value in _upper_options(upper):
             _set(fd, key, value)
-        return _made(fd, writable=upper is not None)
+        return _made(fd, plan, writable=upper is not None)
     except OSError as error:
         reason = _reason(error, _messages(fd))
         if error.errno == errno.EINVAL:
@@ -83,12 +83,12 @@ def make_overlay(plan: Plan, source: str = "cas", upper: Upper | None = None) ->
         os.close(fd)
 
 
-def _made(fd: int, *, writable: bool) -> int:
-    if writable:
-        # Whiteouts as user.* attributes, which a user namespace may set; the same for root, so
-        # that both can use one upper directory (Linux 5.11).
+def _made(fd: int, plan: Plan, *, writable: bool) -> int:
+    if writable or plan.upper is not None:
+        # Marks as user.* attributes, which a user namespace may set; the same for root, so that
+        # both can use one upper directory (Linux 5.11).
         syscalls.fsconfig(fd, syscalls.FSCONFIG_SET_FLAG, b"userxattr")
-    else:
+    if not writable:
         syscalls.fsconfig(fd, syscalls.FSCONFIG_SET_FLAG, b"ro")
     syscalls.fsconfig(fd, syscalls.FSCONFIG_CMD_CREATE)
     return syscalls.fsmount(fd, _ATTRIBUTES | (0 if writable else syscalls.MOUNT_ATTR_RDONLY))
@@ -174,7 +174,9 @@ def _mount_by_options(plan: Plan, source: str, target_fd: int, upper: Upper | No
         if upper is None:
             flags |= syscalls.MS_RDONLY
         else:
-            options += b",upperdir=%d,workdir=%d,userxattr" % (upper.upper_fd, upper.work_fd)
+            options += b",upperdir=%d,workdir=%d" % (upper.upper_fd, upper.work_fd)
+        if upper is not None or plan.upper is not None:
+            options += b",userxattr"
         if len(options) > _LONGEST_OPTIONS:
             raise StrategyRefused("the names of the layers do not fit into a page of options")
         failed = _in_child(

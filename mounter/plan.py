@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from cas.composition import Composition
 
 VERSION = 1
+UPPER = b"upper"
+"""Where the changes are in the directory of a plan's `upper`."""
 
 
 class Strategy(enum.Enum):
@@ -64,8 +66,9 @@ class Plan(NamedTuple):
 
     They are the trees of `artifacts`, which are lowest first too; of many, the lowest are one
     merged layer. A `writable` tree takes changes, which go with it, or stay in the directory
-    `upper`. `reasons` says why no better `strategy` was decided on. The paths are absolute.
-    `lease` is the name of the lease under which all this is in use, if it has one.
+    `upper`; one that is not shows the changes that are in `upper`, and any number may, while
+    nobody makes new ones. `reasons` says why no better `strategy` was decided on. The paths are
+    absolute. `lease` is the name of the lease under which all this is in use, if it has one.
     """
 
     store: bytes
@@ -109,6 +112,8 @@ class Plan(NamedTuple):
         """
         beginning = os.path.join(self.store, layer_path(Digest("")))
         layers = [beginning + tree.encode() for tree in reversed(self.layers)]
+        if self.upper is not None and not self.writable:
+            layers.insert(0, os.path.join(self.upper, UPPER))
         empty = EMPTY[: max(0, 2 - len(layers))]
         return [*layers, *(os.path.join(self.store, layer) for layer in empty)]
 

@@ -19,7 +19,7 @@ from cas.mountinfo import mount_namespace
 from cas.quoting import quoted
 from mounter import syscalls
 from mounter.overlay import Upper
-from mounter.plan import Plan, StrategyRefused
+from mounter.plan import UPPER, Plan, StrategyRefused
 from mounter.targets import is_inside
 
 _OWN = frozenset((b"lock", b"upper", b"work", b"lost+found"))
@@ -47,10 +47,10 @@ def upper_of(plan: Plan, source: str, target_fd: int) -> Iterator[Upper | None]:
         directory = plan.upper
     try:
         with opened(directory) as fd:
-            for name in ("upper", "work"):
+            for name in (UPPER, b"work"):
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o755, dir_fd=fd)
-            with opened(b"upper", fd) as upper, opened(b"work", fd) as work:
+            with opened(UPPER, fd) as upper, opened(b"work", fd) as work:
                 yield Upper(upper, work)
     except BaseException:
         if plan.upper is None:
@@ -79,7 +79,8 @@ def claimed_upper(plan: Plan, source: str | None = None) -> Iterator[None]:
 def claim_upper(plan: Plan, source: str | None = None) -> int | None:
     """Make a plan's upper directory, and keep every other user of it away.
 
-    The kernel would accept two overlays with one upper directory, and corrupt it. A file in it,
+    The kernel would accept two overlays with one upper directory, and corrupt it; only those that
+    show what is in it, and change nothing, may be many. A file in it,
     which goes with it wherever it is moved or seen, is locked by who is at work now, and names
     the `source` of a mount that is to outlive its maker. Returns a descriptor, which holds the
     lock until it is closed; None if the plan has no upper directory.
@@ -89,6 +90,13 @@ def claim_upper(plan: Plan, source: str | None = None) -> int | None:
     if plan.upper is None:
         return None
     _refuse_unfit(plan)
+    if not plan.writable:
+        if source is not None:
+            raise InputRefused(
+                f"the changes in {quoted(plan.upper)} would be shown after this process has ended",
+                hint="let a command show them, or a process that enters the plan",
+            )
+        return _locked(plan.upper, 0, fcntl.LOCK_SH)
     os.makedirs(plan.upper, exist_ok=True)
     fd = _locked(plan.upper, os.O_CREAT)
     try:
@@ -107,10 +115,10 @@ def refuse_used_upper(plan: Plan) -> None:
     _refuse_unfit(plan)
     if plan.upper is not None:
         with contextlib.suppress(FileNotFoundError):
-            os.close(_locked(plan.upper, 0))
+            os.close(_locked(plan.upper, 0, fcntl.LOCK_EX if plan.writable else fcntl.LOCK_SH))
 
 
-def _locked(upper: bytes, flags: int) -> int:
+def _locked(upper: bytes, flags: int, lock: int = fcntl.LOCK_EX) -> int:
     """Open and lock the lock file of an upper directory that no mount uses.
 
     Raises InUse, OSError.
@@ -126,7 +134,7 @@ def _locked(upper: bytes, flags: int) -> int:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise _no_lock(path)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, lock | fcntl.LOCK_NB)
         _refuse_mounted(upper, os.pread(fd, 1 << 16, 0))
     except BlockingIOError as error:
         os.close(fd)

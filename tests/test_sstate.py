@@ -125,6 +125,31 @@ def test_refused_object_is_named_and_the_others_are_stored(tmp_path: Path, cas: 
     assert all(one["reason"] for one in said if one["status"] == "refused")
 
 
+def test_first_of_several_objects_with_one_signature_counts(tmp_path: Path, cas: Cas) -> None:
+    for place in ("a", "b", "c"):
+        large = member("sysroot-destdir/large", os.urandom(3_000_000))
+        write_sstate(tmp_path / place, "zlib", [large])
+    said = imported(cas, tmp_path)
+    assert [(one["status"], Path(one["path"]).parent.name) for one in said] == [
+        ("stored", "a"), ("known", "b"), ("known", "c"),
+    ]  # fmt: skip
+
+
+def test_object_with_two_trees_or_a_list_of_its_own_is_refused(tmp_path: Path, cas: Cas) -> None:
+    list_in_tree = member("sysroot-destdir/sysroot-fixmepath/zlib", b"x")
+    for number, members in enumerate(([*TARGET, *NATIVE], [*TARGET, list_in_tree])):
+        path = write_sstate(tmp_path / str(number), "zlib", members)
+        assert "beside the tree" in cas("import", "sstate", path, code=ExitCode.REFUSED).stderr
+
+
+def test_linked_directories_are_entered_once(tmp_path: Path, cas: Cas) -> None:
+    write_sstate(tmp_path / "mirror/4c", "zlib", TARGET)
+    (tmp_path / "sstate").mkdir()
+    (tmp_path / "sstate/4c").symlink_to(tmp_path / "mirror/4c")
+    (tmp_path / "mirror/4c/loop").symlink_to(tmp_path / "sstate")
+    assert "1 stored, 0 known already" in cas("import", "sstate", tmp_path / "sstate").stdout
+
+
 def test_file_that_is_no_sstate_object_of_a_sysroot_is_refused(tmp_path: Path, cas: Cas) -> None:
     names = {
         "zlib.tar.zst": "name",
@@ -136,6 +161,8 @@ def test_file_that_is_no_sstate_object_of_a_sysroot_is_refused(tmp_path: Path, c
         path.write_bytes(compressed(archive(TARGET)))
         said = cas("import", "sstate", path, code=ExitCode.REFUSED).stderr
         assert reason in said
+    said = cas("import", "sstate", tmp_path / "absent", code=ExitCode.REFUSED).stderr
+    assert "nothing is there" in said
     assert "No such file" in cas(
         "import", "sstate", tmp_path / sstate_name("absent"), code=ExitCode.REFUSED
     ).stderr  # fmt: skip
@@ -229,6 +256,39 @@ def test_exported_sstate_object_is_laid_out_as_bitbake_does(
     assert len({one["tree"] for one in cas.json("ls")}) == 1
 
 
+def test_tree_that_no_sstate_object_can_hold_is_not_exported_as_one(
+    tmp_path: Path, cas: Cas
+) -> None:
+    trees: list[dict[str, str | None]] = [
+        {"sysroot-fixmepath": "a file"}, {"sysroot-fixmepath/": None},
+        {"sysroot-fixmepath/other": "list"},
+    ]  # fmt: skip
+    for number, files in enumerate(trees):
+        cas("put", f"zlib:t:1111111{number}", make(tmp_path / str(number), files))
+        target = tmp_path / sstate_name("zlib")
+        said = cas("export", f"zlib:1111111{number}", target, code=ExitCode.REFUSED).stderr
+        assert "of its own" in said
+    target = tmp_path / sstate_name("bar")
+    said = cas("export", "zlib:11111110", target, code=ExitCode.REFUSED).stderr
+    assert "another recipe" in said
+
+
+def test_file_that_appears_meanwhile_is_not_overwritten(tmp_path: Path, cas: Cas) -> None:
+    files = {f"f{number}": str(number) * 10_000 for number in range(200)}
+    cas("put", "zlib:t:11111111", make(tmp_path / "tree", files))
+    target = tmp_path / "out.tar.gz"
+    with subprocess.Popen(
+        [CAS, "--store", str(cas.store), "export", "zlib", target], stderr=subprocess.PIPE
+    ) as running:
+        while not list(tmp_path.glob("out.tar.gz.cas-*")) and running.poll() is None:
+            pass
+        target.write_text("precious")
+        _, said = running.communicate()
+    assert running.returncode == ExitCode.IN_USE, said
+    assert target.read_text() == "precious"
+    assert list(tmp_path.glob("*.cas-*")) == []
+
+
 def test_damaged_content_is_not_exported(tmp_path: Path, cas: Cas) -> None:
     cas("put", "zlib:t:11111111", make(tmp_path / "tree", {"a": "good", "b": "fine"}))
     for path in objects_of(cas.store):
@@ -242,9 +302,20 @@ def test_damaged_content_is_not_exported(tmp_path: Path, cas: Cas) -> None:
     assert [name for name in os.listdir(tmp_path) if ".cas-" in name] == []
 
 
+def test_lost_layer_is_damage(tmp_path: Path, cas: Cas) -> None:
+    cas("put", "zlib:t:11111111", make(tmp_path / "tree", {"d/a": "good"}))
+    (layer,) = (cas.store / "layers").iterdir()
+    (layer / "d").rename(tmp_path / "d")
+    cas("export", "zlib", tmp_path / "out", code=ExitCode.DAMAGED)
+    layer.rename(tmp_path / "layer")
+    cas("export", "zlib", tmp_path / "out.tar", code=ExitCode.DAMAGED)
+
+
 def test_export_says_what_is_wrong_with_its_arguments(tmp_path: Path, cas: Cas) -> None:
     cas("put", "zlib:t:11111111", make(tmp_path / "tree", {"a": "good"}))
     cas("export", "absent", tmp_path / "out", code=ExitCode.NO_SIGNATURE)
+    for name, reason in {"out.tar.xz": "not written", "o" * 256: "too long"}.items():
+        assert reason in cas("export", "zlib", tmp_path / name, code=ExitCode.REFUSED).stderr
     assert "in the store" in cas(
         "export", "zlib", cas.store / "out", code=ExitCode.REFUSED
     ).stderr  # fmt: skip
