@@ -52,6 +52,9 @@ def upper_of(plan: Plan, source: str, target_fd: int) -> Iterator[Upper | None]:
                     os.mkdir(name, 0o755, dir_fd=fd)
             with opened(UPPER, fd) as upper, opened(b"work", fd) as work:
                 yield Upper(upper, work)
+                # overlayfs makes it without any rights, and then its owner cannot delete it.
+                with contextlib.suppress(OSError):
+                    os.chmod(b"work", 0o700, dir_fd=work)
     except BaseException:
         if plan.upper is None:
             syscalls.umount(plan.target, syscalls.MNT_DETACH)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 import mounter
+from cas.errors import InputRefused
 from cas.store import Store
 from mounter import Strategy
 from tests.support import CAS, ROOT, Cas, Tree, make, mount_lines, snapshot
@@ -93,6 +95,32 @@ def test_upper_directory_keeps_changes_from_run_to_run(cas: Cas, work: Path, tre
         cas("mount", "target", "a", "--upper", "changes")
         assert snapshot(work / "target") == snapshot(work / "expected")
         cas("umount", "target")
+
+
+def test_upper_directory_can_be_deleted_by_its_owner(cas: Cas, work: Path, tree: Path) -> None:
+    cas("run", "--sysroot", "s=a", "--upper", "changes", "--", "touch", "s/new")
+    assert os.stat(work / "changes/work/work").st_mode & 0o777 == 0o700
+    shutil.rmtree(work / "changes")
+
+
+def test_many_see_the_changes_of_an_upper_directory_and_nobody_makes_new_ones_meanwhile(
+    cas: Cas, store: Store, work: Path, tree: Path
+) -> None:
+    cas("run", "--sysroot", "s=a", "--upper", "changes", "--", "bash", "-euc", CHANGES.format("s"))
+    with store.compose(["a"]) as composition:
+        changes = os.fsencode(work / "changes")
+        plans = [mounter.planned(composition, work / name)._replace(upper=changes) for name in "st"]
+        assert mounter.Plan.load(plans[0].dump()) == plans[0]._replace(lease=None)
+        script = (
+            f"cd {work}; ! touch s/other t/other; cp -a s seen-s; cp -a t seen-t; "
+            f"{CAS} --store {cas.store} run --sysroot u=a --upper changes -- true || echo $? >code"
+        )
+        assert mounter.run_plans(["sh", "-c", script], plans) == 0
+        with pytest.raises(InputRefused, match="would be shown after"):
+            mounter.carry_out(plans[0])
+    assert (work / "code").read_text() == "125\n"
+    expected = _changed(tree, work)
+    assert snapshot(work / "seen-s") == snapshot(work / "seen-t") == expected
 
 
 def test_each_of_two_sysroots_has_its_own_upper_directory(cas: Cas, work: Path, tree: Path) -> None:
