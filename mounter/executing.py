@@ -32,6 +32,8 @@ from mounter.running import refuse_unfit_paths
 from mounter.targets import existing_parent, refuse_around_store
 from mounter.upper import claim_upper, refuse_used_upper
 
+NO_NAMESPACES = "the kernel gives no namespaces here"
+
 
 def hold(plan: Plan, purpose: str = "a plan") -> Lease:
     """Take a lease on what a plan uses; it lasts until it is closed, or this process ends.
@@ -80,6 +82,8 @@ def enter(plans: Sequence[Plan], purpose: str = "a plan", *, inherited: bool = T
     new namespaces, with nothing mounted), what `hold` raises, InputRefused, OSError.
     """
     leases: list[Lease] = []
+    if not plans:
+        return leases
     try:
         for plan in plans:
             refuse_around_store(plan.target, plan.store)
@@ -140,7 +144,7 @@ def _leave() -> None:
             if error.errno == errno.EINVAL and len(os.listdir("/proc/self/task")) > 1:
                 why = "a process with several threads cannot leave its user namespace"
             else:
-                why = f"the kernel gives no namespaces here ({error})"
+                why = f"{NO_NAMESPACES} ({error})"
             raise StrategyRefused(why) from error
         for name, text in (
             ("setgroups", "deny"),
@@ -175,6 +179,8 @@ def _overlay_refusal(plan: Plan, *, private: bool) -> str:
             syscalls.unshare(syscalls.CLONE_NEWNS | user)
         except PermissionError as error:
             raise StrategyRefused("the kernel does not let this user mount (EPERM)") from error
+        except OSError as error:  # ENOSPC: there may be no more (user_namespaces(7))
+            raise StrategyRefused(f"{NO_NAMESPACES} ({error})") from error
         syscalls.mount(None, b"/", None, syscalls.MS_SLAVE | syscalls.MS_REC)
         directory = os.open(os.path.join(plan.store, b"leases"), os.O_PATH | os.O_CLOEXEC)
         attach_overlay(plan, "cas", directory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,6 +86,7 @@ def main() -> int:
     if os.geteuid() != 0:
         say("tools/bench mounts file systems and overlays, which needs root")
         return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so nothing is left behind
     print(", ".join(f"{key}: {value}" for key, value in machine().items()), flush=True)
     tables: list[Table] = []
     try:

@@ -23,6 +23,7 @@ def run(bench: Bench) -> Iterator[Table]:
     bench.store.sync()
     target = bench.place / "target"
     target.mkdir()
+    bench.warm_up(target)
     title = f"A sysroot of {len(bench.trees)} trees"
     with casd.staging(bench.place / "casd", bench.trees) as staging:
         stage = partial(staging.stage, target)

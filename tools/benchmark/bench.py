@@ -70,6 +70,12 @@ class Bench:
         with self.store.compose(self.names) as composition:
             mounter.mount(composition, target, strategy)
 
+    def warm_up(self, target: Path) -> None:
+        """Mount and unmount once by each strategy, so that no contender has to load modules."""
+        for strategy in (mounter.Strategy.OVERLAY, mounter.Strategy.HARDLINK):
+            self.mount(target, strategy)
+            self.umount(target)
+
     def umount(self, target: Path) -> None:
         """Take `target` away, by the Python interface."""
         mounter.umount(self.store.path, target)

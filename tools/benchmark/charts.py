@@ -59,7 +59,7 @@ def _stacked(table: Table, steps: Sequence[str]) -> str:
             ((row.median(step) or 0) * scale, _COLOURS[place % len(_COLOURS)])
             for place, step in enumerate(steps)
         ]
-        body += _bar(number, row, parts, shown(total, "sum"))
+        body += _bar(number, row, parts, shown(row.median("sum") or total, "sum"))
     body += _key(steps, _TOP + len(rows) * _ROW)
     return _svg(body, len(rows) + (len(steps) + 3) // 4)
 

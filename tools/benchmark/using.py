@@ -49,6 +49,7 @@ def run(bench: Bench) -> Iterator[Table]:
     command("cp", "-al", *_everything(bench), target)
     bench.store.put(UNION, target)
     clear(target)
+    bench.warm_up(target)
     bench.store.sync()
     sources.mkdir()
     for name, text in PROGRAMS.items():

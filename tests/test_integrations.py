@@ -1,0 +1,67 @@
+"""The examples of docs/integrations.md build, and build again only what has changed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support import CAS, Cas
+
+TEXT = (Path(__file__).parent.parent / "docs/integrations.md").read_text()
+BUILDS = {
+    "script": "sh build.sh",
+    "make": "make -s run",
+    "ninja": "ninja -v && cas run --sysroot sysroot=$(cat greet.id),$(cat app.id) -- "
+    "env LD_LIBRARY_PATH=sysroot/usr/lib sysroot/usr/bin/app",
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Write the files that the document shows."""
+    found = re.findall(r"^```\w+ file=(\S+)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+    assert len(found) == 7
+    for name, text in found:
+        path = tmp_path / "build" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "build"
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_example_builds_what_has_changed_and_takes_the_rest_from_the_cache(
+    place: Path, cas: Cas, build: str
+) -> None:
+    def run() -> str:
+        path = f"{os.path.dirname(CAS)}:{os.environ['PATH']}"
+        environment = os.environ | {"CAS_STORE": str(cas.store), "PATH": path}
+        command = ["sh", "-euc", BUILDS[build]]
+        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.splitlines()[-1]
+
+    def stored() -> set[str]:
+        return {one["id"] for one in cas.json("ls")}
+
+    assert run() == "Hello"
+    first = stored()
+    assert len(first) == 2
+    assert run() == "Hello"
+    assert stored() == first
+    greet = place / "greet/greet.c"
+    before = greet.read_text()
+    greet.write_text(before.replace("Hello", "Welcome"))
+    assert run() == "Welcome"
+    second = stored()
+    assert len(second) == 4
+    greet.write_text(before)  # there and back again
+    assert run() == "Hello"
+    assert stored() == second
+    app = place / "app/app.c"
+    app.write_text(f"{app.read_text()}/* */\n")
+    assert run() == "Hello"
+    assert len(stored()) == 5

@@ -1,0 +1,80 @@
+"""What belongs into the sysroots of a task, and how they are mounted."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import bb
+import oe.sstatesig
+
+from cas_yocto.command import CommandFailed, cas
+from cas_yocto.dependencies import DepValid, needed
+from cas_yocto.storing import Component, arch_of, component, is_native, put
+from mounter.plan import NoStrategy, Plan
+
+_CONFLICT, _NO_STRATEGY = 4, 5
+"""Exit codes of `cas`."""
+
+Wanted = dict[str, dict[str, Component]]
+"""For each sysroot with anything in it, by its path, its components by their recipes."""
+
+
+def wanted_by(d: Any, depvalid: DepValid) -> Wanted:
+    """Return what a task needs in its sysroots, as BB_TASKDEPDATA tells; see `needed`."""
+    native, target = d.getVar("RECIPE_SYSROOT_NATIVE"), d.getVar("RECIPE_SYSROOT")
+    wanted: Wanted = {}
+    entries = d.getVar("BB_TASKDEPDATA", False)
+    multilibs: dict[str, Any] = {}
+    for tid in needed(d, depvalid):
+        recipe, _, file, *_ = entries[tid]
+        manifest, other = oe.sstatesig.find_sstate_manifest(
+            recipe, file, "populate_sysroot", d, multilibs
+        )
+        tree = manifest and _component_of(manifest, d)
+        if not tree:  # it made nothing
+            continue
+        arch = arch_of(recipe, manifest)
+        sysroot = target
+        if is_native(recipe):
+            sysroot = native
+        elif other is not d and "allarch" not in manifest:  # of a multilib, beside the other one
+            other.setVar("WORKDIR", d.getVar("WORKDIR"))
+            sysroot = other.getVar("RECIPE_SYSROOT")
+        found = component(d, recipe, arch, entries[tid][6], tree)
+        wanted.setdefault(sysroot, {})[recipe] = found
+    return wanted
+
+
+def composed(d: Any, wanted: Wanted) -> list[Plan]:
+    """Return plans to mount sysroots; components that are not in the store are put into it.
+
+    Ends the task if two components bring different things at one path. Raises NoStrategy (the
+    kernel does not mount them), CommandFailed.
+    """
+    put([one for components in wanted.values() for one in components.values()], d)
+    return [_plan(d, sysroot, wanted[sysroot]) for sysroot in sorted(wanted)]
+
+
+def _plan(d: Any, sysroot: str, components: dict[str, Component]) -> Plan:
+    names = "".join(f"{components[recipe].id}\n" for recipe in sorted(components))
+    options = ("--private", "--strategy", "overlay", "--conflicts", "error", "--json")
+    try:
+        return Plan.load(cas(d, "plan", *options, sysroot, "--from", "-", input=names))
+    except CommandFailed as error:
+        if error.code == _NO_STRATEGY:
+            raise NoStrategy(os.fsencode(sysroot), [error.reason]) from error
+        if error.code == _CONFLICT:
+            bb.fatal(f"{d.getVar('PN')}: recipes in {sysroot} are in conflict: {error}")
+        raise
+
+
+def _component_of(manifest: str, d: Any) -> str | None:
+    """Return the directory in `sysroots-components` of what a manifest of sstate lists."""
+    beginning = d.getVar("COMPONENTS_DIR") + "/"
+    with open(manifest) as file:
+        for line in file:
+            if line.startswith(beginning):
+                arch, recipe, *_ = line.strip().removeprefix(beginning).split("/")
+                return f"{beginning}{arch}/{recipe}"
+    return None

@@ -1,0 +1,126 @@
+"""What a recipe's sysroots consist of, on disk: a directory for each generation.
+
+cas-sysroots/lock
+cas-sysroots/current -> 2
+cas-sysroots/2/sysroots.json
+cas-sysroots/2/0, 2/1 …         upper directories, in the order of the plans
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from cas_yocto.composing import Wanted
+from cas_yocto.storing import Component
+from mounter.plan import Plan
+
+
+class Generation(NamedTuple):
+    """Sysroots: what they consist of, and a plan for each, whose upper directory is in `path`."""
+
+    path: str
+    wanted: Wanted
+    plans: tuple[Plan, ...]
+
+    def save(self) -> None:
+        """Write down what it consists of."""
+        document = {"wanted": self.wanted, "plans": [plan.encode() for plan in self.plans]}
+        beside = os.path.join(self.path, f"{os.getpid()}.json")
+        with open(beside, "w") as file:
+            json.dump(document, file)
+        os.replace(beside, os.path.join(self.path, "sysroots.json"))
+
+
+class Generations:
+    """The generations of a recipe's sysroots, in a directory that need not be there."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other tasks of the recipe from changing what is current, for a `with` block."""
+        os.makedirs(self._path, exist_ok=True)
+        with open(os.path.join(self._path, "lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def current(self) -> Generation | None:
+        """Return the generation that tasks mount; None if there is none."""
+        path = os.path.realpath(os.path.join(self._path, "current"))
+        try:
+            with open(os.path.join(path, "sysroots.json")) as file:
+                document = json.load(file)
+        except FileNotFoundError:
+            return None
+        wanted = {
+            sysroot: {recipe: Component(*fields) for recipe, fields in components.items()}
+            for sysroot, components in document["wanted"].items()
+        }
+        return Generation(path, wanted, tuple(map(Plan.decode, document["plans"])))
+
+    def begin(self, wanted: Wanted, plans: Sequence[Plan], old: Generation | None) -> Generation:
+        """Make a new generation, with upper directories like those of an old one."""
+        numbers = [int(name) for name in os.listdir(self._path) if name.isdigit()]
+        path = os.path.join(self._path, str(max(numbers, default=0) + 1))
+        os.mkdir(path)
+        uppers = {plan.target: plan.upper for plan in old.plans} if old else {}
+        for number, plan in enumerate(plans):
+            upper = os.path.join(path, str(number))
+            os.makedirs(os.path.join(upper, "upper"))
+            if source := uppers.get(plan.target):
+                _copy(os.fsdecode(source), upper)
+        made = (
+            plan._replace(upper=os.fsencode(os.path.join(path, str(number))))
+            for number, plan in enumerate(plans)
+        )
+        generation = Generation(path, wanted, tuple(made))
+        generation.save()
+        return generation
+
+    def publish(self, generation: Generation) -> None:
+        """Make a generation the current one, and delete those that no task has mounted."""
+        beside = os.path.join(self._path, "next")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(beside)
+        os.symlink(os.path.basename(generation.path), beside)
+        os.replace(beside, os.path.join(self._path, "current"))
+        for name in os.listdir(self._path):
+            path = os.path.join(self._path, name)
+            if name.isdigit() and path != generation.path and not _in_use(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def forget(self) -> None:
+        """Delete all generations."""
+        shutil.rmtree(self._path, ignore_errors=True)
+
+
+def _copy(old: str, new: str) -> None:
+    """Copy an upper directory, with the attributes and devices by which overlayfs marks things.
+
+    Waits until nobody changes it any more.
+    """
+    with open(os.path.join(old, "lock")) as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        subprocess.run(
+            ["cp", "-a", f"{old}/upper", new], check=True, capture_output=True, text=True
+        )
+
+
+def _in_use(path: str) -> bool:
+    """Tell whether a task has mounted a generation."""
+    for name in glob.glob(f"{glob.escape(path)}/*/lock"):
+        with open(name) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    return False
