@@ -199,7 +199,8 @@ class Objects:
         It keeps the time, which make(1) looks at. Raises Overtaken, StoreDamaged, OSError.
         """
         try:
-            old = os.open(source, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.store_fd)
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # it may be a FIFO
+            old = os.open(source, flags, dir_fd=self.store_fd)
         except FileNotFoundError as error:
             raise Overtaken from error
         try:

@@ -101,5 +101,5 @@ def remove_staging(record: mounts.MountRecord) -> None:
     """Remove the tree that a killed process left beside a target. Raises OSError."""
     if record.staging is not None:
         parent, name = os.path.split(os.fsencode(record.staging))
-        with opened(parent) as fd:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), opened(parent) as fd:
             dirs.remove_tree(name, fd)

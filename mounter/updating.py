@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from cas import dirs, mounts
+from cas import mounts
 from cas.dirs import opened
-from cas.errors import InputRefused
+from cas.errors import InputRefused, InUse
 from cas.locating import located
 from cas.quoting import quoted
 from cas.signature import NoSuchSignature, Signature
@@ -167,9 +167,24 @@ def _exchange_tree(plan: Plan, record: mounts.MountRecord) -> Updated:
         gap_ns, why = _swap_names(name, beside, parent)
         after = _record_of(plan, record, staging=staging)
         mounts.write_record(plan.store, after)
-        dirs.remove_tree(beside, parent)
-        mounts.write_record(plan.store, after._replace(staging=None))
+        try:
+            _remove_old(old._replace(target=staging), beside, parent)
+        finally:
+            mounts.write_record(plan.store, after._replace(staging=None))
     return Updated(Mount(plan.store, plan.target, plan.strategy, plan.reasons), gap_ns, why)
+
+
+def _remove_old(old: Plan, beside: bytes, parent: int) -> None:
+    """Remove the old tree, unless somebody has put something there meanwhile. Raises InUse."""
+    with opened(beside, parent) as root:
+        try:
+            unlinking.remove_tree(old, old.content(), root)
+        except InUse as error:
+            raise InUse(
+                f"the sysroot is updated, but {error.message}",
+                hint="that is the old tree: take out what is needed, and delete it",
+            ) from error
+    os.rmdir(beside, dir_fd=parent)
 
 
 def _swap_names(name: bytes, beside: bytes, parent: int) -> tuple[int, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -38,6 +39,18 @@ def test_target_is_made_and_taken_away_with_its_parents(
     cas("umount", "new/deep/target")
     assert not (work / "new").exists()
     assert os.listdir(cas.store / "mounts") == os.listdir(cas.store / "leases") == []
+
+
+def test_linked_tree_whose_parent_directory_is_gone_is_forgotten(
+    cas: Cas, work: Path, tree: Path
+) -> None:
+    for command in (("umount", "place/target"), ("umount", "--all-stale")):
+        cas("mount", "place/target", "a", "--strategy", "hardlink")
+        (record,) = (cas.store / "mounts").iterdir()
+        subprocess.run(["chmod", "-R", "u+w", "place"], cwd=work, check=True)
+        shutil.rmtree(work / "place")
+        cas(*command)
+        assert not record.exists()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

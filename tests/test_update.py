@@ -7,9 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cas import mounts
+from cas.errors import InUse
+from cas.store import Store
+from mounter import Plan, Strategy, updating
 from tests.support import CAS, ROOT, Cas, make, mount_lines, snapshot
 
 STRATEGIES = ["hardlink", "copy", *(["overlay"] if ROOT else [])]
@@ -67,6 +72,32 @@ def test_who_opens_files_all_the_while_sees_the_old_or_the_new(
     cas("umount", "target")
     assert not (work / "target").exists()
     assert os.listdir(cas.store / "tmp") == os.listdir(cas.store / "mounts") == []
+
+
+@pytest.mark.parametrize("strategy", ["hardlink", "copy"])
+def test_what_is_added_to_the_old_tree_during_an_update_is_not_deleted(
+    cas: Cas, work: Path, trees: None, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cas("mount", "target", "old", "--strategy", strategy)
+    swap = updating._swap_names
+
+    def swap_late(*arguments: Any) -> tuple[int, str | None]:
+        os.chmod(work / "target/usr", 0o755)
+        (work / "target/usr/precious").write_text("precious")
+        return swap(*arguments)
+
+    monkeypatch.setattr(updating, "_swap_names", swap_late)
+    with Store(cas.store) as store, store.compose(["new"]) as composition:
+        plan = Plan.of(composition, os.fsencode(work / "target"))
+        record = mounts.read_record(store.path, plan.target)
+        assert record is not None
+        with pytest.raises(InUse, match=r"the sysroot is updated, but .* usr/precious"):
+            updating._exchange_tree(plan.by(Strategy(strategy)), record)
+    assert snapshot(work / "target") == snapshot(work / "new")
+    (old,) = work.glob(".target.cas-*")
+    assert (old / "usr/precious").read_text() == "precious"
+    cas("umount", "target")
+    assert (old / "usr/precious").exists()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
