@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import sys
@@ -112,5 +111,7 @@ def text_of(path: bytes | str) -> str:
 
 def time_of(nanoseconds: int) -> str:
     """Return a time, in nanoseconds since 1970, as text in UTC."""
+    import datetime
+
     moment = datetime.datetime.fromtimestamp(nanoseconds // 10**9, tz=datetime.UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

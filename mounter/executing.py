@@ -43,6 +43,8 @@ def hold(plan: Plan, purpose: str = "a plan") -> Lease:
     """
     try:
         lock = open_file(os.path.join(plan.store, b"lock"))
+    except FileNotFoundError as error:
+        raise StoreDamaged(f"there is no store at {quoted(plan.store)} any more") from error
     except ValueError as error:
         raise StoreDamaged(f"the lock of {quoted(plan.store)} is none: {error}") from error
     try:

@@ -15,7 +15,7 @@ from cas.locating import located
 from cas.mountinfo import mount_namespace, source_of
 from cas.quoting import quoted
 from cas.signals import uninterrupted
-from mounter import placing, syscalls
+from mounter import syscalls
 from mounter.overlay import attach_overlay
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
 from mounter.recording import new_record, new_source
@@ -158,6 +158,8 @@ def umount(store: StrPath, target: StrPath, *, forget: bool = False) -> Strategy
             if record.upper is not None:
                 forget_upper(os.fsencode(record.upper), record.sources)
         else:
+            from mounter import placing
+
             placing.take_away(root, path, record)
         with uninterrupted():
             mounts.remove_record(root, path)
@@ -185,6 +187,8 @@ def _clear_stale(plan: Plan) -> None:
     """Refuse a target where something is mounted; clear away what a dead mount left there."""
     record = _dead_record(plan)
     if record is not None:
+        from mounter import placing
+
         placing.remove_staging(record)
         mounts.remove_record(plan.store, plan.target)
 
@@ -214,6 +218,8 @@ def _mount_by_first(plan: Plan, created: Sequence[bytes], source: str) -> Mount:
             if candidate is Strategy.OVERLAY:
                 _mount_overlay(plan, created, source)
             else:
+                from mounter import placing
+
                 placing.place(plan, candidate, created)
             return Mount(plan.store, plan.target, candidate, tuple(reasons))
         except StrategyRefused as refusal:
@@ -235,6 +241,8 @@ def _take_back(plan: Plan) -> None:
         while source_of(plan.target) in mounts.all_sources(record):
             syscalls.umount(plan.target, syscalls.MNT_DETACH)
     elif os.listdir(plan.target):  # else what was made beside it is gone already
+        from mounter import placing
+
         placing.take_away(plan.store, plan.target, record)
     mounts.remove_record(plan.store, plan.target)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,17 +168,20 @@ def test_relocated_files_and_results_of_scripts_are_the_recipes_own(build: Build
         "usr/bin/zlib-config": "#!/bin/sh\necho FIXMESTAGINGDIRTARGET",
         "fixmepath": "sysroot-destdir/usr/bin/zlib-config\n", "fixmepath.cmd": "a command",
     })  # fmt: skip
+    build.recipe("sdk", **{
+        "opt/sdk/usr/bin/postinst-sdk": "#!/bin/sh\ntouch $(dirname $0)/made-by-sdk",
+    })  # fmt: skip
     script = "#!/bin/sh\ncd $(dirname $0)/..; ls include > made-by-script"
     build.recipe("script", **{"usr/bin/postinst-script": script, "usr/include/script.h": ""})
     build.recipe("late", **{
         "usr/bin/late-config": "#!/bin/sh\necho late FIXMESTAGINGDIRTARGET",
         "fixmepath": "sysroot-destdir/usr/bin/late-config\n", "usr/lib/late": "",
     })  # fmt: skip
-    build.populate("zlib", "script", "late")
+    build.populate("zlib", "script", "sdk", "late")
     tools = "for tool in usr/bin/*-config; do $tool >> ${WORKDIR}/seen; done"
-    app(build, f"{tools}; test -s usr/made-by-script")
-    build.task("app", "prepare_recipe_sysroot", "zlib", "script")
-    build.task("app", "configure", "zlib", "script")
+    app(build, f"{tools}; test -s usr/made-by-script; test -e opt/sdk/usr/bin/made-by-sdk")
+    build.task("app", "prepare_recipe_sysroot", "zlib", "script", "sdk")
+    build.task("app", "configure", "zlib", "script", "sdk")
     sysroot = build.work("app") / "recipe-sysroot"
     assert (build.work("app") / "seen").read_text() == f"{sysroot}\n"
     build.task("app", "package", "late")
@@ -211,6 +216,85 @@ def test_what_was_collected_between_two_tasks_is_put_again(build: Build) -> None
     build.task("app", "compile")
     assert (build.work("app") / "seen").read_text() == "zlib"
     assert len(build.cas.json("ls")) == 1
+
+
+def test_store_that_was_deleted_is_made_again(build: Build) -> None:
+    build.populate("zlib")
+    app(build, "cat usr/include/zlib.h > ${WORKDIR}/seen")
+    build.task("app", "prepare_recipe_sysroot", "zlib")
+    shutil.rmtree(build.cas.store)
+    build.task("app", "compile")
+    assert (build.work("app") / "seen").read_text() == "zlib"
+
+
+def test_what_changed_since_is_not_put_under_its_old_hash(build: Build) -> None:
+    build.populate("zlib")
+    app(build, "test -e usr && echo mounted > ${WORKDIR}/seen || echo nothing > ${WORKDIR}/seen")
+    build.task("app", "prepare_recipe_sysroot", "zlib")
+    build.recipe("zlib", **{"usr/include/zlib.h": "newer"})
+    build.populate("zlib")
+    ids = "".join(path.read_text() for path in (build.path / "tmp/cas-ids").iterdir())
+    build.cas("gc", "--keep-from", "-", "--grace", "0s", input=ids)
+    log = build.task("app", "compile")  # as a task does that does not wait for the preparing one
+    assert "about to be prepared anew" in log
+    assert (build.work("app") / "seen").read_text() == "nothing\n"
+    assert [f"{one['id']}\n" for one in build.cas.json("ls")] == [ids]
+
+
+def test_component_that_is_made_anew_with_the_same_hash_counts(build: Build) -> None:
+    build.recipe("zlib", "do_compile() {\nmkdir -p ${D}\ncp ${TOPDIR}/content ${D}/\n}")
+    for content in ("old", "new"):
+        (build.path / "content").write_text(content)
+        build.populate("zlib")
+        app(build, "cat content > ${WORKDIR}/seen")
+        build.task("app", "prepare_recipe_sysroot", "zlib")
+        build.task("app", "configure", "zlib")
+        assert (build.work("app") / "seen").read_text() == content
+    assert len(build.cas.json("ls")) == 1
+
+
+def test_dependency_of_a_later_task_that_changes_or_goes_leaves_nothing_behind(
+    build: Build,
+) -> None:
+    def populate(text: str) -> None:
+        build.recipe("late", **{
+            "usr/bin/late": f"#!/bin/sh\necho {text} of FIXMESTAGINGDIRTARGET",
+            "fixmepath": "sysroot-destdir/usr/bin/late\n",
+        })  # fmt: skip
+        build.populate("late")
+
+    build.recipe("later", **{"usr/bin/late": "#!/bin/sh\necho another"})
+    build.populate("zlib", "later")
+    app(build, "cat usr/include/zlib.h; usr/bin/late > ${WORKDIR}/seen")
+    build.task("app", "prepare_recipe_sysroot", "zlib")
+    sysroot = build.work("app") / "recipe-sysroot"
+    for text in ("old", "new"):
+        populate(text)
+        build.task("app", "package", "late")
+        assert (build.work("app") / "seen").read_text() == f"{text} of {sysroot}\n"
+    build.task("app", "package", "later")
+    assert (build.work("app") / "seen").read_text() == "another\n"
+
+
+def test_preparing_takes_nothing_away_from_a_task_that_runs(build: Build) -> None:
+    build.populate("zlib", "late")
+    wait = "touch ${TOPDIR}/waiting; until [ -e ${TOPDIR}/go ]; do sleep 0.05; done"
+    app(build, "cat usr/include/zlib.h", f"""
+        do_patch[depends] = "late:do_populate_sysroot"
+        do_patch() {{
+            {wait}
+            cat ${{RECIPE_SYSROOT}}/usr/include/late.h > ${{WORKDIR}}/seen
+        }}
+    """.replace("\n        ", "\n"))  # fmt: skip
+    with ThreadPoolExecutor() as executor:
+        patching = executor.submit(build.task, "app", "patch", "late")
+        while not (build.path / "waiting").exists():
+            assert not patching.done(), patching.result()
+        build.task("app", "prepare_recipe_sysroot", "zlib")
+        build.task("app", "configure", "zlib")
+        (build.path / "go").touch()
+        patching.result()
+    assert (build.work("app") / "seen").read_text() == "late"
 
 
 def test_live_ids_keep_what_the_build_needs(build: Build) -> None:
@@ -264,6 +348,25 @@ def test_recipe_that_was_linked_before_stays_so_until_it_is_prepared_again(build
     build.configure()
     assert "linked by the stand-in" in build.task("app", "configure", "zlib")
     assert not (build.work("app") / "cas-sysroots").exists()
+
+
+def test_sysroot_of_before_is_not_mounted_over_one_that_was_linked_since(build: Build) -> None:
+    build.populate("zlib")
+    app(build, "test -e usr || echo linked > ${WORKDIR}/seen")
+    build.task("app", "prepare_recipe_sysroot", "zlib")
+    build.configure("")
+    build.task("app", "prepare_recipe_sysroot", "zlib")
+    build.configure()
+    build.task("app", "compile")
+    assert (build.work("app") / "seen").read_text() == "linked\n"
+
+
+def test_kernel_is_linked_since_others_run_its_tools(build: Build) -> None:
+    build.populate("zlib")
+    (build.path / "classes").mkdir()
+    (build.path / "classes/kernel.bbclass").write_text("")
+    app(build, "true", "inherit kernel")
+    assert "linked, not mounted: others" in build.task("app", "prepare_recipe_sysroot", "zlib")
 
 
 def test_recipe_may_write_into_a_sysroot_of_its_own(build: Build) -> None:

@@ -39,7 +39,9 @@ do_populate_sysroot() {
 python extend_recipe_sysroot() {
     bb.note("linked by the stand-in")
     bb.utils.mkdirhier(d.getVar("RECIPE_SYSROOT"))
-    bb.utils.mkdirhier(d.expand("${RECIPE_SYSROOT_NATIVE}/installeddeps"))
+    installed = d.expand("${RECIPE_SYSROOT_NATIVE}/installeddeps")
+    bb.utils.mkdirhier(installed)
+    open(f"{installed}/index.{d.getVar('BB_RUNTASK')}", "w").close()
 }
 extend_recipe_sysroot[vardepsexclude] += "BB_TASKDEPDATA"
 

@@ -9,11 +9,11 @@ CAS_STORE ?= "${TOPDIR}/cas-store"
 CAS_SYSROOT ?= "mount"
 CAS_SYSROOT_WRITABLE ?= "gcc-cross-.* gcc-crosssdk-.* libgcc-initial newlib"
 CAS_SYSROOT_LINKED ?= "qemu-helper-native qemuwrapper-cross wic-tools meta-ide-support build-sysroots \
-    meta-extsdk-toolchain buildtools-.* uninative-tarball"
+    make-mod-scripts meta-extsdk-toolchain buildtools-.* uninative-tarball"
 
 HOSTTOOLS += "${CAS_COMMAND}"
 # What pseudo(1) does not know it does not miss either: others remove what tasks make in the store.
-PSEUDO_IGNORE_PATHS .= ",${CAS_STORE},${TOPDIR}/cas-store"
+PSEUDO_IGNORE_PATHS .= ",${CAS_STORE}"
 
 def cas_yocto(d, name):
     """Import a module of the layer's library."""
@@ -28,9 +28,13 @@ def cas_yocto(d, name):
 
 python cas_put_sysroot() {
     if e.task in ("do_populate_sysroot", "do_populate_sysroot_setscene"):
-        cas_yocto(d, "storing").put_own(d)
+        storing = cas_yocto(d, "storing")
+        if isinstance(e, bb.build.TaskStarted):
+            storing.forget_own(d)
+        else:
+            storing.put_own(d, restored=e.task.endswith("_setscene"))
 }
-cas_put_sysroot[eventmask] = "bb.build.TaskSucceeded"
+cas_put_sysroot[eventmask] = "bb.build.TaskStarted bb.build.TaskSucceeded"
 addhandler cas_put_sysroot
 
 python cas_extend_recipe_sysroot() {

@@ -10,18 +10,32 @@ import oe.sstatesig
 
 from cas_yocto.command import CommandFailed, cas
 from cas_yocto.dependencies import DepValid, needed
-from cas_yocto.storing import Component, arch_of, component, is_native, put
+from cas_yocto.storing import (
+    CONFLICT,
+    NO_STRATEGY,
+    Component,
+    component,
+    is_current,
+    is_native,
+    missing,
+    put,
+)
 from mounter.plan import NoStrategy, Plan
-
-_CONFLICT, _NO_STRATEGY = 4, 5
-"""Exit codes of `cas`."""
 
 Wanted = dict[str, dict[str, Component]]
 """For each sysroot with anything in it, by its path, its components by their recipes."""
+_OFTEN = 3
+
+
+class Outdated(Exception):
+    """A component is not in the store, and what its directory has by now may be another one."""
 
 
 def wanted_by(d: Any, depvalid: DepValid) -> Wanted:
-    """Return what a task needs in its sysroots, as BB_TASKDEPDATA tells; see `needed`."""
+    """Return what a task needs in its sysroots, as BB_TASKDEPDATA tells; it is in the store then.
+
+    Raises CommandFailed.
+    """
     native, target = d.getVar("RECIPE_SYSROOT_NATIVE"), d.getVar("RECIPE_SYSROOT")
     wanted: Wanted = {}
     entries = d.getVar("BB_TASKDEPDATA", False)
@@ -34,26 +48,36 @@ def wanted_by(d: Any, depvalid: DepValid) -> Wanted:
         tree = manifest and _component_of(manifest, d)
         if not tree:  # it made nothing
             continue
-        arch = arch_of(recipe, manifest)
         sysroot = target
         if is_native(recipe):
             sysroot = native
         elif other is not d and "allarch" not in manifest:  # of a multilib, beside the other one
             other.setVar("WORKDIR", d.getVar("WORKDIR"))
             sysroot = other.getVar("RECIPE_SYSROOT")
-        found = component(d, recipe, arch, entries[tid][6], tree)
+        found = component(d, recipe, manifest, entries[tid][6], tree)
         wanted.setdefault(sysroot, {})[recipe] = found
+    if wanted:
+        put(_components(wanted), d)
     return wanted
 
 
 def composed(d: Any, wanted: Wanted) -> list[Plan]:
-    """Return plans to mount sysroots; components that are not in the store are put into it.
+    """Return plans to mount sysroots.
 
-    Ends the task if two components bring different things at one path. Raises NoStrategy (the
-    kernel does not mount them), CommandFailed.
+    Ends the task if two components bring different things at one path. Raises Outdated,
+    NoStrategy (the kernel does not mount them), CommandFailed.
     """
-    put([one for components in wanted.values() for one in components.values()], d)
-    return [_plan(d, sysroot, wanted[sysroot]) for sysroot in sorted(wanted)]
+    for _ in range(_OFTEN):
+        try:
+            return [_plan(d, sysroot, wanted[sysroot]) for sysroot in sorted(wanted)]
+        except CommandFailed as error:
+            gone = missing(_components(wanted), d)
+            if not gone:
+                raise
+            if any(not is_current(one, d) for one in gone):
+                raise Outdated from error
+            put(gone, d)  # a collection has come between
+    raise Outdated
 
 
 def _plan(d: Any, sysroot: str, components: dict[str, Component]) -> Plan:
@@ -62,11 +86,16 @@ def _plan(d: Any, sysroot: str, components: dict[str, Component]) -> Plan:
     try:
         return Plan.load(cas(d, "plan", *options, sysroot, "--from", "-", input=names))
     except CommandFailed as error:
-        if error.code == _NO_STRATEGY:
+        if error.code == NO_STRATEGY:
             raise NoStrategy(os.fsencode(sysroot), [error.reason]) from error
-        if error.code == _CONFLICT:
-            bb.fatal(f"{d.getVar('PN')}: recipes in {sysroot} are in conflict: {error}")
+        if error.code == CONFLICT:
+            said = str(error).partition("\nhint:")[0]
+            bb.fatal(f"{d.getVar('PN')}: recipes in {sysroot} are in conflict: {said}")
         raise
+
+
+def _components(wanted: Wanted) -> list[Component]:
+    return [one for components in wanted.values() for one in components.values()]
 
 
 def _component_of(manifest: str, d: Any) -> str | None:

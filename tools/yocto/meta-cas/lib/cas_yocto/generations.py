@@ -24,15 +24,23 @@ from mounter.plan import Plan
 
 
 class Generation(NamedTuple):
-    """Sysroots: what they consist of, and a plan for each, whose upper directory is in `path`."""
+    """Sysroots: what each of the recipe's `tasks` wants in them, and a plan for each sysroot.
+
+    The upper directories of the plans are in the directory `path`.
+    """
 
     path: str
-    wanted: Wanted
+    tasks: dict[str, Wanted]
     plans: tuple[Plan, ...]
+
+    @property
+    def wanted(self) -> Wanted:
+        """What all tasks want together; where they differ, what the last one wants."""
+        return united(self.tasks)
 
     def save(self) -> None:
         """Write down what it consists of."""
-        document = {"wanted": self.wanted, "plans": [plan.encode() for plan in self.plans]}
+        document = {"tasks": self.tasks, "plans": [plan.encode() for plan in self.plans]}
         beside = os.path.join(self.path, f"{os.getpid()}.json")
         with open(beside, "w") as file:
             json.dump(document, file)
@@ -43,34 +51,39 @@ class Generations:
     """The generations of a recipe's sysroots, in a directory that need not be there."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self.path = path
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other tasks of the recipe from changing what is current, for a `with` block."""
-        os.makedirs(self._path, exist_ok=True)
-        with open(os.path.join(self._path, "lock"), "w") as lock:
+        os.makedirs(self.path, exist_ok=True)
+        with open(os.path.join(self.path, "lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def current(self) -> Generation | None:
         """Return the generation that tasks mount; None if there is none."""
-        path = os.path.realpath(os.path.join(self._path, "current"))
+        path = os.path.realpath(os.path.join(self.path, "current"))
         try:
             with open(os.path.join(path, "sysroots.json")) as file:
                 document = json.load(file)
         except FileNotFoundError:
             return None
-        wanted = {
-            sysroot: {recipe: Component(*fields) for recipe, fields in components.items()}
-            for sysroot, components in document["wanted"].items()
+        tasks = {
+            task: {
+                sysroot: {recipe: Component(*fields) for recipe, fields in components.items()}
+                for sysroot, components in wanted.items()
+            }
+            for task, wanted in document["tasks"].items()
         }
-        return Generation(path, wanted, tuple(map(Plan.decode, document["plans"])))
+        return Generation(path, tasks, tuple(map(Plan.decode, document["plans"])))
 
-    def begin(self, wanted: Wanted, plans: Sequence[Plan], old: Generation | None) -> Generation:
+    def begin(
+        self, tasks: dict[str, Wanted], plans: Sequence[Plan], old: Generation | None
+    ) -> Generation:
         """Make a new generation, with upper directories like those of an old one."""
-        numbers = [int(name) for name in os.listdir(self._path) if name.isdigit()]
-        path = os.path.join(self._path, str(max(numbers, default=0) + 1))
+        numbers = [int(name) for name in os.listdir(self.path) if name.isdigit()]
+        path = os.path.join(self.path, str(max(numbers, default=0) + 1))
         os.mkdir(path)
         uppers = {plan.target: plan.upper for plan in old.plans} if old else {}
         for number, plan in enumerate(plans):
@@ -82,25 +95,39 @@ class Generations:
             plan._replace(upper=os.fsencode(os.path.join(path, str(number))))
             for number, plan in enumerate(plans)
         )
-        generation = Generation(path, wanted, tuple(made))
+        generation = Generation(path, tasks, tuple(made))
         generation.save()
         return generation
 
     def publish(self, generation: Generation) -> None:
         """Make a generation the current one, and delete those that no task has mounted."""
-        beside = os.path.join(self._path, "next")
+        beside = os.path.join(self.path, "next")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)
         os.symlink(os.path.basename(generation.path), beside)
-        os.replace(beside, os.path.join(self._path, "current"))
-        for name in os.listdir(self._path):
-            path = os.path.join(self._path, name)
-            if name.isdigit() and path != generation.path and not _in_use(path):
-                shutil.rmtree(path, ignore_errors=True)
+        os.replace(beside, os.path.join(self.path, "current"))
+        self._delete_but(generation.path)
 
     def forget(self) -> None:
-        """Delete all generations."""
-        shutil.rmtree(self._path, ignore_errors=True)
+        """Let there be no generation, and delete those that no task has mounted."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.path, "current"))
+        self._delete_but(None)
+
+    def _delete_but(self, kept: str | None) -> None:
+        for name in os.listdir(self.path):
+            path = os.path.join(self.path, name)
+            if name.isdigit() and path != kept and not _in_use(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def united(tasks: dict[str, Wanted]) -> Wanted:
+    """Return what tasks want together; where they differ, what the last one wants."""
+    found: Wanted = {}
+    for wanted in tasks.values():
+        for sysroot, components in wanted.items():
+            found[sysroot] = found.get(sysroot, {}) | components
+    return found
 
 
 def _copy(old: str, new: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import bb
 from cas_yocto.command import CommandFailed, cas
 
 TASK = "do_populate_sysroot"
-_NO_SIGNATURE, _CONFLICT = 3, 4
+NO_SIGNATURE, CONFLICT, NO_STRATEGY = 3, 4, 5
 """Exit codes of `cas`."""
 
 
@@ -31,12 +32,14 @@ class Component(NamedTuple):
         return f"{self.recipe}:{self.arch}:{TASK}:{self.hash}"
 
 
-def component(d: Any, recipe: str, arch: str, unihash: str, tree: str) -> Component:
-    """Return the component of a recipe whose sstate is of the architecture `arch`.
+def component(d: Any, recipe: str, manifest: str, unihash: str, tree: str) -> Component:
+    """Return the component of a recipe, whose manifest of sstate is named by its architecture too.
 
     uninative makes programs that run on the building machine use a loader in this very TMPDIR,
     which their hash does not tell: so the architecture does.
     """
+    name = os.path.basename(manifest).removesuffix(".populate_sysroot")
+    arch = name.removeprefix("manifest-").removesuffix(f"-{recipe}")
     loader = d.getVar("UNINATIVE_LOADER")
     if loader and is_native(recipe) and bb.data.inherits_class("uninative", d):
         arch += "." + hashlib.sha256(loader.encode()).hexdigest()[:8]
@@ -48,50 +51,71 @@ def is_native(recipe: str) -> bool:
     return recipe.endswith("-native") or "-cross-" in recipe or "-crosssdk" in recipe
 
 
-def arch_of(recipe: str, manifest: str) -> str:
-    """Return the architecture that is in the path of a recipe's manifest of sstate."""
-    return os.path.basename(manifest).removeprefix("manifest-").split(f"-{recipe}")[0]
+def forget_own(d: Any) -> None:
+    """Note that this recipe's component is about to change, and is not what its ID says now."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_note_path(_own(d), d))
 
 
-def put_own(d: Any) -> None:
-    """Put what this recipe's task has made, or restored from sstate.
+def put_own(d: Any, *, restored: bool) -> None:
+    """Put what this recipe's task has made, or `restored` from sstate.
 
-    If that fails the build goes on: whoever needs it tries again, or links.
+    What was made counts, even if the same hash had another result before. If that fails the build
+    goes on: whoever needs it tries again, or links.
     """
-    recipe = d.getVar("PN")
-    tree = d.expand("${COMPONENTS_DIR}/${PACKAGE_ARCH}/${PN}")
-    if os.path.isdir(tree):
-        arch = arch_of(recipe, d.getVar("SSTATE_MANFILEPREFIX"))
-        own = component(d, recipe, arch, d.getVar("BB_UNIHASH"), tree)
+    own = _own(d)
+    if os.path.isdir(own.tree):
         try:
-            put([own], d)
+            if restored:
+                put([own], d)
+            else:
+                cas(d, "put", "--replace", "--component", own.id, own.tree)
+                _note(own, d)
         except CommandFailed as error:
             store = d.getVar("CAS_STORE")
-            bb.warn(f"{recipe}: its sysroot was not put into the store {store}: {error}")
+            bb.warn(f"{own.recipe}: its sysroot was not put into the store {store}: {error}")
 
 
 def put(components: Sequence[Component], d: Any) -> None:
-    """Make sure that components are in the store, and note that this build uses them.
+    """Make sure that components are in the store, which BitBake has just told to be up to date.
 
-    What is stored under a name stays, also where it is not the same byte by byte: BitBake takes
-    one for the other too. Raises CommandFailed.
+    Raises CommandFailed.
     """
+    for one in missing(components, d):
+        cas(d, "put", "--component", one.id, one.tree, codes=(0, CONFLICT))  # others put it, too
     for one in components:
         _note(one, d)
-    missing = {one.id: one for one in components}
-    if missing:
-        said = cas(d, "has", "--json", *missing, codes=(0, _NO_SIGNATURE))
-        for name in json.loads(said)["missing"]:
-            tree = missing[name].tree
-            cas(d, "put", "--component", name, tree, codes=(0, _CONFLICT))  # others put it, too
+
+
+def missing(components: Sequence[Component], d: Any) -> list[Component]:
+    """Return the components that are not in the store. Raises CommandFailed."""
+    by_id = {one.id: one for one in components}
+    said = cas(d, "has", "--json", *by_id, codes=(0, NO_SIGNATURE))
+    return [by_id[name] for name in json.loads(said)["missing"]]
+
+
+def is_current(one: Component, d: Any) -> bool:
+    """Tell whether a component is still what its ID says, and not what another task made of it."""
+    with contextlib.suppress(FileNotFoundError), open(_note_path(one, d)) as file:
+        return file.read() == f"{one.id}\n"
+    return False
+
+
+def _own(d: Any) -> Component:
+    tree = d.expand("${COMPONENTS_DIR}/${PACKAGE_ARCH}/${PN}")
+    manifest = d.getVar("SSTATE_MANFILEPREFIX")
+    return component(d, d.getVar("PN"), manifest, d.getVar("BB_UNIHASH"), tree)
 
 
 def _note(one: Component, d: Any) -> None:
     """Keep a component in the list of what this build needs, instead of an older one."""
-    directory = os.path.join(d.getVar("TMPDIR"), "cas-ids")
-    bb.utils.mkdirhier(directory)
-    path = os.path.join(directory, f"{one.arch}-{one.recipe}")
+    path = _note_path(one, d)
+    bb.utils.mkdirhier(os.path.dirname(path))
     beside = f"{path}.{os.getpid()}"
     with open(beside, "w") as file:
         file.write(f"{one.id}\n")
     os.replace(beside, path)
+
+
+def _note_path(one: Component, d: Any) -> str:
+    return os.path.join(d.getVar("TMPDIR"), "cas-ids", f"{one.recipe}:{one.arch}")

@@ -7,32 +7,36 @@ nothing. Further dependencies of a task make a new generation, with a copy of th
 
 from __future__ import annotations
 
-import glob
 import os
+import pickle
 import re
 import subprocess
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import bb
 
-from cas.errors import InUse, StoreDamaged
+from cas.errors import CasError, InUse, StoreDamaged
 from cas.layout import layer_path
 from cas_yocto.command import CommandFailed
-from cas_yocto.composing import Wanted, composed, wanted_by
+from cas_yocto.composing import Outdated, Wanted, composed, wanted_by
 from cas_yocto.dependencies import DepValid
-from cas_yocto.generations import Generation, Generations
+from cas_yocto.generations import Generation, Generations, united
 from cas_yocto.storing import Component
 from mounter.executing import enter
-from mounter.plan import NoStrategy
+from mounter.plan import NoStrategy, Plan, read_manifest
 
 _PREPARING = "do_prepare_recipe_sysroot"
+_FOR_OTHERS = "do_addto_recipe_sysroot"
+"""A task whose sysroot is used when it has ended."""
 _FIXMES = "sysroot-fixmepath"
 """Where `cas put --component` puts the list of a recipe's files to relocate."""
 _MODES = ("mount", "writable", "link")
 _LOOK_AGAIN = 0.05  # seconds
+_HELD: list[object] = []
+"""Leases of this process, until it ends."""
 
 Relocate = Callable[[Sequence[str], str, str, str, Any], None]
 
@@ -45,43 +49,68 @@ class Stock(NamedTuple):
     link: Callable[[], None]
 
 
+class Unmountable(Exception):
+    """Sysroots cannot be mounted; the text says why. `expected` if the kernel does not do it."""
+
+    def __init__(self, why: str, *, expected: bool = False) -> None:
+        self.expected = expected
+        super().__init__(why)
+
+
 def extend(d: Any, stock: Stock) -> None:
     """Let a task's sysroots have what it needs; its process sees them from now on."""
     generations = _generations(d)
-    why = _why_linked(d, generations)
+    why = _why_linked(d)
     if why is None:
         try:
-            _extend(d, stock, generations)
+            with _explained():
+                _extend(d, stock, generations)
             return
-        except NoStrategy as refusal:
-            why = "; ".join(refusal.reasons)
-        except CommandFailed as error:
-            why = error.reason
-        if not _is_preparing(d) and generations.current() is not None:
-            _end(d, why)
-    if why:
+        except Unmountable as error:
+            if not _is_preparing(d) and generations.current() is not None:
+                _end(d, error)
+            tell = bb.note if error.expected else bb.warn
+            tell(f"{d.getVar('PN')}: its sysroots are linked, not mounted: {error}")
+    elif why:
         bb.note(f"{d.getVar('PN')}: its sysroots are linked, not mounted: {why}")
-    generations.forget()
+    if _is_preparing(d) and os.path.isdir(generations.path):
+        with generations.locked():
+            generations.forget()
     stock.link()
 
 
 def mount(d: Any) -> None:
     """Mount the sysroots that were prepared, if any were, where only this task sees them."""
     generations = _generations(d)
-    if generations.current() is not None:
-        try:
+    if generations.current() is None or _is_linked(d):
+        return
+    try:
+        with _explained():
             _enter_current(d, generations)
-        except NoStrategy as refusal:
-            _end(d, "; ".join(refusal.reasons))
-        except CommandFailed as error:
-            _end(d, str(error))
+    except Unmountable as error:
+        _end(d, error)
 
 
-def _end(d: Any, why: str) -> None:
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Make one exception of all that can keep sysroots from being mounted."""
+    try:
+        yield
+    except NoStrategy as refusal:
+        raise Unmountable("; ".join(refusal.reasons), expected=True) from refusal
+    except CommandFailed as error:
+        raise Unmountable(error.reason) from error
+    except CasError as error:
+        raise Unmountable(error.message) from error
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Unmountable(str(error)) from error
+
+
+def _end(d: Any, why: Unmountable) -> None:
     recipe, task = d.getVar("PN"), d.getVar("BB_RUNTASK")
     bb.fatal(
-        f"{recipe}: its sysroots cannot be mounted in {task}: {why}. "
-        f'Let it have links: CAS_SYSROOT:pn-{recipe} = "link"'
+        f"{recipe}: its sysroots cannot be mounted in {task}: {why}. Prepare them anew by "
+        f'bitbake -c clean {recipe}, or linked with CAS_SYSROOT:pn-{recipe} = "link" before that'
     )
 
 
@@ -93,20 +122,28 @@ def _is_preparing(d: Any) -> bool:
     return bool(d.getVar("BB_RUNTASK") == _PREPARING)
 
 
-def _why_linked(d: Any, generations: Generations) -> str | None:
+def _is_linked(d: Any) -> bool:
+    """Tell whether the sysroots were linked when they were prepared, maybe without this class."""
+    index = d.expand("${RECIPE_SYSROOT_NATIVE}/installeddeps/index.") + _PREPARING
+    return os.path.exists(index)
+
+
+def _why_linked(d: Any) -> str | None:
     """Return why a recipe's sysroots are to be linked, "" if nobody need be told; else None."""
     recipe, mode = d.getVar("PN"), d.getVar("CAS_SYSROOT")
     if mode not in _MODES:
         bb.fatal(f"{recipe}: CAS_SYSROOT is {mode!r}: it has to be one of {', '.join(_MODES)}")
-    if d.getVar("BB_LIMITEDDEPS"):  # bitbake -b, which knows of no dependencies
-        return ""
+    if d.getVar("BB_LIMITEDDEPS") or d.getVar("BB_RUNTASK") == _FOR_OTHERS:
+        return ""  # by bitbake -b, which knows of no dependencies
+    if not _is_preparing(d):
+        # Like those that were prepared.
+        return "" if _is_linked(d) else None
     if mode == "link":
         return "CAS_SYSROOT says so"
     if _matches(recipe, d.getVar("CAS_SYSROOT_LINKED")):
         return "CAS_SYSROOT_LINKED names it"
-    linked = os.path.isdir(d.expand("${RECIPE_SYSROOT_NATIVE}/installeddeps"))
-    if linked and not _is_preparing(d) and generations.current() is None:
-        return ""  # like those that were prepared
+    if bb.data.inherits_class("kernel", d):
+        return "others run programs that it has built, and that find their libraries there"
     return None
 
 
@@ -120,47 +157,90 @@ def _matches(recipe: str, patterns: str) -> bool:
 
 
 def _extend(d: Any, stock: Stock, generations: Generations) -> None:
-    wanted = wanted_by(d, stock.depvalid)
+    own = wanted_by(d, stock.depvalid)
+    task = d.getVar("BB_RUNTASK").removesuffix("_setscene")
     with generations.locked():
         old = None if _is_preparing(d) else generations.current()
-        before = old.wanted if old else {}
-        wanted = _united(before, wanted)
         if _is_preparing(d):
-            for name in ("RECIPE_SYSROOT", "RECIPE_SYSROOT_NATIVE"):  # links of before
-                bb.utils.remove(d.getVar(name), recurse=True)
-                bb.utils.mkdirhier(d.getVar(name))
-        if not wanted:
+            for name in ("RECIPE_SYSROOT", "RECIPE_SYSROOT_NATIVE"):
+                _empty(d.getVar(name))
+        try:
+            tasks, plans = _planned(d, task, own, old)
+        except Outdated:  # what was prepared in another build, which is about to be prepared anew
+            old = None
+            tasks, plans = _planned(d, task, own, None)
+        if old is not None and not plans:
+            old._replace(tasks=tasks).save()
+        elif not plans:
             generations.forget()
-        elif _is_preparing(d) or wanted != before:
-            plans = composed(d, wanted)
-            new = generations.begin(wanted, plans, old)
-            added = _added(new, old)
-            if _is_preparing(d):
-                _enter(new, writable=True)  # for functions that come after this one, too
-                said = _furnish(d, stock, new, added)
-            else:
-                said = _in_child(lambda: _enter_and_furnish(d, stock, new, added))
-            if said:
-                bb.note(said)
-            generations.publish(new)
-            bb.note(f"Mounted in the sysroots: {', '.join(sorted(one.id for one in added))}")
-    if not _is_preparing(d) and wanted:
+        else:
+            _renew(d, stock, generations, tasks, plans, old)
+    if not _is_preparing(d) and united(tasks):
         _enter_current(d, generations)
 
 
-def _united(old: Wanted, new: Wanted) -> Wanted:
-    return {sysroot: old.get(sysroot, {}) | new.get(sysroot, {}) for sysroot in {**old, **new}}
+def _planned(
+    d: Any, task: str, own: Wanted, old: Generation | None
+) -> tuple[dict[str, Wanted], list[Plan]]:
+    """Return what all tasks want now, with plans for it unless the old generation has the same."""
+    others = {name: wanted for name, wanted in old.tasks.items() if name != task} if old else {}
+    tasks = others | {task: own}
+    if (old is not None and united(tasks) == old.wanted) or not united(tasks):
+        return tasks, []
+    return tasks, composed(d, united(tasks))
 
 
-def _added(new: Generation, old: Generation | None) -> list[Component]:
+def _renew(
+    d: Any,
+    stock: Stock,
+    generations: Generations,
+    tasks: dict[str, Wanted],
+    plans: list[Plan],
+    old: Generation | None,
+) -> None:
+    """Make a generation, and let it be the current one."""
+    if old is not None and not _is_more(united(tasks), old.wanted):
+        old = None  # what was made of components that are gone has to go, too
+    new = generations.begin(tasks, plans, old)
+    added = _added(new.wanted, old.wanted if old else {})
+    if _is_preparing(d):
+        _enter(new, writable=True)  # for functions that come after this one, too
+        said = _furnish(d, stock, new, added)
+    else:
+        said = _in_child(lambda: _enter_and_furnish(d, stock, new, added))
+    if said:
+        bb.note(said)
+    generations.publish(new)
+    bb.note(f"Mounted in the sysroots: {', '.join(sorted(one.id for one in added))}")
+
+
+def _is_more(new: Wanted, old: Wanted) -> bool:
+    """Tell whether all that was wanted still is."""
+    return all(
+        new.get(sysroot, {}).get(recipe) == one
+        for sysroot, components in old.items()
+        for recipe, one in components.items()
+    )
+
+
+def _added(new: Wanted, old: Wanted) -> list[Component]:
     """Return the components whose files have to be relocated, and scripts to be run."""
-    before = old.wanted if old else {}
     return [
         one
-        for sysroot, components in new.wanted.items()
+        for sysroot, components in new.items()
         for recipe, one in components.items()
-        if before.get(sysroot, {}).get(recipe) != one
+        if recipe not in old.get(sysroot, {})
     ]
+
+
+def _empty(sysroot: str) -> None:
+    """Delete links of before, but not the directory: another task may have mounted something there.
+
+    To delete it would take that away (rename(2): a mount point elsewhere is detached).
+    """
+    os.makedirs(sysroot, exist_ok=True)
+    for name in os.listdir(sysroot):
+        bb.utils.remove(os.path.join(sysroot, name), recurse=True)
 
 
 def _enter_current(d: Any, generations: Generations) -> None:
@@ -169,16 +249,26 @@ def _enter_current(d: Any, generations: Generations) -> None:
         try:
             with generations.locked():
                 current = generations.current()
-                assert current is not None
+                if current is None:
+                    return None
                 try:
                     return _enter(current, writable=_is_writable(d))
                 except StoreDamaged:  # something of it was collected
-                    plans = composed(d, current.wanted)
-                    kept = {plan.target: plan.upper for plan in current.plans}
-                    plans = [plan._replace(upper=kept[plan.target]) for plan in plans]
-                    current._replace(plans=tuple(plans)).save()
+                    _plan_again(d, generations, current)
         except InUse:
             time.sleep(_LOOK_AGAIN)
+
+
+def _plan_again(d: Any, generations: Generations, current: Generation) -> None:
+    try:
+        plans = composed(d, current.wanted)
+    except Outdated:
+        bb.note("The sysroots of another build are not mounted: they are about to be prepared anew")
+        generations.forget()
+        return
+    uppers = {plan.target: plan.upper for plan in current.plans}
+    again = (plan._replace(upper=uppers[plan.target]) for plan in plans)
+    current._replace(plans=tuple(again)).save()
 
 
 def _enter(generation: Generation, *, writable: bool) -> None:
@@ -186,12 +276,7 @@ def _enter(generation: Generation, *, writable: bool) -> None:
     plans = [plan._replace(writable=writable) for plan in generation.plans]
     for plan in plans:
         os.makedirs(plan.target, exist_ok=True)
-    for lease in enter(plans, "a task of BitBake", inherited=False):
-        _HELD.append(lease)
-
-
-_HELD: list[object] = []
-"""Leases of this process."""
+    _HELD.extend(enter(plans, "a task of BitBake", inherited=False))
 
 
 def _enter_and_furnish(
@@ -203,46 +288,55 @@ def _enter_and_furnish(
 
 def _furnish(d: Any, stock: Stock, generation: Generation, added: Sequence[Component]) -> str:
     """Relocate files, and run scripts, of components that were added; return what scripts said."""
+    ids = {one.id for one in added}
+    native = d.getVar("RECIPE_SYSROOT_NATIVE")
     scripts: list[str] = []
-    ids = {one.id: one.recipe for one in added}
     for plan in generation.plans:
-        lists: list[str] = []
         sysroot = os.fsdecode(plan.target)
+        lists: list[str] = []
         for artifact in plan.artifacts:
-            layer = os.path.join(os.fsdecode(plan.store), os.fsdecode(layer_path(artifact.tree)))
             if artifact.id in ids:
-                lists += glob.glob(f"{glob.escape(layer)}/{_FIXMES}/*")
-                found = glob.glob("usr/bin/postinst-*", root_dir=layer)
-                scripts += [os.path.join(sysroot, path) for path in found]
-        native = d.getVar("RECIPE_SYSROOT_NATIVE")
+                layer = os.path.join(plan.store, layer_path(artifact.tree))
+                for path in map(os.fsdecode, read_manifest(plan.store, artifact.tree).nodes):
+                    if path.startswith(f"{_FIXMES}/"):
+                        lists.append(os.path.join(os.fsdecode(layer), path))
+                    elif "/usr/bin/postinst-" in f"/{path}":
+                        scripts.append(os.path.join(sysroot, path))
         stock.relocate(lists, sysroot, d.getVar("RECIPE_SYSROOT"), native, d)
     said = ""
     for script in sorted(scripts):
         done = subprocess.run([script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        said += f"Running postinst {script}, output:\n{done.stdout}"
         if done.returncode:
             bb.fatal(f"{d.getVar('PN')}: {script} ended with {done.returncode}:\n{done.stdout}")
+        said += f"Running postinst {script}, output:\n{done.stdout}"
     return said
 
 
 def _in_child(work: Callable[[], str]) -> str:
-    """Do something in a child, since this process is not to be where it is done."""
+    """Do something in a child, since this process is not to be where it is done.
+
+    Raises what it raises.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        code = 1
+        result: str | Exception = RuntimeError("it was ended")
         try:
-            said = work()
-            code = 0
-        except BaseException:
-            said = traceback.format_exc()
+            result = work()
+        except Exception as error:
+            result = error
         finally:
-            with open(writing, "w") as file:
-                file.write(said)
-            os._exit(code)
+            with open(writing, "wb") as file:
+                pickle.dump(result, file)
+            os._exit(0)
     os.close(writing)
-    with open(reading) as file:
-        said = file.read()
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        bb.fatal(said)
-    return said
+    with open(reading, "rb") as file:
+        data = file.read()
+    os.waitpid(child, 0)
+    if not data:
+        bb.fatal("A process that prepared sysroots was killed")
+    result = pickle.loads(data)
+    if isinstance(result, Exception):
+        raise result
+    assert isinstance(result, str)
+    return result
