@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import IO, Any, Self
 
 from cas.compression import Decompressed, Unreadable
@@ -118,10 +119,22 @@ class _Member(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         """Read a header. Raises ReadError, _Ended."""
+        return cls._checked(super().frombuf, buf, encoding, errors)
+
+    @classmethod
+    def _frombuf(cls, buf: bytes, encoding: str, errors: str, **options: bool) -> Self:
+        """Do the same, in Pythons with the mends of 2025, whose `frombuf` is not used inside."""
+        inner = super()._frombuf  # type: ignore[misc]
+        return cls._checked(partial(inner, **options), buf, encoding, errors)
+
+    @classmethod
+    def _checked(
+        cls, read: Callable[..., Self], buf: bytes | bytearray, encoding: str, errors: str
+    ) -> Self:
         if len(buf) == tarfile.BLOCKSIZE and not any(buf):
             raise _Ended
         try:
-            member = super().frombuf(buf, encoding, errors)
+            member = read(buf, encoding, errors)
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"{error} where a header should be") from error
         if member.size < 0:
