@@ -294,6 +294,14 @@ def attributes(path: bytes | int) -> list[str]:
         return []
 
 
+def parents(path: bytes) -> Iterator[bytes]:
+    """Yield the paths of the directories that a path is in, the outermost first."""
+    end = path.find(b"/")
+    while end >= 0:
+        yield path[:end]
+        end = path.find(b"/", end + 1)
+
+
 def path_text(path: bytes, root: bytes) -> str:
     """Return a path below `root` as text for a message."""
     return quoted(root.rstrip(b"/") + b"/" + path)

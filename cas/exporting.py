@@ -14,7 +14,7 @@ from cas import digest as hashing
 from cas.archives import ENCODING, ERRORS
 from cas.artifact import Artifact
 from cas.compression import SUFFIXES, compressing, is_archive
-from cas.dirs import OPEN_DIRECTORY, DirCursor, is_within, opened, remove
+from cas.dirs import DirCursor, is_within, opened, remove
 from cas.documents import open_file
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
 from cas.locating import located
@@ -191,7 +191,12 @@ def _contents(manifest: Manifest, layer: bytes) -> Iterator[tuple[Entry, int]]:
 
     Raises StoreDamaged, OSError.
     """
-    with _opened(layer) as root, DirCursor(root) as cursor:
+    with contextlib.ExitStack() as stack:
+        try:
+            root = stack.enter_context(opened(layer))
+        except OSError as error:
+            raise StoreDamaged(f"{quoted(layer)}: {error.strerror}", hint=_HINT) from error
+        cursor = stack.enter_context(DirCursor(root))
         for entry in manifest:
             if entry.kind is not Kind.FILE:
                 yield entry, -1
@@ -205,18 +210,6 @@ def _contents(manifest: Manifest, layer: bytes) -> Iterator[tuple[Entry, int]]:
                 yield entry, fd
             finally:
                 os.close(fd)
-
-
-@contextlib.contextmanager
-def _opened(layer: bytes) -> Iterator[int]:
-    try:
-        root = os.open(layer, OPEN_DIRECTORY)
-    except OSError as error:
-        raise StoreDamaged(f"{quoted(layer)}: {error.strerror}", hint=_HINT) from error
-    try:
-        yield root
-    finally:
-        os.close(root)
 
 
 def _check(entry: Entry, fd: int, copy_to: int | None = None) -> None:

@@ -6,12 +6,12 @@ import contextlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from cas.artifact import Dropped
-from cas.dirs import DirCursor, Node, attributes, path_text, walk
+from cas.dirs import DirCursor, Node, attributes, parents, path_text, walk
 from cas.errors import CasError, InputRefused
 from cas.ingest import ingest
 from cas.journal import Journal
@@ -188,14 +188,6 @@ def _told(path: bytes, root: bytes) -> Iterator[None]:
         raise CasError(f"cannot store {path_text(path, root)}: {error.strerror}") from error
 
 
-def parents(path: bytes) -> Iterator[bytes]:
-    """Yield the paths of the directories that a path is in, the outermost first."""
-    end = path.find(b"/")
-    while end >= 0:
-        yield path[:end]
-        end = path.find(b"/", end + 1)
-
-
 def consume(root: bytes, root_fd: int, reading: Reading) -> None:
     """Delete the tree that was read, and nothing that came or changed since.
 
@@ -258,7 +250,13 @@ def _note(
 
 
 def _check_xattrs(names: list[str], root: bytes, path: bytes) -> None:
+    if what := overlay_mark(names):
+        raise EntryRefused(path_text(path, root), what)
+
+
+def overlay_mark(names: Iterable[str]) -> str | None:
+    """Return what has extended attributes of these names, if it is something of overlayfs."""
     for name in names:
         if ".overlay." in name:
-            what = f"part of an overlayfs upper directory (it has the attribute {name})"
-            raise EntryRefused(path_text(path, root), what)
+            return f"part of an overlayfs upper directory (it has the attribute {name})"
+    return None

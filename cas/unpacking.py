@@ -7,12 +7,13 @@ import tarfile
 from collections.abc import Iterable
 
 from cas.archives import ENCODING, ERRORS, ArchiveRefused, Content, members
+from cas.dirs import parents
 from cas.ingest import ingest_stream
 from cas.journal import Journal
 from cas.manifest import DIRECTORY, file_node, symlink_node
 from cas.objects import Objects
 from cas.quoting import quoted
-from cas.tree import UNREMARKABLE, Place, Reading, parents
+from cas.tree import UNREMARKABLE, Place, Reading, overlay_mark
 
 _DEVICES = {
     tarfile.CHRTYPE: "a character device",
@@ -146,10 +147,8 @@ class _Unpacking:
             for prefix in _ATTRIBUTES
             if key.startswith(prefix)
         }
-        for name in names:
-            if ".overlay." in name:
-                what = f"part of an overlayfs upper directory (it has the attribute {name})"
-                raise self._refused(member, what)
+        if what := overlay_mark(names):
+            raise self._refused(member, what)
         self._reading.xattrs += bool(names - UNREMARKABLE)
         self._reading.set_id_bits += bool(member.mode & 0o6000)
         self._reading.owners += member.uid != os.geteuid()

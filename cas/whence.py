@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, TypeGuard
 
 from cas import mounts
+from cas.dirs import parents
 from cas.errors import CasError
 from cas.leases import read_lease
 from cas.manifest import DIRECTORY, Digest, Entry, Manifest
@@ -59,20 +60,20 @@ def whence(path: bytes, trees: Iterable[tuple[str, Manifest]]) -> Whence:
 
     Directories merge, so of them the highest is named. Raises NotBrought.
     """
-    parents = [path[:end] for end, byte in enumerate(path) if byte == ord("/")]
+    above = list(parents(path))
     winner: Brought | None = None
     hidden: list[Brought] = []
     links: list[tuple[bytes, bytes]] = []
     for id_, manifest in trees:
         node = manifest.nodes.get(path)
-        covers = any(manifest.nodes.get(parent, DIRECTORY) != DIRECTORY for parent in parents)
+        covers = any(manifest.nodes.get(parent, DIRECTORY) != DIRECTORY for parent in above)
         if (node is not None or covers) and winner is not None:
             hidden.insert(0, winner)
             winner = None
         if node is not None:
             winner = Brought(id_, path, node)
         links += [
-            (parent, node) for parent in parents if _is_link(node := manifest.nodes.get(parent))
+            (parent, node) for parent in above if _is_link(node := manifest.nodes.get(parent))
         ]
     if winner is None and not hidden:
         hint = "`cas files ID` lists what an artifact has"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-from collections.abc import Callable, Iterator
 
 import click
 
@@ -14,7 +11,7 @@ from cas.exporting import export
 from cas.importing import Imported, import_sstate
 from cas.sstate import objects_in
 from cli.failure import report
-from cli.options import emit, json_option, note, open_store, store_option, text_of
+from cli.options import emit, json_option, note, open_store, progress, store_option, text_of
 
 _PATH = click.Path(path_type=bytes)
 
@@ -43,11 +40,11 @@ def import_sstate_command(ctx: click.Context, paths: tuple[bytes, ...], as_json:
     store = open_store(ctx, create=True)
     found = list(objects_in(paths))
     done: list[Imported] = []
-    with _progress(len(found)) as step:
+    with progress("Importing", len(found)) as step:
 
         def take(imported: Imported) -> None:
             done.append(imported)
-            step()
+            step(1)
 
         try:
             import_sstate(store, found, take)
@@ -102,13 +99,3 @@ def _document(imported: Imported) -> dict[str, object]:
         "new_bytes": imported.new_bytes,
         "reason": None if imported.refused is None else imported.refused.message,
     }
-
-
-@contextlib.contextmanager
-def _progress(count: int) -> Iterator[Callable[[], None]]:
-    """Show how many objects were looked at, to a person at a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    with click.progressbar(length=count, label="Importing", file=sys.stderr) as bar:
-        yield lambda: bar.update(1)

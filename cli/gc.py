@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
-
 import click
 
 from cas.errors import InputRefused
@@ -13,7 +9,17 @@ from cas.gc import Doomed, GcPlan
 from cas.policy import Policy
 from cas.signature import Signature
 from cas.store import Store
-from cli.options import emit, json_option, note, open_store, read_ids, store_option, table, time_of
+from cli.options import (
+    emit,
+    json_option,
+    note,
+    open_store,
+    progress,
+    read_ids,
+    store_option,
+    table,
+    time_of,
+)
 from cli.quantities import age, size, size_text
 
 
@@ -132,8 +138,8 @@ def _document(one: Doomed) -> dict[str, object]:
 
 
 def _collect(store: Store, plan: GcPlan, as_json: bool) -> None:
-    with _progress(len(plan.doomed)) as progress:
-        collected = store.gc(plan, progress)
+    with progress("Removing artifacts", len(plan.doomed)) as step:
+        collected = store.gc(plan, step)
     names = [str(artifact.signature) for artifact in collected.artifacts]
     emit(
         as_json,
@@ -143,13 +149,3 @@ def _collect(store: Store, plan: GcPlan, as_json: bool) -> None:
             f"{len(names)} artifacts removed, {size_text(collected.freed)} freed",
         ],
     )
-
-
-@contextlib.contextmanager
-def _progress(length: int) -> Iterator[Callable[[int], None]]:
-    """Show how far it is to `length`, to a person at a terminal."""
-    if not sys.stderr.isatty() or not length:
-        yield lambda count: None
-        return
-    with click.progressbar(length=length, label="Removing artifacts", file=sys.stderr) as bar:
-        yield bar.update

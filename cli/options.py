@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -72,6 +73,19 @@ def emit(as_json: bool, document: object, lines: Iterable[str]) -> None:
 def note(text: str) -> None:
     """Say something to a person, beside the data."""
     print(f"cas: note: {text}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def progress(label: str, length: int) -> Iterator[Callable[[int], None]]:
+    """Show how many steps of `length` are done, to a person at a terminal.
+
+    Gives a function to be told how many more are.
+    """
+    if not sys.stderr.isatty() or not length:
+        yield lambda count: None
+        return
+    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
+        yield bar.update
 
 
 def read_ids(path: str) -> list[str]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from cli.options import emit, json_option, open_store, store_option
+
+if TYPE_CHECKING:
+    from cas.tree import Place
 
 
 @click.command("put")
@@ -33,13 +38,16 @@ def put_command(
     cas put zlib:core2-64:do_populate_sysroot:9f2c41d0 build/zlib/sysroot
     """
     from cas.signature import Signature
-    from cas.sstate import Layout
 
     whole = Signature.parse(signature)
     store = open_store(ctx, create=True)
     if component and move:
         raise click.UsageError("--component leaves something out, so it cannot be moved", ctx)
-    place = Layout(whole.recipe).place_of_component if component else bytes
+    place: Place = bytes
+    if component:
+        from cas.sstate import Layout
+
+        place = Layout(whole.recipe).place_of_component
     result = store.put(whole, tree, move=move, replace=replace, place=place)
     artifact = result.artifact
     status = "unchanged" if result.unchanged else "replaced" if result.replaced else "stored"

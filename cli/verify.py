@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 from collections.abc import Iterator
 
 import click
 
-from cas.contents import Progress
 from cas.errors import ExitCode, StoreDamaged
 from cas.findings import FaultKind, Finding
 from cas.format import restore_store
 from cas.indexcheck import index_damage
 from cas.rebuild import rebuild_index
 from cas.store import Store
-from cli.options import emit, json_option, open_store, store_option, store_path
+from cli.options import emit, json_option, open_store, progress, store_option, store_path
+
+_STEPS = 1000
 
 
 @click.command("verify")
@@ -101,8 +100,16 @@ def _repair_index(store: str) -> Iterator[str]:
 
 
 def _verify(store: Store, ids: tuple[str, ...], *, quick: bool) -> list[Finding]:
-    with _progress() as progress:
-        return list(store.verify(ids, quick=quick, progress=progress))
+    shown = 0
+    with progress("Reading contents", _STEPS) as step:
+
+        def show(done: int, total: int) -> None:
+            nonlocal shown
+            now = _STEPS * done // max(total, 1)
+            step(now - shown)
+            shown = now
+
+        return list(store.verify(ids, quick=quick, progress=show))
 
 
 def _show(findings: list[Finding], done: list[str], as_json: bool) -> None:
@@ -123,13 +130,3 @@ def _show(findings: list[Finding], done: list[str], as_json: bool) -> None:
         {"findings": documents, "repaired": done},
         [*done, *map(str, findings), summary if findings else "all is well"],
     )
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    """Show how much was read, to a person at a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    with click.progressbar(length=1000, label="Reading contents", file=sys.stderr) as bar:
-        yield lambda done, total: bar.update(1000 * done // max(total, 1) - bar.pos)

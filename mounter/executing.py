@@ -32,7 +32,7 @@ from mounter.running import refuse_unfit_paths
 from mounter.targets import existing_parent, refuse_around_store
 from mounter.upper import claim_upper, refuse_used_upper
 
-NO_NAMESPACES = "the kernel gives no namespaces here"
+_NO_NAMESPACES = "the kernel gives no namespaces here"
 
 
 def hold(plan: Plan, purpose: str = "a plan") -> Lease:
@@ -146,7 +146,7 @@ def _leave() -> None:
             if error.errno == errno.EINVAL and len(os.listdir("/proc/self/task")) > 1:
                 why = "a process with several threads cannot leave its user namespace"
             else:
-                why = f"{NO_NAMESPACES} ({error})"
+                why = f"{_NO_NAMESPACES} ({error})"
             raise StrategyRefused(why) from error
         for name, text in (
             ("setgroups", "deny"),
@@ -182,7 +182,7 @@ def _overlay_refusal(plan: Plan, *, private: bool) -> str:
         except PermissionError as error:
             raise StrategyRefused("the kernel does not let this user mount (EPERM)") from error
         except OSError as error:  # ENOSPC: there may be no more (user_namespaces(7))
-            raise StrategyRefused(f"{NO_NAMESPACES} ({error})") from error
+            raise StrategyRefused(f"{_NO_NAMESPACES} ({error})") from error
         syscalls.mount(None, b"/", None, syscalls.MS_SLAVE | syscalls.MS_REC)
         directory = os.open(os.path.join(plan.store, b"leases"), os.O_PATH | os.O_CLOEXEC)
         attach_overlay(plan, "cas", directory)

@@ -8,11 +8,10 @@ from typing import Any
 import bb
 import oe.sstatesig
 
+from cas.errors import ExitCode
 from cas_yocto.command import CommandFailed, cas
 from cas_yocto.dependencies import DepValid, needed
 from cas_yocto.storing import (
-    CONFLICT,
-    NO_STRATEGY,
     Component,
     component,
     is_current,
@@ -86,9 +85,9 @@ def _plan(d: Any, sysroot: str, components: dict[str, Component]) -> Plan:
     try:
         return Plan.load(cas(d, "plan", *options, sysroot, "--from", "-", input=names))
     except CommandFailed as error:
-        if error.code == NO_STRATEGY:
+        if error.code == ExitCode.NO_STRATEGY:
             raise NoStrategy(os.fsencode(sysroot), [error.reason]) from error
-        if error.code == CONFLICT:
+        if error.code == ExitCode.CONFLICT:
             said = str(error).partition("\nhint:")[0]
             bb.fatal(f"{d.getVar('PN')}: recipes in {sysroot} are in conflict: {said}")
         raise

@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import bb
 
+from cas.errors import ExitCode
+from cas.signature import Signature
+from cas.sstate import TASK
 from cas_yocto.command import CommandFailed, cas
-
-TASK = "do_populate_sysroot"
-NO_SIGNATURE, CONFLICT, NO_STRATEGY = 3, 4, 5
-"""Exit codes of `cas`."""
 
 
 class Component(NamedTuple):
@@ -29,7 +28,7 @@ class Component(NamedTuple):
     @property
     def id(self) -> str:
         """The task signature."""
-        return f"{self.recipe}:{self.arch}:{TASK}:{self.hash}"
+        return str(Signature(self.recipe, self.arch, TASK, self.hash))
 
 
 def component(d: Any, recipe: str, manifest: str, unihash: str, tree: str) -> Component:
@@ -81,16 +80,18 @@ def put(components: Sequence[Component], d: Any) -> None:
 
     Raises CommandFailed.
     """
+    put_by_anybody = (ExitCode.DONE, ExitCode.CONFLICT)
     for one in missing(components, d):
-        cas(d, "put", "--component", one.id, one.tree, codes=(0, CONFLICT))  # others put it, too
+        cas(d, "put", "--component", one.id, one.tree, codes=put_by_anybody)
     for one in components:
-        _note(one, d)
+        if not is_current(one, d):
+            _note(one, d)
 
 
 def missing(components: Sequence[Component], d: Any) -> list[Component]:
     """Return the components that are not in the store. Raises CommandFailed."""
     by_id = {one.id: one for one in components}
-    said = cas(d, "has", "--json", *by_id, codes=(0, NO_SIGNATURE))
+    said = cas(d, "has", "--json", *by_id, codes=(ExitCode.DONE, ExitCode.NO_SIGNATURE))
     return [by_id[name] for name in json.loads(said)["missing"]]
 
 

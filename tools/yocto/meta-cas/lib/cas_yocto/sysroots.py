@@ -20,6 +20,7 @@ import bb
 
 from cas.errors import CasError, InUse, StoreDamaged
 from cas.layout import layer_path
+from cas.sstate import FIXMES
 from cas_yocto.command import CommandFailed
 from cas_yocto.composing import Outdated, Wanted, composed, wanted_by
 from cas_yocto.dependencies import DepValid
@@ -31,8 +32,6 @@ from mounter.plan import NoStrategy, Plan, read_manifest
 _PREPARING = "do_prepare_recipe_sysroot"
 _FOR_OTHERS = "do_addto_recipe_sysroot"
 """A task whose sysroot is used when it has ended."""
-_FIXMES = "sysroot-fixmepath"
-"""Where `cas put --component` puts the list of a recipe's files to relocate."""
 _MODES = ("mount", "writable", "link")
 _LOOK_AGAIN = 0.05  # seconds
 _HELD: list[object] = []
@@ -297,11 +296,11 @@ def _furnish(d: Any, stock: Stock, generation: Generation, added: Sequence[Compo
         for artifact in plan.artifacts:
             if artifact.id in ids:
                 layer = os.path.join(plan.store, layer_path(artifact.tree))
-                for path in map(os.fsdecode, read_manifest(plan.store, artifact.tree).nodes):
-                    if path.startswith(f"{_FIXMES}/"):
-                        lists.append(os.path.join(os.fsdecode(layer), path))
-                    elif "/usr/bin/postinst-" in f"/{path}":
-                        scripts.append(os.path.join(sysroot, path))
+                for path in read_manifest(plan.store, artifact.tree).nodes:
+                    if path.startswith(FIXMES + b"/"):
+                        lists.append(os.fsdecode(os.path.join(layer, path)))
+                    elif b"/usr/bin/postinst-" in b"/" + path:
+                        scripts.append(os.path.join(sysroot, os.fsdecode(path)))
         stock.relocate(lists, sysroot, d.getVar("RECIPE_SYSROOT"), native, d)
     said = ""
     for script in sorted(scripts):
