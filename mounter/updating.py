@@ -167,10 +167,13 @@ def _exchange_tree(plan: Plan, record: mounts.MountRecord) -> Updated:
         gap_ns, why = _swap_names(name, beside, parent)
         after = _record_of(plan, record, staging=staging)
         mounts.write_record(plan.store, after)
+        done = after._replace(staging=None)
         try:
             _remove_old(old._replace(target=staging), beside, parent)
-        finally:
-            mounts.write_record(plan.store, after._replace(staging=None))
+        except InUse:  # from now on it is not for others to delete
+            mounts.write_record(plan.store, done)
+            raise
+        mounts.write_record(plan.store, done)
     return Updated(Mount(plan.store, plan.target, plan.strategy, plan.reasons), gap_ns, why)
 
 

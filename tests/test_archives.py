@@ -196,7 +196,7 @@ def test_archive_that_is_cut_anywhere_is_refused(tmp_path: Path, end: str) -> No
         store.put(ID, path)
 
 
-@settings(max_examples=FUZZ, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     changes=st.lists(st.tuples(st.integers(0, 12_000), st.binary(min_size=1, max_size=12))),
     format=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
