@@ -39,7 +39,9 @@ def run(bench: Bench) -> Iterator[Table]:
         for size in _QUICK_SIZES if bench.quick else _SIZES:
             growing.fill(size)
             contender = Contender(f"{size:,} artifacts", growing.steps())
-            rows += measure([contender], bench.rounds * _OFTEN)
+            (row,) = measure([contender], bench.rounds * _OFTEN)
+            row.values["memory, MiB"] = [growing.memory()]
+            rows.append(row)
         rows += _index(bench, place)
         yield Table("grow", f"A store grows ({_MOUNTED} mounted)", bench.file_system, rows)
         contenders = [c for count in _LAYERS for c in growing.layers(count)]
@@ -98,6 +100,13 @@ class _Growing:
 
     def _umount(self) -> None:
         mounter.umount(self._store.path, self._target)
+
+    def memory(self) -> float:
+        """Return the memory that `cas mount` takes at most, in MiB."""
+        names = map(_name, range(_MOUNTED))
+        taken = peak_memory(CAS, "--store", self._place / "store", "mount", self._target, *names)
+        self._umount()
+        return taken
 
     def _put_one(self) -> float:
         number = time.time_ns()
