@@ -69,6 +69,9 @@ def claimed_upper(plan: Plan, source: str | None = None) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        here = mount_namespace(), boot_id()
+        if fd is not None and source is not None and not mounts.source_may_live((source,), *here):
+            os.ftruncate(fd, 0)  # others would believe it, who cannot see that nothing came of it
         if made and plan.upper is not None and os.listdir(plan.upper) == [b"lock"]:
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(plan.upper, b"lock"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -283,3 +284,18 @@ def test_writable_mount_killed_before_its_overlay_is_taken_away_by_umount(
     assert str(work) not in mount_lines()
     cas("mount", "t", "a", "--rw")
     cas("umount", "t")
+
+
+def test_mount_that_failed_elsewhere_leaves_an_upper_directory_free(
+    cas: Cas, work: Path, tree: Path
+) -> None:
+    """In a namespace that lives on, such as a login shell's."""
+    private = ("unshare", "--user", "--map-current-user", "--keep-caps", "--mount")
+    alone = replace(cas, wrapper=private)
+    refused = replace(cas, wrapper=("setpriv", "--bounding-set=-sys_admin") if ROOT else ())
+    mount = ("mount", "t", "a", "--upper", "changes")
+    alone(*mount)  # it ends with its namespace
+    cas("umount", "--forget", "t")
+
+    assert "EPERM" in refused(*mount, code=5).stderr
+    alone(*mount)
