@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support import CAS, Cas
+from tests.support import CAS, ROOT, Cas, mount_lines, sound
 
 TEXT = (Path(__file__).parent.parent / "docs/integrations.md").read_text()
 BUILDS = {
@@ -65,3 +66,47 @@ def test_example_builds_what_has_changed_and_takes_the_rest_from_the_cache(
     app.write_text(f"{app.read_text()}/* */\n")
     assert run() == "Hello"
     assert len(stored()) == 5
+
+
+PRIVATE = ["unshare", *([] if ROOT else ["--user", "--map-current-user", "--keep-caps"]), "--mount"]
+WAYS = {"mounted": PRIVATE, "copied": ["setpriv", "--bounding-set=-sys_admin"] if ROOT else []}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_buildroot_packages_get_what_others_installed_and_cannot_change_it(
+    cas: Cas, work: Path, way: str
+) -> None:
+    project = Path(__file__).parent.parent
+    shutil.copy(project / "tests/buildroot.mk", work / "Makefile")
+
+    def build(*arguments: str) -> str:
+        command = [*WAYS[way], "make", "-s", "host", f"EXTERNAL={project}/tools/buildroot"]
+        environment = os.environ | {"CAS_STORE": str(cas.store)}
+        done = subprocess.run(
+            [*command, *arguments], cwd=work, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def content(recipe: str) -> dict[str, str]:
+        return {one["path"]: one["digest"] for one in cas.json("files", recipe) if "digest" in one}
+
+    said = build("DAMAGE=; echo by app >> $(HOST_DIR)/include/greet.h")
+    assert ("/app/host: overlay\n" in said) == (way == "mounted")
+    greet = content("greet")
+    assert greet.keys() == {"include/greet.h"}
+    assert content("app").keys() == {"bin/app", "include/greet.h"}
+    assert content("app")["include/greet.h"] != greet["include/greet.h"]
+    assert (work / "host/bin/app").read_text() == "Hello\n"
+    assert (work / "host/include/greet.h").read_text() == "Hello\nby app\n"
+    sound(cas.store)
+
+    (work / "build/all/.stamp_installed").unlink()  # in a new namespace, all is mounted again
+    assert "by app" in build()
+    for stamp in work.glob("build/*/.stamp_*"):
+        stamp.unlink()
+    assert "Welcome" in build("WORD=Welcome")
+    assert (work / "host/bin/app").read_text() == "Welcome\n"
+    assert len([one for one in cas.json("ls") if one["id"].startswith("greet:")]) == 2
+    sound(cas.store)
+    assert not any(line for line in mount_lines().splitlines() if str(work) in line)

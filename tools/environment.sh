@@ -16,7 +16,8 @@ need_packages() {
     fi
     say "Installing$missing"
     # shellcheck disable=SC2086
-    { apt-get -q update && DEBIAN_FRONTEND=noninteractive \
+    # Run level 1: no package begins to serve anything (invoke-rc.d(8)).
+    { apt-get -q update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
         apt-get -q install -y --no-install-recommends $missing; } >&2
 }
 
