@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from functools import cache
 from typing import IO, Any
 
 from cas.errors import CasError, InputRefused
@@ -75,6 +76,28 @@ def compressing(raw: IO[bytes], path: bytes) -> contextlib.AbstractContextManage
     return contextlib.nullcontext(raw)
 
 
+def compress(data: bytes) -> bytes:
+    """Return data as one frame of zstd. Raises NoZstd."""
+    compressed: bytes = _zstd().compress(data)
+    return compressed
+
+
+def decompress(data: bytes, at_most: int) -> bytes:
+    """Return what one frame of zstd holds, which must be no more than `at_most` bytes.
+
+    Raises Unreadable if it is more, or anything but that; NoZstd.
+    """
+    zstd = _zstd()
+    decompressor = zstd.ZstdDecompressor()
+    try:
+        unpacked: bytes = decompressor.decompress(data, at_most + 1)
+    except zstd.ZstdError as error:
+        raise Unreadable(str(error)) from error
+    if len(unpacked) > at_most or not decompressor.eof or decompressor.unused_data:
+        raise Unreadable("it is larger than it says, or cut")
+    return unpacked
+
+
 def is_archive(path: bytes) -> bool:
     """Tell whether a name ends like that of an archive."""
     return path.endswith(tuple(map(str.encode, SUFFIXES)))
@@ -91,6 +114,7 @@ def _compression_of(path: bytes) -> str | None:
     return None if path.endswith(b".tar") else "gzip"
 
 
+@cache
 def _zstd() -> Any:
     for name in ("compression.zstd", "backports.zstd"):
         with contextlib.suppress(ImportError):

@@ -7,19 +7,18 @@ import errno
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import IO
 
-from cas import digest as hashing
 from cas.archives import ENCODING, ERRORS
 from cas.artifact import Artifact
 from cas.compression import SUFFIXES, compressing, is_archive
 from cas.dirs import DirCursor, is_within, opened, remove
-from cas.documents import open_file
-from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
+from cas.errors import CasError, ExitCode, InputRefused
 from cas.locating import located
 from cas.manifest import Entry, Kind, Manifest
 from cas.quoting import quoted
+from cas.reading import check_content, contents_of
 from cas.signals import uninterrupted
 from cas.signature import Signature
 from cas.sstate import FIXMES, Layout, is_object, signature_of
@@ -29,7 +28,6 @@ Naming = Callable[[bytes], bytes | None]
 """What a path of the tree, b"" for its root, is called in an archive; None if it is left out."""
 
 
-_HINT = "`cas verify --repair` heals what can be healed"
 _LONGEST_NAME = 255  # bytes
 _OTHER_ARCHIVE = re.compile(rb"\.(tar(\.\w+)?|tgz|tbz2?|txz|zst|gz|bz2|xz|zip)$")
 
@@ -135,7 +133,7 @@ def _appear(unfinished: bytes, last: bytes, parent: int, target: bytes) -> None:
 def _write_directory(manifest: Manifest, layer: bytes, root_fd: int) -> None:
     """Write the tree into an empty directory. Raises StoreDamaged, OSError."""
     with DirCursor(root_fd) as cursor:
-        for entry, fd in _contents(manifest, layer):
+        for entry, fd in contents_of(manifest, layer):
             parent, _, name = entry.path.rpartition(b"/")
             dir_fd = cursor.at(parent)
             if entry.kind is Kind.DIRECTORY:
@@ -146,7 +144,7 @@ def _write_directory(manifest: Manifest, layer: bytes, root_fd: int) -> None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 new = os.open(name, flags, 0o777 if entry.executable else 0o666, dir_fd=dir_fd)
                 try:
-                    _check(entry, fd, copy_to=new)
+                    check_content(entry, fd, copy_to=new)
                     written_ns = os.fstat(fd).st_mtime_ns
                     os.utime(new, ns=(written_ns, written_ns))
                 finally:
@@ -160,7 +158,7 @@ def _write_archive(manifest: Manifest, layer: bytes, stream: IO[bytes], naming: 
     ) as archive:
         if root := naming(b""):
             archive.addfile(_member(Entry(root, Kind.DIRECTORY), root))
-        for entry, fd in _contents(manifest, layer):
+        for entry, fd in contents_of(manifest, layer):
             name = naming(entry.path)
             if name is None:
                 continue
@@ -168,7 +166,7 @@ def _write_archive(manifest: Manifest, layer: bytes, stream: IO[bytes], naming: 
             if entry.kind is not Kind.FILE:
                 archive.addfile(member)
                 continue
-            _check(entry, fd)
+            check_content(entry, fd)
             member.mtime = int(os.fstat(fd).st_mtime)
             with open(fd, "rb", closefd=False) as content:
                 archive.addfile(member, content)
@@ -184,41 +182,3 @@ def _member(entry: Entry, name: bytes) -> tarfile.TarInfo:
         member.type, member.mode = tarfile.SYMTYPE, 0o777
         member.linkname = entry.target.decode(ENCODING, ERRORS)
     return member
-
-
-def _contents(manifest: Manifest, layer: bytes) -> Iterator[tuple[Entry, int]]:
-    """Yield each entry of a tree; with a file a descriptor of its content, until the next step.
-
-    Raises StoreDamaged, OSError.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            root = stack.enter_context(opened(layer))
-        except OSError as error:
-            raise StoreDamaged(f"{quoted(layer)}: {error.strerror}", hint=_HINT) from error
-        cursor = stack.enter_context(DirCursor(root))
-        for entry in manifest:
-            if entry.kind is not Kind.FILE:
-                yield entry, -1
-                continue
-            parent, _, name = entry.path.rpartition(b"/")
-            try:
-                fd = open_file(name, cursor.at(parent))
-            except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-                raise _damaged(entry) from error
-            try:
-                yield entry, fd
-            finally:
-                os.close(fd)
-
-
-def _check(entry: Entry, fd: int, copy_to: int | None = None) -> None:
-    if hashing.of_file(fd, copy_to)[0] != entry.digest:
-        raise _damaged(entry)
-
-
-def _damaged(entry: Entry) -> StoreDamaged:
-    return StoreDamaged(
-        f"the content of {quoted(entry.path)} is damaged in the store",
-        hint=_HINT,
-    )

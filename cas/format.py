@@ -37,6 +37,24 @@ class StoreTooNew(StoreDamaged):
     """The store was written by a version of this program that does more than this one."""
 
 
+def find_store(path: bytes, *, create: bool) -> None:
+    """Make sure that there is a store at a path; with `create`, make it if nothing is there.
+
+    Raises NoStore, InputRefused, and what `check_format` raises.
+    """
+    try:
+        os.stat(os.path.join(path, b"format"))
+    except NotADirectoryError as error:
+        where = quoted(path)
+        hint = "give the store's directory"
+        raise InputRefused(f"{where} is not a directory", hint=hint) from error
+    except FileNotFoundError:
+        if not create:
+            raise NoStore(path) from None
+        make_store(path)
+    check_format(path)
+
+
 def make_store(path: bytes) -> None:
     """Make an empty store, on the disk. The format file comes last: with it, the store is whole.
 

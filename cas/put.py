@@ -6,7 +6,8 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from cas import digest as hashing
@@ -23,13 +24,16 @@ from cas.layers import overhead
 from cas.layout import layer_path, manifest_path
 from cas.leases import Lease
 from cas.manifest import Digest, Kind, Manifest
-from cas.objects import Overtaken
+from cas.objects import Objects, Overtaken
 from cas.quoting import quoted
 from cas.scratch import Scratch, scratch
 from cas.signals import uninterrupted
 from cas.signature import Signature
 from cas.storage import Storage
 from cas.tree import Place, Reading, consume, read_tree
+
+Source = Callable[[Objects, Journal], Reading]
+"""Reads a tree from somewhere, and makes objects of its contents; the journal takes them back."""
 
 
 class SignatureConflict(CasError):
@@ -63,8 +67,8 @@ class PutResult(NamedTuple):
 def put_tree(
     storage: Storage,
     signature: Signature,
-    tree: str | bytes | os.PathLike[str],
     known: Artifact | None,
+    tree: str | bytes | os.PathLike[str],
     *,
     move: bool,
     replace: bool,
@@ -83,9 +87,15 @@ def put_tree(
     """
     path = os.fsencode(tree)
     if is_archive(path) and not os.path.isdir(path):
-        return _put_archive(
-            storage, signature, path, known, move=move, replace=replace, place=place
-        )
+        from cas.unpacking import read_archive
+
+        if move:
+            raise InputRefused(
+                f"{quoted(path)} is an archive, whose files cannot become the store's",
+                hint="store it without moving it, and delete it then",
+            )
+        source = partial(read_archive, os.path.abspath(path), place)
+        return put_reading(storage, signature, known, source, replace=replace)
     root = os.path.realpath(path)
     _refuse_root(root, storage.path)
     with opened(root) as fd, _putting(storage, signature, fd) as journal:
@@ -98,25 +108,22 @@ def put_tree(
     return result
 
 
-def _put_archive(
+def put_reading(
     storage: Storage,
     signature: Signature,
-    archive: bytes,
     known: Artifact | None,
+    source: Source,
     *,
-    move: bool,
-    replace: bool,
-    place: Place,
+    replace: bool = False,
 ) -> PutResult:
-    from cas.unpacking import read_archive
+    """Store the tree that `source` reads, whose signature has the artifact `known` so far.
 
-    if move:
-        raise InputRefused(
-            f"{quoted(archive)} is an archive, whose files cannot become the store's",
-            hint="store it without moving it, and delete it then",
-        )
+    When this raises, nothing was stored. Raises SignatureConflict unless `replace`, CasError,
+    OSError, what `source` raises; and Overtaken, when it has to be called again with what is known
+    then.
+    """
     with _putting(storage, signature, storage.fd) as journal:
-        reading = read_archive(os.path.abspath(archive), place, storage.objects, journal)
+        reading = source(storage.objects, journal)
         return _record_reading(storage, signature, known, reading, replace=replace)
 
 

@@ -16,8 +16,7 @@ from cas.composing import compose
 from cas.composition import Composition
 from cas.conflicts import ConflictPolicy
 from cas.dirs import OPEN_DIRECTORY
-from cas.errors import InputRefused
-from cas.format import NoStore, check_format, make_store
+from cas.format import find_store
 from cas.index import Index, Writer
 from cas.known import Known
 from cas.layers import Layers
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from cas.leases import Use
     from cas.pins import Pin, Pins
     from cas.policy import Policy
-    from cas.put import PutResult
+    from cas.put import PutResult, Source
     from cas.removal import Removal, Removed
     from cas.tree import Place
 
@@ -46,7 +45,7 @@ StrPath = str | bytes | os.PathLike[str]
 
 
 class Store(Closing):
-    """An open store. Use it as a context manager, or close it.
+    """An open store. Use it as a context manager, or close it. `objects` are its contents.
 
     In a child that was forked meanwhile it is good for nothing but to be closed (NotOwner), which
     the parent does not notice; the child can open the store anew then.
@@ -58,24 +57,15 @@ class Store(Closing):
         Raises NoStore, StoreTooNew, StoreDamaged, InputRefused, OSError.
         """
         self.path = os.path.realpath(os.fsencode(path))
-        try:
-            os.stat(os.path.join(self.path, b"format"))
-        except NotADirectoryError as error:
-            where = quoted(self.path)
-            hint = "give the store's directory"
-            raise InputRefused(f"{where} is not a directory", hint=hint) from error
-        except FileNotFoundError:
-            if not create:
-                raise NoStore(self.path) from None
-            make_store(self.path)
-        check_format(self.path)
+        find_store(self.path, create=create)
         self.fd = os.open(self.path, OPEN_DIRECTORY)
         try:
-            self._index = Index(os.path.join(self.path, b"index"), self._lock_path)
-            self._objects = Objects(self.path, self.fd)
-            self._layers = Layers(self.fd, self._objects)
+            index, lock = (os.path.join(self.path, name) for name in (b"index", b"lock"))
+            self._index = Index(index, lock)
+            self.objects = Objects(self.path, self.fd)
+            self._layers = Layers(self.fd, self.objects)
             self._known = Known(self.path)
-            self._storage = Storage(self.path, self.fd, self._index, self._objects, self._layers)
+            self._storage = Storage(self.path, self.fd, self._index, self.objects, self._layers)
             self._merging = Merging(self._storage, self._known)
         except BaseException:
             os.close(self.fd)
@@ -101,12 +91,26 @@ class Store(Closing):
         """Store a directory, or a tar archive's tree, under a whole signature; see `put_tree`."""
         from cas.put import put_tree
 
+        put = partial(put_tree, tree=tree, move=move, replace=replace, place=place)
+        return self._put(signature, put)
+
+    @naming_paths
+    def receive(self, signature: str | Signature, source: Source) -> PutResult:
+        """Store the tree that `source` makes objects of; see `cas.put.put_reading`."""
+        from cas.put import put_reading
+
+        return self._put(signature, partial(put_reading, source=source))
+
+    def _put(
+        self,
+        signature: str | Signature,
+        put: Callable[[Storage, Signature, Artifact | None], PutResult],
+    ) -> PutResult:
         if isinstance(signature, str):
             signature = Signature.parse(signature)
-        put = partial(put_tree, self._storage, signature, tree, move=move, place=place)
         while True:
             with contextlib.suppress(Overtaken):
-                done = put(self.find(signature), replace=replace)
+                done = put(self._storage, signature, self.find(signature))
                 break
         if done.replaced is not None:
             self._removal.discard({done.replaced})
@@ -324,10 +328,6 @@ class Store(Closing):
 
         with located(self.fd):
             yield from Repair(self._storage, self._known, self._removal).run(findings)
-
-    @property
-    def _lock_path(self) -> bytes:
-        return os.path.join(self.path, b"lock")
 
     @property
     def _pins(self) -> Pins:

@@ -48,23 +48,24 @@ def spread(
     *,
     weight: Callable[[_Item], int],
     least: int,
+    apart: bool = False,
 ) -> None:
     """Let each processor do `work` with a part of the items; `take` gets what that gives, here.
 
     The parts have equal weights, as far as they can, and begin with their heaviest items. If all
     have no more than `least`, or there is one processor or item only, it is done here; and so is
-    the part of a process that cannot be made.
+    the part of a process that cannot be made. Nothing is done here if it is to be done `apart`.
 
     What `work` raises is raised here, and ends all; and what was given before that, or before an
     exception of another source, is taken before. Raises WorkerEnded, OSError.
     """
     parts = _parts(items, weight, least)
-    if len(parts) == 1:
+    if len(parts) == 1 and not apart:
         return work(parts[0], take)
     workers: list[Worker[_Result]] = []
     try:
         with uninterrupted():
-            while parts and (worker := _forked(partial(work, parts[0]))):
+            while parts and (worker := _forked(partial(work, parts[0]), needed=apart)):
                 workers.append(worker)
                 del parts[0]
         for part in parts:
@@ -87,12 +88,17 @@ def spread(
                     take(result)
 
 
-def _forked(work: Callable[[Callable[[_Result], None]], None]) -> Worker[_Result] | None:
-    """Return a new process; None if there may be no more, or no memory for one (fork(2))."""
+def _forked(
+    work: Callable[[Callable[[_Result], None]], None], *, needed: bool
+) -> Worker[_Result] | None:
+    """Return a new process; None if there may be no more, or no memory for one (fork(2)).
+
+    Raises OSError, also for that if it is `needed`.
+    """
     try:
         return Worker(work)
     except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.ENOMEM):
+        if needed or error.errno not in (errno.EAGAIN, errno.ENOMEM):
             raise
         return None
 

@@ -16,6 +16,8 @@ from cli.composing import (
     ids_options,
     mounting_options,
     names_of,
+    pulled,
+    remote_option,
 )
 from cli.options import emit, json_option, open_store, store_option, store_path, text_of
 from mounter.mounting import Mount, mount, umount
@@ -27,6 +29,7 @@ from mounter.plan import Strategy
 @ids_options
 @conflict_options
 @mounting_options
+@remote_option
 @json_option
 @store_option
 @click.pass_context
@@ -38,6 +41,7 @@ def mount_command(
     rw: bool,
     upper: str | None,
     strategy: str,
+    remote: str | None,
     as_json: bool,
     **overlaps: Unpack[Overlaps],
 ) -> None:
@@ -53,7 +57,9 @@ def mount_command(
     cas mount build/recipe-sysroot --upper build/changes glibc zlib@5
     """
     names = names_of(ctx, ids, from_file)
-    with compose(open_store(ctx), names, f"mount at {target}", overlaps) as composition:
+    store = open_store(ctx, create=remote is not None)
+    pulled(ctx, store, remote, names)
+    with compose(store, names, f"mount at {target}", overlaps) as composition:
         made = mount(composition, target, Strategy(strategy), writable=rw, upper=upper)
     emit(as_json, _document(made, composition), [_line(made)])
 

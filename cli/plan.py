@@ -15,6 +15,8 @@ from cli.composing import (
     ids_options,
     mounting_options,
     names_of,
+    pulled,
+    remote_option,
 )
 from cli.options import emit, json_option, open_store, store_option, text_of
 from mounter.executing import decide
@@ -28,6 +30,7 @@ from mounter.plan import Plan, Strategy
 @conflict_options
 @click.option("--private", is_flag=True, help="For namespaces of its own, as `cas run` has.")
 @mounting_options
+@remote_option
 @json_option
 @store_option
 @click.pass_context
@@ -40,10 +43,11 @@ def plan_command(
     rw: bool,
     upper: str | None,
     strategy: str,
+    remote: str | None,
     as_json: bool,
     **overlaps: Unpack[Overlaps],
 ) -> None:
-    """Show what `cas mount` would do, and do nothing.
+    """Show what `cas mount` would do, and do nothing but pull from --remote.
 
     The strategy is found out by trying. With --json the plan is one that the Python package
     `mounter` carries out in any interpreter, with nothing installed.
@@ -53,7 +57,9 @@ def plan_command(
     cas plan --private --json /work/recipe-sysroot glibc zlib > plan.json
     """
     names = names_of(ctx, ids, from_file)
-    with compose(open_store(ctx), names, f"plan for {target}", overlaps) as composition:
+    store = open_store(ctx, create=remote is not None)
+    pulled(ctx, store, remote, names)
+    with compose(store, names, f"plan for {target}", overlaps) as composition:
         wanted = planned(composition, target, Strategy(strategy), writable=rw, upper=upper)
         plan = decide(wanted, private=private)
         conflicts = conflict_documents(composition.conflicts)

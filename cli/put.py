@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 @click.option("--move", is_flag=True, help="Consume TREE: its files become the store's.")
 @click.option("--replace", is_flag=True, help="Take the new tree if ID has another one.")
 @click.option("--component", is_flag=True, help="TREE is one of BitBake's sysroots-components.")
+@click.option("--push", metavar="REMOTE", help="Push it there then, if that can be done.")
+@click.option("--sign-key", metavar="FILE", help="Sign what is pushed with this key.")
 @json_option
 @store_option
 @click.pass_context
@@ -28,6 +30,8 @@ def put_command(
     move: bool,
     replace: bool,
     component: bool,
+    push: str | None,
+    sign_key: str | None,
     as_json: bool,
 ) -> None:
     """Store the directory TREE, or the tree in the tar archive TREE, under the ID of its task.
@@ -50,6 +54,10 @@ def put_command(
         place = Layout(whole.recipe).place_of_component
     result = store.put(whole, tree, move=move, replace=replace, place=place)
     artifact = result.artifact
+    if push is not None:
+        from cli.remotes import push_one
+
+        push_one(ctx, store, push, artifact, sign_key)
     status = "unchanged" if result.unchanged else "replaced" if result.replaced else "stored"
     emit(
         as_json,

@@ -11,7 +11,7 @@ import click
 
 from cas.errors import CasError
 from cas.store import Store
-from cli.composing import STRATEGIES, Overlaps, compose, conflict_options
+from cli.composing import STRATEGIES, Overlaps, compose, conflict_options, pulled
 from cli.crashes import crashes_told
 from cli.failure import RUN_FAILED, report
 from cli.options import note, read_ids, read_text, store_option, store_path
@@ -34,6 +34,8 @@ _OPTIONS = (
     click.option("--rw", is_flag=True, help="Let sysroots take changes, which are thrown away."),
     click.option("--upper", "uppers", metavar="[PATH=]DIR", multiple=True,
                  help="Let a sysroot take changes, which stay in DIR/upper."),
+    click.option("--remote", metavar="REMOTE",
+                 help="Pull whole IDs that are missing here from there first."),
     click.option("--strategy", type=click.Choice(STRATEGIES), default="auto",
                  help="How to make sysroots."),
     click.option("--bind", "binds", metavar="DIR:PATH[:ro]", multiple=True,
@@ -99,7 +101,8 @@ def _run(ctx: click.Context, command: Sequence[str], options: dict[str, Any]) ->
         if options["sysroots"] or options["sysroot_files"] or options["dependencies"]:
             path = store_path(ctx)
             # It is closed before the forks: LMDB allows none.
-            with crashes_told(path, RUN_FAILED), Store(path) as store:
+            create = options["remote"] is not None
+            with crashes_told(path, RUN_FAILED), Store(path, create=create) as store:
                 wanted = _wanted(ctx, store, options)
                 uppers = _uppers(ctx, options["uppers"], list(wanted))
                 for target, names in wanted.items():
@@ -126,10 +129,12 @@ def _wanted(ctx: click.Context, store: Store, options: dict[str, Any]) -> dict[s
     for text in options["sysroot_files"]:
         path, equals, file = text.partition("=")
         _add(ctx, wanted, text if equals else "", path, read_ids(file) if file else [])
+    pulled(ctx, store, options["remote"], [name for ids in wanted.values() for name in ids])
     if options["dependencies"] is not None:
         from cas.dependencies import read_dependencies, split
 
         names = read_dependencies(read_text(options["dependencies"]))
+        pulled(ctx, store, options["remote"], names)
         found = split(names, lambda name: store.resolve(name).signature)
         base = options["chdir"] or ""
         for path, ids in (

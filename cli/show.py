@@ -10,17 +10,20 @@ import click
 from cas.artifact import Artifact
 from cas.format import NoStore
 from cas.signature import Signature
-from cas.store import Store
+from cli.composing import pulled, remote_option
 from cli.entries import entry_document, entry_line
 from cli.options import emit, json_option, note, open_store, store_option, table, text_of, time_of
 
 
 @click.command("has")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@remote_option
 @json_option
 @store_option
 @click.pass_context
-def has_command(ctx: click.Context, ids: tuple[str, ...], as_json: bool) -> None:
+def has_command(
+    ctx: click.Context, ids: tuple[str, ...], remote: str | None, as_json: bool
+) -> None:
     """Tell whether all IDs are there.
 
     Exits with 0 if they are, else with 3, and prints the missing ones. They have to be whole: who
@@ -31,10 +34,11 @@ def has_command(ctx: click.Context, ids: tuple[str, ...], as_json: bool) -> None
     """
     signatures = [Signature.parse(text) for text in ids]
     try:
-        store: Store | None = open_store(ctx)
+        store = open_store(ctx, create=remote is not None)
+        pulled(ctx, store, remote, ids)
+        missing = [str(s) for s in signatures if store.find(s) is None]
     except NoStore:
-        store = None
-    missing = [str(s) for s in signatures if store is None or store.find(s) is None]
+        missing = list(ids)
     emit(as_json, {"missing": missing}, missing)
     if missing:
         ctx.exit(3)

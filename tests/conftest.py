@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from cas.store import Store
-from tests.support import CAS, Cas, leftover_mounts
+from tests.remotes import ENVIRONMENT, GTK, ZLIB, Proxy, Seaweed, proxy_to
+from tests.support import CAS, Cas, leftover_mounts, make
 
 
 def pytest_configure() -> None:
@@ -78,3 +79,43 @@ def store(work: Path) -> Iterator[Store]:
 def cas(work: Path) -> Cas:
     """The `cas` command on the store at `work/store`, in the directory `work`."""
     return Cas(work / "store", work)
+
+
+@pytest.fixture
+def there(work: Path) -> Cas:
+    """The `cas` command on the store of another machine, as it were."""
+    return Cas(work / "there", work)
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    """An object store."""
+    server = Seaweed(tmp_path_factory.mktemp("seaweed"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def proxy(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before the object store; commands go there."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    with proxy_to(seaweed.port) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy
+
+
+@pytest.fixture
+def trees(work: Path) -> dict[str, Path]:
+    """Two trees: with all that a tree can have, and with many files; a large one is in both."""
+    large = os.urandom(9 << 20)
+    first = make(work / "first", {"usr/include/a.h": "a", "bin/tool*": "#!/bin/sh\n", "l@": "no",
+                                  "empty/": None, "nothing": "", "usr/twice*": "a"})  # fmt: skip
+    os.rename(first / "usr/include/a.h", os.fsencode(first) + b"/usr/include/\xff\n.h")
+    second = make(work / "second", {f"usr/{n // 100}/{n}": "x" * n for n in range(1000)})
+    for path in (first / "large", second / "large", second / "executable"):
+        path.write_bytes(large)
+    (second / "executable").chmod(0o755)
+    (second / "incompressible").write_bytes(os.urandom((1 << 18) - 1))
+    (second / "barely").write_bytes(os.urandom(1 << 18))
+    return {ZLIB: first, GTK: second}

@@ -82,7 +82,7 @@ def test_objects_of_a_directory_that_is_gone_are_taken_back(cas: Cas, work: Path
     """As where a build is stopped, and cleaned up, while it stores its output."""
     cas("init")
     with Store(cas.store) as store, Journal() as journal, opened(os.fsencode(work)) as fd:
-        objects = store._objects
+        objects = store.objects
         (work / "file").write_text("content")
         ingest(objects, b"gone/file", fd, os.fsencode(work), journal, move=False)
         assert len(objects_of(cas.store)) == 1

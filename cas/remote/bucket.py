@@ -1,0 +1,194 @@
+"""The object store, by obstore (https://developmentseed.org/obstore), an optional dependency.
+
+A process that was forked from one that has used it hangs in the first call (obstore 0.12); so it is
+used in processes of its own only, see `cas.remote.transfer`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, NoReturn
+
+from cas.errors import CasError, InputRefused
+
+_RETRIES = 10
+
+
+class NoRemotes(CasError):
+    """What speaks to object stores is an extra."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "remotes need a package that is not installed",
+            hint="install the extra that brings it: pip install 'sysroot-cas[remote]'",
+        )
+
+
+class RemoteFailed(CasError):
+    """The remote does not do what it was asked for."""
+
+
+class RemoteStalled(RemoteFailed):
+    """Nothing came from the remote for as long as it may take."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        super().__init__(
+            f"nothing came from {url} for {timeout_s:g} s",
+            hint="is it reachable? a slow one needs fewer --jobs or a larger --timeout",
+        )
+
+
+class Remote(NamedTuple):
+    """A remote: its URL, what obstore is to be told besides, and how long (seconds) to wait.
+
+    `jobs` is how many requests there are at once.
+    """
+
+    url: str
+    options: Mapping[str, str] = {}
+    timeout_s: float = 60.0
+    jobs: int = 16
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether it is a mirror by HTTP, which takes nothing."""
+        return self.url.startswith(("http://", "https://"))
+
+
+class Bucket:
+    """What is at a remote, by keys."""
+
+    def __init__(self, remote: Remote, *, create: bool = False) -> None:
+        """Get ready; nothing is asked yet. With `create`, make a directory that is missing.
+
+        Raises NoRemotes, InputRefused.
+        """
+        try:
+            import obstore
+            from obstore.exceptions import AlreadyExistsError, BaseError
+            from obstore.store import from_url
+        except ImportError as error:
+            raise NoRemotes from error
+        self._obstore, self._base, self._exists = obstore, BaseError, AlreadyExistsError
+        self.remote = remote
+        second = datetime.timedelta(seconds=1)
+        options: dict[str, Any] = dict(remote.options)
+        if remote.url.startswith("file:"):
+            options |= {"mkdir": create}
+        else:
+            options["client_options"] = {
+                "timeout": remote.timeout_s * second,
+                "connect_timeout": min(remote.timeout_s, 10) * second,
+                "allow_http": True,  # whoever gives an address of http: wants it
+            }
+            options["retry_config"] = {
+                "max_retries": _RETRIES,
+                "backoff": {"max_backoff": 2 * second},
+                "retry_timeout": remote.timeout_s * second,
+            }
+        try:
+            self._store: Any = from_url(remote.url.rstrip("/"), **options)
+        except (BaseError, ValueError, OSError) as error:
+            said = _said(str(error))
+            what = "there is no such directory" if "canonicalize" in said else said
+            raise InputRefused(
+                f"{remote.url} is no remote: {what}",
+                hint="give s3://BUCKET/PREFIX, gs://…, az://…, https://… or file:///DIR",
+            ) from error
+
+    def get(self, key: str, at_most: int) -> bytes | None:
+        """Return what is at a key; None if there is nothing, or more than so many bytes.
+
+        Raises RemoteFailed.
+        """
+        with self._asking(key):
+            found = self._obstore.get(self._store, key)
+            if found.meta["size"] <= at_most:
+                return bytes(found.bytes())
+        return None
+
+    def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        """Return some bytes of what is at a key, fewer at its end. Raises RemoteFailed."""
+        with self._asking(key):
+            return bytes(self._obstore.get_range(self._store, key, start=start, length=length))
+        return None
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write what is at a key, all at once. Raises RemoteFailed."""
+        self._put(key, data, "overwrite")
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write what is at a key, if nothing is; tell whether that was so. Raises RemoteFailed.
+
+        Of two that do this at once, both may be told so by a store that is not exact about it.
+        """
+        return self._put(key, data, "create")
+
+    def _put(self, key: str, data: bytes, mode: Any) -> bool:
+        try:
+            with self._asking(key, writing=True):
+                self._obstore.put(self._store, key, data, mode=mode, use_multipart=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def written_s(self, key: str) -> float | None:
+        """Return when what is at a key was written, in seconds since 1970. Raises RemoteFailed."""
+        with self._asking(key):
+            moment: datetime.datetime = self._obstore.head(self._store, key)["last_modified"]
+            return moment.timestamp()
+        return None
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield the keys below a prefix. Raises RemoteFailed."""
+        with self._asking(prefix):
+            for some in self._obstore.list(self._store, prefix):
+                yield from (one["path"] for one in some)
+
+    @contextlib.contextmanager
+    def _asking(self, key: str, *, writing: bool = False) -> Iterator[None]:
+        """Raise what goes wrong as a sentence; that nothing is at the key is not wrong."""
+        try:
+            yield
+        except self._exists as error:
+            raise FileExistsError from error
+        except (self._base, OSError, NotImplementedError) as error:
+            absent = isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error)
+            if writing or not absent:
+                self._fail(error, key)
+
+    def _fail(self, error: Exception, key: str) -> NoReturn:
+        text = str(error)
+        what, hint = _said(text) or type(error).__name__, None
+        for sign, found, advice in _KNOWN:
+            if sign in text:
+                what, hint = found or what, advice
+                break
+        else:
+            if type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError"):
+                hint = "check the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …)"
+            elif isinstance(error, NotImplementedError):
+                what, hint = "it cannot do that", "a mirror by HTTP tells only of exact IDs"
+        raise RemoteFailed(f"{self.remote.url}: {what} (at {key})", hint=hint) from error
+
+
+_KNOWN = (
+    ("NoSuchBucket", "there is no such bucket", "make it, or correct the URL"),
+    ("RequestTimeTooSkewed", "its clock and this one differ", "set the clock (`timedatectl`)"),
+    ("No space left on device", None, "the disk is full there"),
+    ("error sending request", "no connection", "is it running, and the address right?"),
+    ("operation timed out", "it does not answer", "is it running, and the address right?"),
+)
+"""What is in an error's text, what that means (None: what is said there), and what to do."""
+
+
+def _said(text: str) -> str:
+    """Return what obstore's text says of an error: what the server said, or its first line."""
+    if found := re.search(r"<Code>(.*?)</Code>(?:\s*<Message>(.*?)</Message>)?", text, re.DOTALL):
+        return ": ".join(part for part in found.groups() if part)[:300]
+    if found := re.search(r"status code: (\d+[^:\n]*)", text):
+        return found[1]
+    return text.split("\n")[0][:300].strip()

@@ -1,0 +1,225 @@
+"""What has to be fetched of a tree, and making objects of that."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+from cas.compression import Unreadable, decompress
+from cas.ingest import ingest_stream
+from cas.journal import Journal
+from cas.manifest import Digest, Manifest
+from cas.objects import ObjectKey, Objects
+from cas.quoting import quoted
+from cas.remote.layout import LARGEST_BLOB, SMALL, pack_key, segment_key, segments
+from cas.remote.outcomes import Outcome
+from cas.remote.treefile import Packed, TreeFile
+from cas.tree import Reading
+
+_AT_ONCE = 1 << 20
+_GAP = 1 << 16
+"""Bytes that are fetched rather than asking once more for what comes after them."""
+
+
+class Unusable(Exception):
+    """An artifact cannot be had from the remote; `why` says it to a person."""
+
+    def __init__(self, outcome: Outcome, why: str = "") -> None:
+        super().__init__(why)
+        self.outcome = outcome
+        self.why = why
+
+
+class Blob(NamedTuple):
+    """Bytes to fetch, up to `length`, the `whole` of what is at a key or what begins at `start`.
+
+    They hold `contents`, which begin after `start`; or a segment of the large content `digest`.
+    """
+
+    key: str
+    whole: bool
+    start: int
+    length: int
+    contents: tuple[Packed, ...] = ()
+    digest: Digest | None = None
+
+
+Fetched = tuple[Blob, bytes | None]
+
+
+class _Content(NamedTuple):
+    """What a manifest says of a content: a path that has it, its size, and with which bits."""
+
+    path: bytes
+    size: int
+    executable: set[bool]
+
+
+def needed(tree: TreeFile, objects: Objects) -> list[Blob]:
+    """Return what has to be fetched of a tree. Raises Unusable if there is no room, OSError."""
+    lacking = {
+        digest: content
+        for digest, content in _contents(tree.manifest).items()
+        if not any(objects.usable(ObjectKey(digest, executable)) for executable in (False, True))
+    }
+    size = sum(content.size for content in lacking.values())
+    if size > objects.free_space():
+        raise Unusable(Outcome.REFUSED, f"it needs {size} bytes, more than there is room for")
+    blobs: list[Blob] = []
+    for pack, contents in tree.packs:
+        blobs += _parts(pack, contents, lacking)
+    for digest, content in lacking.items():
+        if content.size >= SMALL:
+            blobs += [
+                Blob(segment_key(digest, number), True, 0, LARGEST_BLOB, digest=digest)
+                for number, _ in enumerate(segments(content.size))
+            ]
+    return blobs
+
+
+def _contents(manifest: Manifest) -> dict[Digest, _Content]:
+    """Return the contents of a tree, in the order of the manifest."""
+    found: dict[Digest, _Content] = {}
+    for entry in manifest:
+        if entry.digest is not None:
+            content = found.setdefault(entry.digest, _Content(entry.path, entry.size, set()))
+            content.executable.add(entry.executable)
+    return found
+
+
+def _parts(pack: Digest, contents: list[Packed], lacking: dict[Digest, _Content]) -> Iterator[Blob]:
+    """Yield a pack, or those parts of it that hold what is lacking."""
+    wanted = [content for content in contents if content.digest in lacking]
+    if not wanted:
+        return
+    key = pack_key(pack)
+    if 2 * sum(content.length for content in wanted) >= contents[-1].start + contents[-1].length:
+        yield Blob(key, True, 0, LARGEST_BLOB, tuple(wanted))
+        return
+    part: list[Packed] = []
+    for content in wanted:
+        if part and content.start > part[-1].start + part[-1].length + _GAP:
+            yield _part(key, part)
+            part = []
+        part.append(content)
+    yield _part(key, part)
+
+
+def _part(key: str, contents: list[Packed]) -> Blob:
+    start, last = contents[0].start, contents[-1]
+    length = last.start + last.length - start
+    moved = tuple(content._replace(start=content.start - start) for content in contents)
+    return Blob(key, False, start, length, moved)
+
+
+class Taking:
+    """The source of an artifact's tree, as which it was fetched `first`, or is `again`.
+
+    `dropped` are the counts of its record; `fetched` is how many bytes were used.
+    """
+
+    def __init__(
+        self,
+        tree: TreeFile,
+        dropped: Iterable[int],
+        first: Iterator[Fetched],
+        again: Callable[[], Iterator[Fetched]],
+    ) -> None:
+        self._tree, self._dropped, self._again = tree, dropped, again
+        self._first: Iterator[Fetched] | None = first
+        self.fetched = 0
+
+    def source(self, objects: Objects, journal: Journal) -> Reading:
+        """Make objects of contents; see `cas.put.Source`. Raises Unusable, OSError, CasError."""
+        blobs, self._first = self._first or self._again(), None
+        manifest = self._tree.manifest
+        contents = _contents(manifest)
+        reading = Reading(nodes=manifest.nodes)
+        reading.recount()
+        reading.set_id_bits, reading.xattrs, reading.owners = self._dropped
+        making = partial(_make, objects, journal, reading)
+        for blob, data in blobs:
+            if blob.digest is not None:
+                content = contents[blob.digest]
+                making(blob.digest, content, self._segments(content, data, blobs))
+                continue
+            data = self._got(data)
+            for packed in blob.contents:
+                frame = data[packed.start : packed.start + packed.length]
+                unpacked = iter([_unpack(frame, packed.size, contents[packed.digest])])
+                making(packed.digest, contents[packed.digest], unpacked)
+        _complete(objects, journal, reading, contents)
+        return reading
+
+    def _segments(
+        self, content: _Content, first: bytes | None, rest: Iterator[Fetched]
+    ) -> Iterator[bytes]:
+        data = first
+        for number, size in enumerate(segments(content.size)):
+            if number > 0:
+                _, data = next(rest)
+            yield _unpack(self._got(data), size, content)
+
+    def _got(self, data: bytes | None) -> bytes:
+        if data is None:  # it is gone, or larger than it may be
+            raise Unusable(Outcome.MISSING)
+        self.fetched += len(data)
+        return data
+
+
+def _unpack(data: bytes, size: int, content: _Content) -> bytes:
+    try:
+        unpacked = decompress(data, size)
+    except Unreadable:
+        unpacked = None
+    if unpacked is None or len(unpacked) != size:
+        raise _damaged(content)
+    return unpacked
+
+
+def _make(
+    objects: Objects,
+    journal: Journal,
+    reading: Reading,
+    digest: Digest,
+    content: _Content,
+    parts: Iterator[bytes],
+) -> None:
+    """Make an object of a content. Raises Unusable if it is not what its digest says."""
+    read = partial(_next, parts)
+    executable = min(content.executable)
+    key, size, new = ingest_stream(objects, read, content.path, journal, executable=executable)
+    if key.digest != digest:
+        raise _damaged(content)
+    reading.new += new
+    reading.new_bytes += new * size
+
+
+def _complete(
+    objects: Objects, journal: Journal, reading: Reading, contents: dict[Digest, _Content]
+) -> None:
+    """Make the objects that are another with or without the executable bit."""
+    for digest, content in contents.items():
+        for executable in content.executable:
+            other = ObjectKey(digest, not executable)
+            if not objects.usable(ObjectKey(digest, executable)) and objects.usable(other):
+                only = content._replace(executable={executable})
+                _make(objects, journal, reading, digest, only, _read(objects, other))
+
+
+def _next(parts: Iterator[bytes], _: int) -> bytes:
+    return next(parts, b"")
+
+
+def _read(objects: Objects, key: ObjectKey) -> Iterator[bytes]:
+    """Yield what is in an object, some at a time."""
+    fd = os.open(key.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=objects.store_fd)
+    with open(fd, "rb", buffering=0) as file:
+        while data := file.read(_AT_ONCE):
+            yield data
+
+
+def _damaged(content: _Content) -> Unusable:
+    return Unusable(Outcome.DAMAGED, f"the content of {quoted(content.path)} is another")

@@ -1,0 +1,142 @@
+"""Pulling artifacts: what is not here comes from a remote, and is checked before it is visible."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+
+from cas.artifact import Artifact
+from cas.put import SignatureConflict
+from cas.remote import records, treefile
+from cas.remote.ahead import Requests
+from cas.remote.bucket import Bucket
+from cas.remote.fetching import Blob, Fetched, Taking, Unusable, needed
+from cas.remote.layout import record_key, tree_key
+from cas.remote.outcomes import Outcome, Pulled
+from cas.remote.records import Record
+from cas.remote.treefile import TreeFile
+from cas.signature import Signature
+from cas.store import Store
+
+
+class _Plan:
+    """What the remote says of an artifact, and what is to be fetched of it; or what is wrong."""
+
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
+        self.wrong: Unusable | None = None
+        self.fetched = 0
+        self.record: Record | None = None
+        self.tree: TreeFile | None = None
+        self.blobs: list[Blob] = []
+
+
+def pull(
+    store: Store,
+    bucket: Bucket,
+    keys: Collection[str],
+    signatures: Sequence[Signature],
+    give: Callable[[Pulled], None],
+) -> None:
+    """Store artifacts that are in a remote and not here; `give` gets what became of each.
+
+    Records have to be signed by one of `keys`, if there are any. Raises RemoteFailed, CasError,
+    OSError; what was stored before that stays.
+    """
+    requests = Requests(bucket.remote)
+    try:
+        _Pulling(store, bucket, keys, requests).run(signatures, give)
+    finally:
+        requests.close()
+
+
+class _Pulling:
+    def __init__(
+        self, store: Store, bucket: Bucket, keys: Collection[str], requests: Requests
+    ) -> None:
+        self._store, self._bucket, self._keys, self._requests = store, bucket, keys, requests
+        self._jobs = bucket.remote.jobs
+
+    def run(self, signatures: Sequence[Signature], give: Callable[[Pulled], None]) -> None:
+        """Pull, with requests for later artifacts under way while one is stored."""
+        wanted: list[Signature] = []
+        for signature in signatures:
+            known = self._store.find(signature)
+            if known is None:
+                wanted.append(signature)
+            else:
+                give(Pulled(signature, Outcome.KNOWN, known))
+        self._store.objects.note_boot()  # before there are threads to do it
+        plans = (plan for _, plan in self._requests.ahead(self._plan, wanted, self._jobs))
+        parts = ((plan, blob) for plan in plans for blob in (None, *plan.blobs))
+        fetched = self._requests.ahead(lambda part: self._fetch(part[1]), parts, self._jobs)
+        for plan, group in itertools.groupby(fetched, key=lambda one: one[0][0]):
+            give(self._take(plan, ((blob, data) for (_, blob), data in group if blob)))
+
+    def _plan(self, signature: Signature) -> _Plan:
+        """Ask for an artifact's record and tree file, once more if they are damaged."""
+        for _ in range(2):
+            plan = _Plan(signature)
+            try:
+                self._ask(plan)
+            except (records.BadRecord, treefile.BadTreeFile) as error:
+                what = "record" if isinstance(error, records.BadRecord) else "tree file"
+                plan.wrong = Unusable(Outcome.DAMAGED, f"its {what} makes no sense: {error}")
+                continue
+            except Unusable as error:
+                plan.wrong = error
+            break
+        return plan
+
+    def _ask(self, plan: _Plan) -> None:
+        data = self._bucket.get(record_key(plan.signature), records.LARGEST)
+        if data is None:
+            raise Unusable(Outcome.MISSING)
+        signed = records.decode(data, plan.signature)
+        if not signed.is_trusted(self._keys):
+            raise Unusable(Outcome.UNTRUSTED, "its record is not signed by a trusted key")
+        plan.record = signed.record
+        file = self._bucket.get(tree_key(plan.record.tree), treefile.LARGEST)
+        if file is None:
+            raise Unusable(Outcome.MISSING)
+        plan.fetched = len(data) + len(file)
+        plan.tree = treefile.decode(file, plan.record.tree)
+        plan.blobs = needed(plan.tree, self._store.objects)
+
+    def _fetch(self, blob: Blob | None) -> bytes | None:
+        if blob is None:
+            return None
+        if blob.whole:
+            return self._bucket.get(blob.key, blob.length)
+        return self._bucket.get_range(blob.key, blob.start, blob.length)
+
+    def _take(self, plan: _Plan, group: Iterator[Fetched]) -> Pulled:
+        """Store an artifact of what was fetched of it; fetch it anew if that was damaged."""
+        if plan.record is None or plan.tree is None or plan.wrong is not None:
+            wrong = plan.wrong or Unusable(Outcome.MISSING)
+            return Pulled(plan.signature, wrong.outcome, why=wrong.why)
+        again = partial(self._again, plan.tree)
+        taking = Taking(plan.tree, plan.record.dropped, group, again)
+        signature, new_bytes = plan.signature, 0
+        artifact: Artifact | None
+        for attempt in range(2):
+            why = ""
+            try:
+                done = self._store.receive(signature, taking.source)
+                artifact, new_bytes = done.artifact, done.new_bytes
+                outcome = Outcome.PULLED
+            except SignatureConflict:  # another process has just stored it
+                artifact, outcome = self._store.find(signature), Outcome.KNOWN
+            except Unusable as error:
+                artifact, outcome, why = None, error.outcome, error.why
+                if outcome is Outcome.DAMAGED and attempt == 0:
+                    continue
+            break
+        fetched = plan.fetched + taking.fetched
+        return Pulled(signature, outcome, artifact, fetched, new_bytes, why)
+
+    def _again(self, tree: TreeFile) -> Iterator[Fetched]:
+        """Fetch what is needed now."""
+        blobs = needed(tree, self._store.objects)
+        return self._requests.ahead(self._fetch, blobs, self._jobs)

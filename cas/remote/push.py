@@ -1,0 +1,177 @@
+"""Pushing artifacts: a remote gets the contents first, then the tree, and the record last."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import NamedTuple
+
+from cas.artifact import Artifact
+from cas.manifest import Digest
+from cas.remote import records, treefile
+from cas.remote.ahead import Requests
+from cas.remote.bucket import Bucket
+from cas.remote.keys import SigningKey
+from cas.remote.layout import record_key, tree_key
+from cas.remote.outcomes import Outcome, Pushed
+from cas.remote.records import BadRecord, Record
+from cas.remote.sending import Sending
+from cas.signature import Signature
+from cas.store import Store
+
+RENEWED_S = 7 * 86_400
+"""What is in the remote for longer (seconds) is not relied upon, and written anew."""
+_AHEAD_S = 300
+"""How far (seconds) a remote's clock may be ahead of this one's."""
+
+
+class Terms(NamedTuple):
+    """How to push: signed by `key`, and with `replace` over whatever is there.
+
+    What is there and is not signed by one of the public keys `trusted`, if there are any, does not
+    count.
+    """
+
+    key: SigningKey | None = None
+    replace: bool = False
+    trusted: Collection[str] = ()
+
+
+class _Found(NamedTuple):
+    """What the remote has of an artifact.
+
+    `record` is that of its signature, as far as it makes sense and is trusted; `anything` whether
+    there is something at its place. `fresh` is whether the record can be relied upon, and
+    `tree_fresh` whether the tree's file can, and with it what that names.
+    """
+
+    record: records.SignedRecord | None
+    anything: bool
+    fresh: bool
+    tree_fresh: bool
+
+
+class _Open(NamedTuple):
+    """An artifact of which blobs are under way; `packs` is what its tree file has to say."""
+
+    artifact: Artifact
+    found: _Found
+    manifest: bytes
+    packs: list[tuple[Digest, list[int]]]
+    blobs: list[Future[int]]
+
+
+def push(
+    store: Store,
+    bucket: Bucket,
+    terms: Terms,
+    signatures: Sequence[Signature],
+    give: Callable[[Pushed], None],
+) -> None:
+    """Write artifacts of the store to a remote; `give` gets what became of each.
+
+    Contents are checked before. Raises NoSuchSignature, StoreDamaged, RemoteFailed, OSError; what
+    was pushed before that stays.
+    """
+    requests = Requests(bucket.remote)
+    try:
+        _Pushing(store, bucket, terms, requests).run(signatures, give)
+    finally:
+        requests.close()
+
+
+class _Pushing:
+    def __init__(self, store: Store, bucket: Bucket, terms: Terms, requests: Requests) -> None:
+        self._store, self._bucket, self._terms, self._requests = store, bucket, terms, requests
+        self._jobs = bucket.remote.jobs
+
+    def run(self, signatures: Sequence[Signature], give: Callable[[Pushed], None]) -> None:
+        """Push, each artifact's record when all that it needs is there."""
+        opened: deque[_Open] = deque()
+        ending: deque[Future[Pushed]] = deque()
+        artifacts = [self._store.resolve(str(signature)) for signature in signatures]
+        for artifact, found in self._requests.ahead(self._find, artifacts, self._jobs):
+            if (done := self._done(artifact, found)) is not None:
+                give(done)
+                continue
+            opened.append(self._begin(artifact, found))
+            if len(opened) > self._jobs:
+                ending.append(self._end(opened.popleft()))
+            while ending and ending[0].done():
+                give(ending.popleft().result())
+        ending += map(self._end, opened)
+        for future in ending:
+            give(self._requests.result(future))
+
+    def _find(self, artifact: Artifact) -> _Found:
+        """Ask what is there."""
+        key, tree = record_key(artifact.signature), tree_key(artifact.tree)
+        if self._terms.replace:
+            return _Found(None, True, False, False)  # nothing of it counts
+        data, record = self._bucket.get(key, records.LARGEST), None
+        if data is not None:
+            with contextlib.suppress(BadRecord):
+                record = records.decode(data, artifact.signature)
+        if record is not None and not record.is_trusted(self._terms.trusted):
+            record = None
+        fresh = record is not None and self._is_fresh(key)
+        return _Found(record, data is not None, fresh, self._is_fresh(tree))
+
+    def _is_fresh(self, key: str) -> bool:
+        """Tell whether something is at a key for so short that it will be there for long."""
+        written_s = self._bucket.written_s(key)
+        return written_s is not None and -_AHEAD_S < time.time() - written_s < RENEWED_S
+
+    def _done(self, artifact: Artifact, found: _Found) -> Pushed | None:
+        """Return what became of an artifact of which nothing has to be written."""
+        if found.record is None:
+            return None
+        if found.record.record.tree != artifact.tree:
+            return _conflict(artifact, found.record.record)
+        key = self._terms.key
+        signed = key is None or any(public == key.public for public, _ in found.record.marks)
+        known = found.fresh and found.tree_fresh and signed
+        return Pushed(artifact.signature, Outcome.KNOWN) if known else None
+
+    def _begin(self, artifact: Artifact, found: _Found) -> _Open:
+        """Begin to write the contents of an artifact, unless they are there."""
+        if found.tree_fresh:
+            return _Open(artifact, found, b"", [], [])
+        names = [str(artifact.signature)]
+        with self._store.compose(names, conflicts=None, purpose=f"push of {names[0]}"):
+            manifest = self._store.manifest(artifact)
+            sending = Sending(self._bucket, self._requests, self._is_fresh)
+            sending.send(manifest, self._store.layer_path(artifact))
+        return _Open(artifact, found, manifest.encode(), sending.packs, sending.blobs)
+
+    def _end(self, one: _Open) -> Future[Pushed]:
+        """Write tree file and record, when all contents of an artifact are written."""
+        sent = sum(map(self._requests.result, one.blobs))
+        return self._requests.begin(partial(self._finish, one, sent))
+
+    def _finish(self, one: _Open, sent: int) -> Pushed:
+        artifact, found = one.artifact, one.found
+        if one.manifest:
+            data = treefile.encode(one.manifest, one.packs)
+            self._bucket.put(tree_key(artifact.tree), data)
+            sent += len(data)
+        record = Record(str(artifact.signature), artifact.tree, [*artifact.dropped], time.time_ns())
+        data = records.encode(record, self._terms.key)
+        key = record_key(artifact.signature)
+        if found.anything:
+            self._bucket.put(key, data)
+        elif not self._bucket.create(key, data):  # somebody was faster
+            now = self._find(artifact)
+            if now.record is not None and (done := self._done(artifact, now)) is not None:
+                return done._replace(sent=sent)
+            self._bucket.put(key, data)
+        return Pushed(artifact.signature, Outcome.PUSHED, sent + len(data))
+
+
+def _conflict(artifact: Artifact, record: Record) -> Pushed:
+    why = f"there it is tree {record.tree}, here {artifact.tree}"
+    return Pushed(artifact.signature, Outcome.CONFLICT, why=why)

@@ -1,0 +1,81 @@
+"""Records: what a task signature means, in a remote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import NamedTuple
+
+from cas.documents import parse, record_of
+from cas.manifest import Digest
+from cas.remote.keys import SigningKey, is_signed
+from cas.signature import Signature
+
+LARGEST = 10_000
+"""No record takes more bytes."""
+_SIGNED = b"sysroot-cas record 1\n"
+
+
+class BadRecord(Exception):
+    """What is at the place of a record is not one of that signature; the text says why."""
+
+
+class Record(NamedTuple):
+    """Says that `signature` means `tree`, pushed at `pushed_ns` (nanoseconds since 1970).
+
+    `dropped` are the counts of `cas.artifact.Dropped`.
+    """
+
+    signature: str
+    tree: Digest
+    dropped: list[int]
+    pushed_ns: int
+
+
+class SignedRecord(NamedTuple):
+    """A record, the line that holds it, and its signatures: pairs of public key and mark."""
+
+    record: Record
+    line: bytes
+    marks: list[tuple[str, str]]
+
+    def is_trusted(self, keys: Collection[str]) -> bool:
+        """Tell whether one of the keys has signed it; without keys everything is trusted.
+
+        Raises NoRemotes.
+        """
+        if not keys:
+            return True
+        return any(
+            public in keys and is_signed(_SIGNED + self.line, public, mark)
+            for public, mark in self.marks
+        )
+
+
+def encode(record: Record, key: SigningKey | None) -> bytes:
+    """Return what is stored of a record, signed if there is a key."""
+    line = json.dumps(record._asdict(), separators=(",", ":"), sort_keys=True).encode()
+    mark = "" if key is None else f"{key.public} {key.sign(_SIGNED + line)}\n"
+    return line + b"\n" + mark.encode()
+
+
+def decode(data: bytes, signature: Signature) -> SignedRecord:
+    """Read the record of a signature, which may come from anybody. Raises BadRecord."""
+    line, *rest = data.split(b"\n")
+    try:
+        record = record_of(Record, parse(line))
+        if len(record.dropped) != 3:
+            raise ValueError("it does not count three things that were dropped")
+        if record.signature != str(signature):
+            raise ValueError(f"it is that of {record.signature[:300]!a}")
+        marks = [(public, mark) for text in rest if text for public, mark in [_mark(text)]]
+    except ValueError as error:
+        raise BadRecord(str(error)) from error
+    return SignedRecord(record, line, marks)
+
+
+def _mark(text: bytes) -> tuple[str, str]:
+    public, space, mark = text.decode("ascii").partition(" ")
+    if not space:
+        raise ValueError("a line of it is no key and no signature")
+    return public, mark

@@ -1,0 +1,84 @@
+"""Tree files: a tree's manifest, and which of its small contents are where in which pack."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from cas import digest as hashing
+from cas.compression import Unreadable, compress, decompress
+from cas.documents import fits, parse
+from cas.errors import StoreDamaged
+from cas.manifest import Digest, Manifest
+from cas.remote.layout import LARGEST_BLOB, SMALL, small_contents
+
+LARGEST = 1 << 28
+"""No tree file takes more bytes, compressed."""
+_LARGEST_UNPACKED = 1 << 29
+_MOST_OF_ONE = SMALL + 1024
+"""What a small content takes at most: zstd adds a few bytes to what cannot be compressed."""
+
+
+class BadTreeFile(Exception):
+    """What is at the place of a tree file is not that tree's; the text says why."""
+
+
+class Packed(NamedTuple):
+    """A small content: `size` bytes, in a pack at `start`, where it takes `length`."""
+
+    digest: Digest
+    size: int
+    start: int
+    length: int
+
+
+class TreeFile(NamedTuple):
+    """A tree's manifest, and its packs: the name of each, and what is in it, in order."""
+
+    manifest: Manifest
+    packs: list[tuple[Digest, list[Packed]]]
+
+
+def encode(manifest: bytes, packs: list[tuple[Digest, list[int]]]) -> bytes:
+    """Return a tree file of a manifest's bytes, and for each pack its name and the lengths in it.
+
+    The lengths are those of the small contents, in the order of `small_contents`.
+    """
+    return compress(json.dumps(packs, separators=(",", ":")).encode() + b"\n" + manifest)
+
+
+def decode(data: bytes, tree: Digest) -> TreeFile:
+    """Read the tree file of a tree, which may come from anybody. Raises BadTreeFile."""
+    try:
+        head, _, rest = decompress(data, _LARGEST_UNPACKED).partition(b"\n")
+        manifest = hashing.verified_manifest(rest, tree)
+        document = parse(head)
+        if not fits(document, list[list[Digest | list[int]]]):
+            raise ValueError("its packs make no sense")
+        return TreeFile(manifest, _packs(document, manifest))
+    except (Unreadable, StoreDamaged, ValueError) as error:
+        raise BadTreeFile(str(error)) from error
+
+
+def _packs(document: list[list[object]], manifest: Manifest) -> list[tuple[Digest, list[Packed]]]:
+    """Tell where in the packs the small contents of a manifest are. Raises ValueError."""
+    contents = iter(small_contents(manifest).items())
+    packs: list[tuple[Digest, list[Packed]]] = []
+    for name, lengths in document:
+        if not isinstance(name, str) or not isinstance(lengths, list):
+            raise ValueError("its packs make no sense")
+        start = 0
+        packed: list[Packed] = []
+        for length, (digest, size) in zip(lengths, contents):  # noqa: B905 (both ends are checked)
+            packed.append(Packed(digest, size, start, length))
+            start += length
+        if (
+            len(packed) < len(lengths)
+            or start > LARGEST_BLOB
+            or max(lengths, default=0) > _MOST_OF_ONE
+        ):
+            raise ValueError("it has more in its packs than the tree, or too much")
+        packs.append((Digest(name), packed))
+    if next(contents, None) is not None:
+        raise ValueError("it lacks contents")
+    return packs

@@ -1,0 +1,217 @@
+"""`cas push`, `cas pull` and `cas remote`: sharing artifacts through an object store."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from collections.abc import Sequence
+from typing import Unpack
+
+import click
+
+from cas.errors import ExitCode
+from cas.remote.outcomes import Outcome, Pulled, Pushed
+from cas.remote.push import Terms
+from cas.remote.transfer import missing_in, pull_from, push_to, recorded_in
+from cas.signature import Signature
+from cli.composing import ids_options, names_of
+from cli.options import emit, json_option, note, open_store, progress, store_option
+from cli.remotes import Transfer, config_of, remote_of, transfer_options
+
+_REFUSALS = {
+    Outcome.CONFLICT: ExitCode.CONFLICT,
+    Outcome.DAMAGED: ExitCode.DAMAGED,
+    Outcome.REFUSED: ExitCode.REFUSED,
+    Outcome.UNTRUSTED: ExitCode.NO_SIGNATURE,
+    Outcome.MISSING: ExitCode.NO_SIGNATURE,
+}
+"""How a command ends if that became of one of its artifacts; the first one of these counts."""
+
+
+@click.command("push")
+@click.argument("remote")
+@ids_options
+@click.option("--all", "everything", is_flag=True, help="Push all that is in the store.")
+@click.option("--replace", is_flag=True, help="Write all anew, over another tree too.")
+@click.option("--sign-key", metavar="FILE", help="Sign with this key, of `cas key generate`.")
+@transfer_options
+@json_option
+@store_option
+@click.pass_context
+def push_command(
+    ctx: click.Context,
+    remote: str,
+    ids: tuple[str, ...],
+    from_file: str | None,
+    everything: bool,
+    replace: bool,
+    sign_key: str | None,
+    as_json: bool,
+    **how: Unpack[Transfer],
+) -> None:
+    """Share artifacts by writing them to REMOTE.
+
+    REMOTE is a name of the store's config.toml, or s3://BUCKET/PREFIX, gs://…, az://…, or
+    file:///DIR. Credentials and endpoint come from where they do for other programs
+    (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ~/.aws/credentials, …). What is there already is not
+    sent again. An ID that is there with another tree is not pushed, unless with --replace.
+
+    \b
+    cas push s3://artifacts/yocto zlib openssl
+    cas push s3://artifacts/yocto --all --sign-key farm.key
+    """
+    if everything == bool(ids or from_file is not None):
+        raise click.UsageError("give IDs, --from or --all", ctx)
+    store = open_store(ctx)
+    key = None
+    if sign_key is not None:
+        from cas.remote.keys import read_key
+
+        key = read_key(sign_key)
+    config = config_of(ctx)
+    terms = Terms(key, replace, config.trusted_keys)
+    if everything:
+        artifacts = store.artifacts()
+    else:
+        artifacts = [store.resolve(name) for name in names_of(ctx, ids, from_file)]
+    done: list[Pushed] = []
+    with progress("Pushing", len(artifacts)) as step:
+
+        def take(pushed: Pushed) -> None:
+            done.append(pushed)
+            step(1)
+
+        try:
+            push_to(store, remote_of(config, remote, how), terms, artifacts, take)
+        except BaseException:
+            _go_on(len(done), len(artifacts))
+            raise
+    _tell(ctx, as_json, done, [{"sent_bytes": one.sent} for one in done])
+
+
+@click.command("pull")
+@click.argument("remote")
+@ids_options
+@transfer_options
+@json_option
+@store_option
+@click.pass_context
+def pull_command(
+    ctx: click.Context,
+    remote: str,
+    ids: tuple[str, ...],
+    from_file: str | None,
+    as_json: bool,
+    **how: Unpack[Transfer],
+) -> None:
+    """Store artifacts that are in REMOTE, and not here yet.
+
+    IDs have to be whole. REMOTE is what it is for `cas push`, or a mirror: https://HOST/PATH. All
+    that comes is checked. Exits with 3 if some are missing there; the others are stored.
+
+    \b
+    cas pull s3://artifacts/yocto zlib:core2-64:do_populate_sysroot:9f2c41d0
+    cas pull https://mirror.example.com/yocto --from wanted.txt
+    """
+    signatures = [Signature.parse(name) for name in names_of(ctx, ids, from_file)]
+    store, config = open_store(ctx, create=True), config_of(ctx)
+    done: list[Pulled] = []
+    with progress("Pulling", len(set(signatures))) as step:
+
+        def take(pulled: Pulled) -> None:
+            done.append(pulled)
+            step(1)
+
+        try:
+            chosen = remote_of(config, remote, how)
+            pull_from(store, chosen, config.trusted_keys, signatures, take)
+        except BaseException:
+            _go_on(len(done), len(signatures))
+            raise
+    counts = [{"fetched_bytes": one.fetched, "new_bytes": one.new_bytes} for one in done]
+    _tell(ctx, as_json, done, counts)
+
+
+@click.group("remote")
+def remote_command() -> None:
+    """Ask what is in a remote."""
+
+
+@remote_command.command("ls")
+@click.argument("remote")
+@click.argument("pattern", default="*")
+@transfer_options
+@json_option
+@store_option
+@click.pass_context
+def remote_ls_command(
+    ctx: click.Context, remote: str, pattern: str, as_json: bool, **how: Unpack[Transfer]
+) -> None:
+    """List the IDs in REMOTE.
+
+    With PATTERN those whose recipe or whole ID it matches, as in a shell. A mirror by HTTP cannot
+    tell.
+
+    \b
+    cas remote ls s3://artifacts/yocto 'lib*'
+    """
+    found = [
+        str(signature)
+        for signature in recorded_in(remote_of(config_of(ctx), remote, how))
+        if fnmatch.fnmatchcase(signature.recipe, pattern)
+        or fnmatch.fnmatchcase(str(signature), pattern)
+    ]
+    emit(as_json, found, found)
+
+
+@remote_command.command("has")
+@click.argument("remote")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@transfer_options
+@json_option
+@store_option
+@click.pass_context
+def remote_has_command(
+    ctx: click.Context, remote: str, ids: tuple[str, ...], as_json: bool, **how: Unpack[Transfer]
+) -> None:
+    """Tell whether all IDs are in REMOTE.
+
+    Exits with 0 if they are, else with 3, and prints the missing ones.
+
+    \b
+    cas remote has s3://artifacts/yocto zlib:core2-64:do_populate_sysroot:9f2c41d0
+    """
+    signatures, config = [Signature.parse(text) for text in ids], config_of(ctx)
+    chosen = remote_of(config, remote, how)
+    missing = [str(signature) for signature in missing_in(chosen, config.trusted_keys, signatures)]
+    emit(as_json, {"missing": missing}, missing)
+    if missing:
+        ctx.exit(ExitCode.NO_SIGNATURE)
+
+
+def _go_on(done: int, wanted: int) -> None:
+    if done:
+        note(f"{done} of {wanted} were done; the same command goes on there")
+
+
+def _tell(
+    ctx: click.Context,
+    as_json: bool,
+    done: Sequence[Pulled | Pushed],
+    counts: Sequence[dict[str, int]],
+) -> None:
+    """Print what became of artifacts, and end the command accordingly."""
+    documents = [
+        {"id": str(one.signature), "status": one.outcome.value, **count, "reason": one.why or None}
+        for one, count in zip(done, counts, strict=True)
+    ]
+    documents.sort(key=lambda document: str(document["id"]))
+    outcomes = Counter(one.outcome for one in done)
+    size = sum(count.get("sent_bytes", 0) + count.get("fetched_bytes", 0) for count in counts)
+    many = ", ".join(f"{outcomes[one]} {one.value}" for one in Outcome if outcomes[one])
+    told = [f"{document['id']}: {document['status']}" for document in documents]
+    emit(as_json, {"artifacts": documents}, [*told, f"{many or 'nothing to do'}; {size} bytes"])
+    for one in done:
+        if one.why:
+            note(f"{one.signature}: {one.why}")
+    ctx.exit(next((code for one, code in _REFUSALS.items() if outcomes[one]), ExitCode.DONE))

@@ -1,0 +1,173 @@
+"""What the commands share that speak to remotes: which, with what credentials, and --remote."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+
+import click
+
+from cas.config import Config, read_config
+from cas.errors import CasError, InputRefused
+from cas.signature import BadSignature, Signature
+from cli.options import note, store_path
+
+if TYPE_CHECKING:
+    from cas.artifact import Artifact
+    from cas.remote.bucket import Remote
+    from cas.remote.outcomes import Pulled, Pushed
+    from cas.store import Store
+
+_JOBS = 16
+_AWS_NAMES = {
+    "aws_access_key_id": "aws_access_key_id",
+    "aws_secret_access_key": "aws_secret_access_key",
+    "aws_session_token": "aws_session_token",
+    "region": "aws_region",
+    "endpoint_url": "aws_endpoint_url",
+}
+"""What AWS calls a setting in its files, and what obstore calls it."""
+_PLACES = ("aws_region", "aws_endpoint_url")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class Transfer(TypedDict):
+    """What the options of `transfer_options` said."""
+
+    jobs: int
+    timeout: float | None
+
+
+def transfer_options(function: _Function) -> _Function:
+    """Add --jobs and --timeout; the command gets them as keywords, see Transfer."""
+    function = click.option(
+        "--timeout",
+        type=click.FloatRange(min=0.1),
+        metavar="S",
+        help="Give up when nothing comes for S seconds (60, or config.toml's).",
+    )(function)
+    return click.option(
+        "--jobs",
+        type=click.IntRange(1, 256),
+        default=_JOBS,
+        show_default=True,
+        help="How many requests there are at once.",
+    )(function)
+
+
+def config_of(ctx: click.Context) -> Config:
+    """Return the configuration of the store, whether there is one. Raises BadConfig, OSError."""
+    return read_config(os.path.realpath(os.fsencode(store_path(ctx))))
+
+
+def remote_of(config: Config, text: str, how: Transfer | None = None) -> Remote:
+    """Return the remote that a URL or a name of the configuration stands for.
+
+    Raises InputRefused, OSError.
+    """
+    from cas.remote.bucket import Remote
+
+    url = config.remotes.get(text, text)
+    if "://" not in url:
+        known = ", ".join(sorted(config.remotes)) or "none"
+        raise InputRefused(
+            f"{text} is no URL, and not the name of a remote",
+            hint=f"give s3://BUCKET/PREFIX or the like; names in the store's config.toml: {known}",
+        )
+    timeout_s = (how and how["timeout"]) or config.remote_timeout_s
+    options = _aws_options() if url.startswith("s3") else {}
+    return Remote(url, options, timeout_s, how["jobs"] if how else _JOBS)
+
+
+def _aws_options() -> dict[str, str]:
+    """Return what AWS's files say, as far as the environment, which obstore reads, does not."""
+    import configparser
+
+    parser = configparser.RawConfigParser()
+    profile = os.environ.get("AWS_PROFILE", "default")
+    for variable, path in (
+        ("AWS_CONFIG_FILE", "~/.aws/config"),
+        ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+    ):
+        where = os.path.expanduser(os.environ.get(variable) or path)
+        try:
+            parser.read(where)
+        except (configparser.Error, ValueError) as error:
+            raise InputRefused(f"{where}: {str(error).splitlines()[0]}") from error
+    found: dict[str, str] = {}
+    for section in (f"profile {profile}", profile):
+        if parser.has_section(section):
+            found |= {
+                ours: parser.get(section, theirs)
+                for theirs, ours in _AWS_NAMES.items()
+                if parser.has_option(section, theirs)
+            }
+    if "AWS_ACCESS_KEY_ID" in os.environ:
+        found = {name: found[name] for name in _PLACES if name in found}
+    if "AWS_ENDPOINT_URL_S3" in os.environ:
+        found["aws_endpoint_url"] = os.environ["AWS_ENDPOINT_URL_S3"]
+    elif "AWS_ENDPOINT_URL" in os.environ:
+        found.pop("aws_endpoint_url", None)
+    if os.environ.keys() & {"AWS_REGION", "AWS_DEFAULT_REGION"}:
+        found.pop("aws_region", None)
+    return found
+
+
+def pull_missing(ctx: click.Context, store: Store, remote: str, names: Iterable[str]) -> None:
+    """Pull those of `names` that are whole IDs and missing here, as far as it can be.
+
+    What cannot be had is told, and is no error: a build goes on as with an empty cache. Raises
+    InputRefused, BadConfig, OSError.
+    """
+    missing = [s for s in map(_whole, names) if s is not None and store.find(s) is None]
+    if not missing:
+        return
+    from cas.remote.bucket import NoRemotes
+    from cas.remote.transfer import pull_from
+
+    config = config_of(ctx)
+    chosen = remote_of(config, remote)
+    try:
+        pull_from(store, chosen, config.trusted_keys, missing, _tell)
+    except (InputRefused, NoRemotes):
+        raise
+    except CasError as error:
+        note(f"not pulled: {error.message}")
+
+
+def push_one(
+    ctx: click.Context, store: Store, remote: str, artifact: Artifact, key: str | None
+) -> None:
+    """Push an artifact that was just stored, signed with the key in the file `key`, if it can be.
+
+    That it cannot is told, and is no error: it is stored. Raises InputRefused, NoRemotes, BadKey,
+    BadConfig, OSError.
+    """
+    from cas.remote.bucket import NoRemotes
+    from cas.remote.keys import read_key
+    from cas.remote.push import Terms
+    from cas.remote.transfer import push_to
+
+    config = config_of(ctx)
+    chosen = remote_of(config, remote)
+    terms = Terms(None if key is None else read_key(key), trusted=config.trusted_keys)
+    try:
+        push_to(store, chosen, terms, [artifact], _tell)
+    except (InputRefused, NoRemotes):
+        raise
+    except CasError as error:
+        note(f"not pushed: {error.message}")
+
+
+def _tell(one: Pulled | Pushed) -> None:
+    if one.why:
+        note(f"{one.signature} in the remote: {one.why}")
+
+
+def _whole(name: str) -> Signature | None:
+    """Return the signature that a name is, with or without a priority; None if it is none."""
+    try:
+        return Signature.parse(name.partition("@")[0])
+    except BadSignature:
+        return None

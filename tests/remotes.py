@@ -1,0 +1,207 @@
+"""Real object stores for tests, and a proxy that does what networks and bad servers do."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
+
+from cas.store import Store
+from tests.support import Cas, snapshot, sound, tidy
+
+BUCKET = "artifacts"
+ZLIB = "zlib:core2-64:do_populate_sysroot:9f2c41d0"
+GTK = "gtk+3:do_populate_sysroot:12345678"
+ABSENT = "absent:do_populate_sysroot:12345678"
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_REGION": "us-east-1",
+}
+
+
+class Seaweed:
+    """SeaweedFS, a real server of S3, on loopback."""
+
+    def __init__(self, directory: Path) -> None:
+        """Start it, with its data in `directory`."""
+        self._directory = directory
+        ports = [str(port) for port in free_ports(8)]
+        names = ("master", "volume", "filer", "s3")
+        self.port = int(ports[3])
+        self._command = [
+            os.path.join(os.path.dirname(sys.executable), "weed"),
+            f"-logdir={directory}", "mini", f"-dir={directory}", "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1", "-master.telemetry=false", "-admin.ui=false", "-webdav=false",
+            "-s3.port.iceberg=0", "-s3.port.lance=0", f"-bucket={BUCKET}",
+            *(f"-{name}.port={port}" for name, port in zip(names, ports, strict=False)),
+            *(f"-{name}.port.grpc={port}" for name, port in zip(names, ports[4:], strict=True)),
+        ]  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it serves the bucket."""
+        with (self._directory / "log").open("ab") as log:
+            environment = os.environ | ENVIRONMENT | {"TMPDIR": str(self._directory)}
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+        deadline = time.monotonic() + 120
+        while not self._serves():
+            assert time.monotonic() < deadline, (self._directory / "log").read_text()
+            assert self._process.poll() is None, (self._directory / "log").read_text()
+            time.sleep(0.05)
+
+    def _serves(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        with contextlib.suppress(OSError), contextlib.closing(connection):
+            connection.request("HEAD", f"/{BUCKET}")
+            return connection.getresponse().status in (200, 403)
+        return False
+
+    def kill(self) -> None:
+        """Kill it."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens at."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+class Exchange(NamedTuple):
+    """A request, and what the server said to it."""
+
+    method: str
+    path: str
+    status: int
+    body: bytes
+
+
+Fault = Callable[[Exchange], Exchange | None]
+"""Changes what a client gets. None: nothing comes any more, and the connection stays open."""
+
+
+class Proxy(ThreadingHTTPServer):
+    """Passes requests on to a server; `fault` does with the answers what it likes."""
+
+    daemon_threads = True
+    request_queue_size = 100
+
+    def __init__(self, port: int) -> None:
+        """Listen, on behalf of the server at `port`."""
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = port
+        self.fault: Fault = lambda exchange: exchange
+        self.seen: list[Exchange] = []
+        self.ended = threading.Event()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of clients that go away."""
+
+
+@contextlib.contextmanager
+def proxy_to(port: int) -> Iterator[Proxy]:
+    """Give a proxy that serves until the end."""
+    with Proxy(port) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield proxy
+        finally:
+            proxy.ended.set()
+            proxy.shutdown()
+            thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Proxy
+
+    def _pass(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=60)
+        with contextlib.closing(upstream):
+            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                upstream.putheader(name, value)
+            upstream.endheaders(body)
+            answer = upstream.getresponse()
+            got = Exchange(self.command, self.path, answer.status, answer.read())
+        self.server.seen.append(got)
+        given = self.server.fault(got)
+        if given is None:
+            self.server.ended.wait()
+            self.close_connection = True
+            return
+        self.send_response(given.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection", "date"):
+                self.send_header(name, value)
+        head = self.command == "HEAD"
+        size = answer.getheader("Content-Length") if head else str(len(got.body))
+        if given.status != got.status:
+            size = str(len(given.body))
+        self.send_header("Content-Length", size or "0")
+        self.end_headers()
+        if not head:
+            self.wfile.write(given.body)
+            self.close_connection |= len(given.body) < int(size or 0)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def flipped(exchange: Exchange, at: int = -1) -> Exchange:
+    """Return an answer with one bit changed."""
+    body = bytearray(exchange.body)
+    if body:
+        body[at] ^= 1
+    return exchange._replace(body=bytes(body))
+
+
+def s3(work: Path) -> str:
+    """Return a prefix in the bucket that nobody else has."""
+    return f"s3://{BUCKET}/{work.parent.name}"
+
+
+def pulled(there: Cas, remote: str, *names: str, code: int = 0) -> dict[str, str]:
+    """Pull; return what became of each."""
+    done = there.json("pull", remote, *names, code=code)["artifacts"]
+    return {one["id"]: one["status"] for one in done}
+
+
+def same(here: Cas, there: Cas, *names: str) -> None:
+    """Assert that two stores have the same trees, and that they are whole."""
+    with Store(here.store) as first, Store(there.store) as second:
+        for name in names:
+            one, other = first.resolve(name), second.resolve(name)
+            assert one.tree == other.tree
+            assert one.dropped == other.dropped
+            left, right = first.layer_path(one), second.layer_path(other)
+            assert snapshot(left) == snapshot(right)
+    sound(there.store)
+    tidy(there.store)
