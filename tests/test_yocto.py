@@ -307,6 +307,38 @@ def test_live_ids_keep_what_the_build_needs(build: Build) -> None:
     assert [one["id"].split(":")[0] for one in build.cas.json("ls")] == ["png", "zlib"]
 
 
+def test_what_a_build_has_is_pushed_at_its_end_and_pulled_where_it_is_restored(
+    build: Build, cas: Cas, work: Path
+) -> None:
+    remote = f"file://{work}/remote"
+    key = cas("key", "generate", "key").stdout.strip()
+    settings = f'CAS_REMOTE = "{remote}"\nCAS_REMOTE_SIGN_KEY = "{work}/key"\n'
+    build.configure(f'INHERIT += "cas-sysroot"\n{settings}')
+    build.populate("zlib", "png")
+    ids = sorted(one["id"] for one in cas.json("ls"))
+    assert not (work / "remote").exists()
+
+    (gone,) = (name for name in ids if name.startswith("png:"))
+    cas("rm", gone)
+    build.python("completed")
+    assert cas("remote", "ls", remote).stdout.split() == [one for one in ids if one != gone]
+    cas("rm", "zlib")
+    (cas.store / "config.toml").write_text(f'trusted_keys = ["{key}"]')
+    (restored,) = build.path.glob("tmp/sysroots-components/*/zlib/usr/include/zlib.h")
+    restored.write_text("not read")
+    build.task("zlib", "populate_sysroot_setscene")
+    assert cas("export", "zlib", "zlib").returncode == 0
+    assert (work / "zlib/usr/include/zlib.h").read_text() == "zlib"
+
+
+def test_remote_that_cannot_be_reached_ends_no_build(build: Build, work: Path) -> None:
+    (work / "remote").write_text("no directory")
+    build.configure(f'INHERIT += "cas-sysroot"\nCAS_REMOTE = "file://{work}/remote"\n')
+    build.populate("zlib")
+    build.task("zlib", "populate_sysroot_setscene")
+    build.python("completed")
+
+
 def test_conflict_ends_the_task_with_both_names(build: Build) -> None:
     build.recipe("fork", **{"usr/include/zlib.h": "another zlib"})
     build.populate("zlib", "fork")

@@ -5,11 +5,13 @@ addtask do_prepare_recipe_sysroot after do_patch
 addtask do_configure after do_prepare_recipe_sysroot
 addtask do_compile after do_configure
 addtask do_populate_sysroot after do_compile
+addtask do_populate_sysroot_setscene
 addtask do_package after do_populate_sysroot
 addtask do_clean
 
 # Tasks with sstate have the network, and so no user namespace of their own.
 do_populate_sysroot[network] = "1"
+do_populate_sysroot_setscene[network] = "1"
 do_package[network] = "1"
 do_package[depends] = "late:do_populate_sysroot"
 
@@ -34,6 +36,11 @@ do_populate_sysroot() {
     mkdir -p $component ${SSTATE_MANIFESTS}
     cp -a ${D}/. $component
     find $component > ${SSTATE_MANFILEPREFIX}.populate_sysroot
+}
+
+# What sstate would restore is there.
+do_populate_sysroot_setscene() {
+    :
 }
 
 python extend_recipe_sysroot() {

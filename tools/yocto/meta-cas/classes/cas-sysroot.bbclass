@@ -4,6 +4,11 @@
 CAS_COMMAND ?= "cas"
 CAS_STORE ?= "${TOPDIR}/cas-store"
 
+# Where other machines' sysroots are, if anywhere: restored ones are pulled from there, and all that a
+# build has are pushed at its end, signed if there is a key.
+CAS_REMOTE ?= ""
+CAS_REMOTE_SIGN_KEY ?= ""
+
 # How a recipe gets its sysroots: "mount" (read-only), "writable" (a mount that takes changes), or
 # "link", as without this class. Recipes that are not named here have what suits nearly all.
 CAS_SYSROOT ?= "mount"
@@ -36,6 +41,12 @@ python cas_put_sysroot() {
 }
 cas_put_sysroot[eventmask] = "bb.build.TaskStarted bb.build.TaskSucceeded"
 addhandler cas_put_sysroot
+
+python cas_push_sysroots() {
+    cas_yocto(d, "storing").push_all(d)
+}
+cas_push_sysroots[eventmask] = "bb.event.BuildCompleted"
+addhandler cas_push_sysroots
 
 python cas_extend_recipe_sysroot() {
     sysroots = cas_yocto(d, "sysroots")

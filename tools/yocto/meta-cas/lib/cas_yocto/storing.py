@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import bb
@@ -66,7 +66,7 @@ def put_own(d: Any, *, restored: bool) -> None:
     if os.path.isdir(own.tree):
         try:
             if restored:
-                put([own], d)
+                put([own], d, remote=d.getVar("CAS_REMOTE"))
             else:
                 cas(d, "put", "--replace", "--component", own.id, own.tree)
                 _note(own, d)
@@ -75,24 +75,50 @@ def put_own(d: Any, *, restored: bool) -> None:
             bb.warn(f"{own.recipe}: its sysroot was not put into the store {store}: {error}")
 
 
-def put(components: Sequence[Component], d: Any) -> None:
+def put(components: Sequence[Component], d: Any, *, remote: str = "") -> None:
     """Make sure that components are in the store, which BitBake has just told to be up to date.
 
-    Raises CommandFailed.
+    They are pulled from a `remote` if it has them, for which a task needs the network. Raises
+    CommandFailed.
     """
     put_by_anybody = (ExitCode.DONE, ExitCode.CONFLICT)
-    for one in missing(components, d):
+    for one in missing(components, d, remote=remote):
         cas(d, "put", "--component", one.id, one.tree, codes=put_by_anybody)
     for one in components:
         if not is_current(one, d):
             _note(one, d)
 
 
-def missing(components: Sequence[Component], d: Any) -> list[Component]:
-    """Return the components that are not in the store. Raises CommandFailed."""
+def push_all(d: Any) -> None:
+    """Push what this build needs and has in its store. That it cannot is a warning."""
+    remote, key = d.getVar("CAS_REMOTE"), d.getVar("CAS_REMOTE_SIGN_KEY")
+    notes = os.path.join(d.getVar("TMPDIR"), "cas-ids")
+    if not remote or not os.path.isdir(notes):
+        return
+    names = []
+    for note in sorted(os.listdir(notes)):
+        with open(os.path.join(notes, note)) as file:
+            names.append(file.read().strip())
+    sign = ["--sign-key", key] if key else []
+    try:
+        gone = _missing(d, names)
+        there = "".join(f"{name}\n" for name in names if name not in gone)
+        cas(d, "push", remote, "--from", "-", *sign, input=there)
+    except CommandFailed as error:
+        bb.warn(f"sysroots were not pushed to {remote}: {error}")
+
+
+def missing(components: Sequence[Component], d: Any, *, remote: str = "") -> list[Component]:
+    """Return the components that are not in the store, nor in a `remote`. Raises CommandFailed."""
     by_id = {one.id: one for one in components}
-    said = cas(d, "has", "--json", *by_id, codes=(ExitCode.DONE, ExitCode.NO_SIGNATURE))
-    return [by_id[name] for name in json.loads(said)["missing"]]
+    return [by_id[name] for name in _missing(d, by_id, remote)]
+
+
+def _missing(d: Any, names: Iterable[str], remote: str = "") -> list[str]:
+    pull = ["--remote", remote] if remote else []
+    said = cas(d, "has", "--json", *pull, *names, codes=(ExitCode.DONE, ExitCode.NO_SIGNATURE))
+    absent: list[str] = json.loads(said)["missing"]
+    return absent
 
 
 def is_current(one: Component, d: Any) -> bool:
