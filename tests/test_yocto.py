@@ -114,7 +114,7 @@ def test_class_changes_no_hash(build: Build) -> None:
     ours = json.loads(build.python("hashes", *recipes))
     build.configure("")
     assert json.loads(build.python("hashes", *recipes)) == ours
-    assert len(ours) == 2 * 7
+    assert len(ours) == 2 * 8
 
 
 def test_sysroot_is_put_when_its_task_has_succeeded(build: Build) -> None:
@@ -274,6 +274,58 @@ def test_dependency_of_a_later_task_that_changes_or_goes_leaves_nothing_behind(
         assert (build.work("app") / "seen").read_text() == f"{text} of {sysroot}\n"
     build.task("app", "package", "later")
     assert (build.work("app") / "seen").read_text() == "another\n"
+
+
+OWN = """
+do_prepare_recipe_sysroot[postfuncs] += "own"
+own() {
+    mkdir -p ${RECIPE_SYSROOT}/etc
+    echo user >> ${RECIPE_SYSROOT}/etc/passwd
+}
+"""
+
+
+def test_what_functions_after_the_preparing_have_written_survives_a_change(build: Build) -> None:
+    """As that of useradd: it does not run again when a dependency of a later task changes."""
+    build.populate("zlib", "late")
+    app(build, "cat etc/passwd > ${WORKDIR}/seen", OWN)
+    build.task("app", "prepare_recipe_sysroot", "zlib")
+    build.task("app", "package", "late")
+    build.recipe("late", **{"usr/include/late.h": "newer"})
+    build.populate("late")
+    build.task("app", "package", "late")
+    assert (build.work("app") / "seen").read_text() == "user\n"
+
+
+def test_what_they_have_written_survives_a_change_of_what_was_prepared(build: Build) -> None:
+    build.populate("zlib", "late")
+    app(build, "cat etc/passwd usr/include/zlib.h > ${WORKDIR}/seen", OWN)
+    build.task("app", "prepare_recipe_sysroot", "zlib")
+    build.task("app", "package", "zlib", "late")
+    build.recipe("zlib", **{"usr/include/zlib.h": "newer"})
+    build.populate("zlib")
+    build.task("app", "package", "zlib", "late")
+    assert (build.work("app") / "seen").read_text() == "user\nnewer"
+
+
+def test_sysroot_that_cannot_be_prepared_ends_the_task(build: Build) -> None:
+    build.recipe("bad", **{"usr/bin/postinst-bad": "#!/nonexistent"})
+    build.populate("bad")
+    app(build, "true")
+    log = build.task("app", "prepare_recipe_sysroot", "bad", code=1)
+    assert "its sysroots cannot be prepared" in log
+
+
+def test_list_of_ids_may_be_deleted(build: Build) -> None:
+    build.populate("zlib", "png")
+    app(build, "cat usr/include/zlib.h > ${WORKDIR}/seen")
+    build.task("app", "prepare_recipe_sysroot", "zlib")
+    shutil.rmtree(build.path / "tmp/cas-ids")
+    build.populate("png")
+    ids = "".join(path.read_text() for path in (build.path / "tmp/cas-ids").iterdir())
+    build.cas("gc", "--keep-from", "-", "--grace", "0s", input=ids)
+    build.task("app", "compile")
+    assert (build.work("app") / "seen").read_text() == "zlib"
 
 
 def test_preparing_takes_nothing_away_from_a_task_that_runs(build: Build) -> None:

@@ -18,7 +18,7 @@ CAS_SYSROOT_LINKED ?= "qemu-helper-native qemuwrapper-cross wic-tools meta-ide-s
 
 HOSTTOOLS += "${CAS_COMMAND}"
 # What pseudo(1) does not know it does not miss either: others remove what tasks make in the store.
-PSEUDO_IGNORE_PATHS .= ",${CAS_STORE}"
+PSEUDO_IGNORE_PATHS .= ",${CAS_STORE},${WORKDIR}/cas-sysroots"
 
 def cas_yocto(d, name):
     """Import a module of the layer's library."""

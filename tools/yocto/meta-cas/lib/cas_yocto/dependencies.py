@@ -25,7 +25,8 @@ def needed(d: Any, depvalid: DepValid) -> list[str]:
     entries: Mapping[str, Entry] = d.getVar("BB_TASKDEPDATA", False)
     sstate = {*d.getVar("SSTATETASKS").split(), *_BESIDE_SSTATE}
     own = (d.getVar("PN"), d.getVar("BB_RUNTASK").removesuffix("_setscene"))
-    (start,) = (tid for tid, entry in entries.items() if tuple(entry[:2]) == own)
+    # The first one: that of another multiconfig may be among what it depends on.
+    start = next(tid for tid, entry in entries.items() if tuple(entry[:2]) == own)
 
     def next_to(tid: str) -> list[str]:
         """Return the nearest tasks with sstate that a task depends on."""

@@ -2,8 +2,10 @@
 
 cas-sysroots/lock
 cas-sysroots/current -> 2
+cas-sysroots/prepared -> 1      that of do_prepare_recipe_sysroot
 cas-sysroots/2/sysroots.json
 cas-sysroots/2/0, 2/1 …         upper directories, in the order of the plans
+cas-sysroots/1/made.json        what was relocated, and made by scripts, in each upper directory
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import glob
 import json
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -63,7 +66,14 @@ class Generations:
 
     def current(self) -> Generation | None:
         """Return the generation that tasks mount; None if there is none."""
-        path = os.path.realpath(os.path.join(self.path, "current"))
+        return self._named("current")
+
+    def prepared(self) -> Generation | None:
+        """Return what do_prepare_recipe_sysroot has made; None if there is none."""
+        return self._named("prepared")
+
+    def _named(self, name: str) -> Generation | None:
+        path = os.path.realpath(os.path.join(self.path, name))
         try:
             with open(os.path.join(path, "sysroots.json")) as file:
                 document = json.load(file)
@@ -99,25 +109,54 @@ class Generations:
         generation.save()
         return generation
 
-    def publish(self, generation: Generation) -> None:
-        """Make a generation the current one, and delete those that no task has mounted."""
+    def note_made(self, generation: Generation) -> None:
+        """Note what is in the upper directories before functions of the recipe write there."""
+        made = {os.fsdecode(plan.target): _files(plan) for plan in generation.plans}
+        with open(os.path.join(generation.path, "made.json"), "w") as file:
+            json.dump(made, file)
+
+    def copy_own(self, prepared: Generation, new: Generation) -> None:
+        """Copy what functions of the recipe have written since `note_made`."""
+        with open(os.path.join(prepared.path, "made.json")) as file:
+            made = json.load(file)
+        uppers = {plan.target: os.fsdecode(plan.upper or b"") for plan in new.plans}
+        for plan in prepared.plans:
+            if plan.target not in uppers:
+                continue
+            before, old = made[os.fsdecode(plan.target)], os.fsdecode(plan.upper or b"")
+            with open(os.path.join(old, "lock")) as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                for path, state in _files(plan).items():
+                    if before.get(path) != state:
+                        copy = os.path.join(uppers[plan.target], "upper", path)
+                        os.makedirs(os.path.dirname(copy), exist_ok=True)
+                        shutil.copy2(os.path.join(old, "upper", path), copy, follow_symlinks=False)
+
+    def publish(self, generation: Generation, *, prepared: bool) -> None:
+        """Make a generation the current one, and delete those that no task has mounted.
+
+        What was `prepared` stays: functions of the recipe may have written there.
+        """
         beside = os.path.join(self.path, "next")
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
-        os.symlink(os.path.basename(generation.path), beside)
-        os.replace(beside, os.path.join(self.path, "current"))
-        self._delete_but(generation.path)
+        for name in ("prepared", "current") if prepared else ("current",):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beside)
+            os.symlink(os.path.basename(generation.path), beside)
+            os.replace(beside, os.path.join(self.path, name))
+        self._delete_unused()
 
     def forget(self) -> None:
         """Let there be no generation, and delete those that no task has mounted."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(self.path, "current"))
-        self._delete_but(None)
+        for name in ("current", "prepared"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.path, name))
+        self._delete_unused()
 
-    def _delete_but(self, kept: str | None) -> None:
+    def _delete_unused(self) -> None:
+        kept = [os.path.realpath(os.path.join(self.path, n)) for n in ("current", "prepared")]
         for name in os.listdir(self.path):
             path = os.path.join(self.path, name)
-            if name.isdigit() and path != kept and not _in_use(path):
+            if name.isdigit() and os.path.realpath(path) not in kept and not _in_use(path):
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -127,6 +166,19 @@ def united(tasks: dict[str, Wanted]) -> Wanted:
     for wanted in tasks.values():
         for sysroot, components in wanted.items():
             found[sysroot] = found.get(sysroot, {}) | components
+    return found
+
+
+def _files(plan: Plan) -> dict[str, list[int]]:
+    """Return all files in an upper directory, but overlayfs's marks, and what tells a change."""
+    top = os.path.join(os.fsdecode(plan.upper or b""), "upper")
+    found = {}
+    for directory, names, files in os.walk(top):
+        for name in [*files, *(n for n in names if os.path.islink(os.path.join(directory, n)))]:
+            path = os.path.join(directory, name)
+            state = os.lstat(path)
+            if not stat.S_ISCHR(state.st_mode):
+                found[os.path.relpath(path, top)] = [state.st_ino, state.st_mtime_ns, state.st_size]
     return found
 
 

@@ -53,7 +53,7 @@ def is_native(recipe: str) -> bool:
 def forget_own(d: Any) -> None:
     """Note that this recipe's component is about to change, and is not what its ID says now."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(_note_path(_own(d), d))
+        os.unlink(_path(_own(d), "cas-current", d))
 
 
 def put_own(d: Any, *, restored: bool) -> None:
@@ -85,7 +85,7 @@ def put(components: Sequence[Component], d: Any, *, remote: str = "") -> None:
     for one in missing(components, d, remote=remote):
         cas(d, "put", "--component", one.id, one.tree, codes=put_by_anybody)
     for one in components:
-        if not is_current(one, d):
+        if not (is_current(one, d) and os.path.exists(_path(one, "cas-ids", d))):
             _note(one, d)
 
 
@@ -123,7 +123,7 @@ def _missing(d: Any, names: Iterable[str], remote: str = "") -> list[str]:
 
 def is_current(one: Component, d: Any) -> bool:
     """Tell whether a component is still what its ID says, and not what another task made of it."""
-    with contextlib.suppress(FileNotFoundError), open(_note_path(one, d)) as file:
+    with contextlib.suppress(FileNotFoundError), open(_path(one, "cas-current", d)) as file:
         return file.read() == f"{one.id}\n"
     return False
 
@@ -135,14 +135,15 @@ def _own(d: Any) -> Component:
 
 
 def _note(one: Component, d: Any) -> None:
-    """Keep a component in the list of what this build needs, instead of an older one."""
-    path = _note_path(one, d)
-    bb.utils.mkdirhier(os.path.dirname(path))
-    beside = f"{path}.{os.getpid()}"
-    with open(beside, "w") as file:
-        file.write(f"{one.id}\n")
-    os.replace(beside, path)
+    """Note what a component is, also in the list of what this build needs, which one may delete."""
+    for directory in ("cas-ids", "cas-current"):
+        path = _path(one, directory, d)
+        bb.utils.mkdirhier(os.path.dirname(path))
+        beside = f"{path}.{os.getpid()}"
+        with open(beside, "w") as file:
+            file.write(f"{one.id}\n")
+        os.replace(beside, path)
 
 
-def _note_path(one: Component, d: Any) -> str:
-    return os.path.join(d.getVar("TMPDIR"), "cas-ids", f"{one.recipe}:{one.arch}")
+def _path(one: Component, directory: str, d: Any) -> str:
+    return os.path.join(d.getVar("TMPDIR"), directory, f"{one.recipe}:{one.arch}")

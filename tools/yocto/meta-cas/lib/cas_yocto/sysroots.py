@@ -198,18 +198,30 @@ def _renew(
     old: Generation | None,
 ) -> None:
     """Make a generation, and let it be the current one."""
+    prepared: Generation | None = None
     if old is not None and not _is_more(united(tasks), old.wanted):
-        old = None  # what was made of components that are gone has to go, too
+        # What was made of components that are gone has to go, too, but not what functions after
+        # do_prepare_recipe_sysroot have written, as that of useradd: it does not run again.
+        old = prepared = generations.prepared()
+        if old is not None and not _is_more(united(tasks), old.wanted):
+            old = None
     new = generations.begin(tasks, plans, old)
+    if prepared is not None and old is None:
+        generations.copy_own(prepared, new)
     added = _added(new.wanted, old.wanted if old else {})
     if _is_preparing(d):
         _enter(new, writable=True)  # for functions that come after this one, too
-        said = _furnish(d, stock, new, added)
+        try:
+            said = _furnish(d, stock, new, added)
+        except (OSError, subprocess.CalledProcessError) as error:  # too late to link: it is mounted
+            bb.fatal(f"{d.getVar('PN')}: its sysroots cannot be prepared: {error}")
     else:
         said = _in_child(lambda: _enter_and_furnish(d, stock, new, added))
     if said:
         bb.note(said)
-    generations.publish(new)
+    if _is_preparing(d):
+        generations.note_made(new)
+    generations.publish(new, prepared=_is_preparing(d))
     bb.note(f"Mounted in the sysroots: {', '.join(sorted(one.id for one in added))}")
 
 
