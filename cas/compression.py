@@ -12,6 +12,8 @@ from cas.quoting import quoted
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 """How names of archives end."""
+_LEVEL = 1
+"""Of single contents: 3 takes 1.5 times as long, and makes a tenth less of 1.3 GB of packages."""
 
 
 class NoZstd(CasError):
@@ -78,7 +80,7 @@ def compressing(raw: IO[bytes], path: bytes) -> contextlib.AbstractContextManage
 
 def compress(data: bytes) -> bytes:
     """Return data as one frame of zstd. Raises NoZstd."""
-    compressed: bytes = _zstd().compress(data)
+    compressed: bytes = _zstd().compress(data, _LEVEL)
     return compressed
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cas.remote.outcomes import Pulled, Pushed
     from cas.store import Store
 
-_JOBS = 16
+_JOBS = 32
 _AWS_NAMES = {
     "aws_access_key_id": "aws_access_key_id",
     "aws_secret_access_key": "aws_secret_access_key",

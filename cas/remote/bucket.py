@@ -50,7 +50,7 @@ class Remote(NamedTuple):
     url: str
     options: Mapping[str, str] = {}
     timeout_s: float = 60.0
-    jobs: int = 16
+    jobs: int = 32
 
     @property
     def is_read_only(self) -> bool:

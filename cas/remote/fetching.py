@@ -57,26 +57,42 @@ class _Content(NamedTuple):
     executable: set[bool]
 
 
-def needed(tree: TreeFile, objects: Objects) -> list[Blob]:
-    """Return what has to be fetched of a tree. Raises Unusable if there is no room, OSError."""
-    lacking = {
-        digest: content
-        for digest, content in _contents(tree.manifest).items()
-        if not any(objects.usable(ObjectKey(digest, executable)) for executable in (False, True))
-    }
+class Need(NamedTuple):
+    """What is needed of a tree: `blobs` have to be fetched.
+
+    `contents` are those of the manifest, and `incomplete` such of them as are there with the other
+    executable bit only, or as one of two objects.
+    """
+
+    blobs: list[Blob]
+    contents: dict[Digest, _Content]
+    incomplete: list[Digest]
+
+
+def needed(tree: TreeFile, objects: Objects) -> Need:
+    """Find out what is needed of a tree. Raises Unusable if there is no room, OSError."""
+    contents = _contents(tree.manifest)
+    lacking: dict[Digest, _Content] = {}
+    incomplete: list[Digest] = []
+    for digest, content in contents.items():
+        there = [bit for bit in (False, True) if objects.usable(ObjectKey(digest, bit))]
+        if not there:
+            lacking[digest] = content
+        if not content.executable <= set(there) and (there or len(content.executable) > 1):
+            incomplete.append(digest)
     size = sum(content.size for content in lacking.values())
     if size > objects.free_space():
         raise Unusable(Outcome.REFUSED, f"it needs {size} bytes, more than there is room for")
     blobs: list[Blob] = []
-    for pack, contents in tree.packs:
-        blobs += _parts(pack, contents, lacking)
+    for pack, packed in tree.packs:
+        blobs += _parts(pack, packed, lacking)
     for digest, content in lacking.items():
         if content.size >= SMALL:
             blobs += [
                 Blob(segment_key(digest, number), True, 0, LARGEST_BLOB, digest=digest)
                 for number, _ in enumerate(segments(content.size))
             ]
-    return blobs
+    return Need(blobs, contents, incomplete)
 
 
 def _contents(manifest: Manifest) -> dict[Digest, _Content]:
@@ -115,7 +131,7 @@ def _part(key: str, contents: list[Packed]) -> Blob:
 
 
 class Taking:
-    """The source of an artifact's tree, as which it was fetched `first`, or is `again`.
+    """The source of an artifact's tree, of what is needed and was fetched `first`, or is `again`.
 
     `dropped` are the counts of its record; `fetched` is how many bytes were used.
     """
@@ -124,19 +140,18 @@ class Taking:
         self,
         tree: TreeFile,
         dropped: Iterable[int],
-        first: Iterator[Fetched],
-        again: Callable[[], Iterator[Fetched]],
+        first: tuple[Need, Iterator[Fetched]],
+        again: Callable[[], tuple[Need, Iterator[Fetched]]],
     ) -> None:
         self._tree, self._dropped, self._again = tree, dropped, again
-        self._first: Iterator[Fetched] | None = first
+        self._first: tuple[Need, Iterator[Fetched]] | None = first
         self.fetched = 0
 
     def source(self, objects: Objects, journal: Journal) -> Reading:
         """Make objects of contents; see `cas.put.Source`. Raises Unusable, OSError, CasError."""
-        blobs, self._first = self._first or self._again(), None
-        manifest = self._tree.manifest
-        contents = _contents(manifest)
-        reading = Reading(nodes=manifest.nodes)
+        (need, blobs), self._first = self._first or self._again(), None
+        contents = need.contents
+        reading = Reading(nodes=self._tree.manifest.nodes)
         reading.recount()
         reading.set_id_bits, reading.xattrs, reading.owners = self._dropped
         making = partial(_make, objects, journal, reading)
@@ -150,7 +165,8 @@ class Taking:
                 frame = data[packed.start : packed.start + packed.length]
                 unpacked = iter([_unpack(frame, packed.size, contents[packed.digest])])
                 making(packed.digest, contents[packed.digest], unpacked)
-        _complete(objects, journal, reading, contents)
+        for digest in need.incomplete:
+            _complete(objects, journal, reading, digest, contents[digest])
         return reading
 
     def _segments(
@@ -198,15 +214,14 @@ def _make(
 
 
 def _complete(
-    objects: Objects, journal: Journal, reading: Reading, contents: dict[Digest, _Content]
+    objects: Objects, journal: Journal, reading: Reading, digest: Digest, content: _Content
 ) -> None:
-    """Make the objects that are another with or without the executable bit."""
-    for digest, content in contents.items():
-        for executable in content.executable:
-            other = ObjectKey(digest, not executable)
-            if not objects.usable(ObjectKey(digest, executable)) and objects.usable(other):
-                only = content._replace(executable={executable})
-                _make(objects, journal, reading, digest, only, _read(objects, other))
+    """Make the object that is another one with or without the executable bit."""
+    for executable in content.executable:
+        other = ObjectKey(digest, not executable)
+        if not objects.usable(ObjectKey(digest, executable)) and objects.usable(other):
+            only = content._replace(executable={executable})
+            _make(objects, journal, reading, digest, only, _read(objects, other))
 
 
 def _next(parts: Iterator[bytes], _: int) -> bytes:

@@ -11,7 +11,7 @@ from cas.put import SignatureConflict
 from cas.remote import records, treefile
 from cas.remote.ahead import Requests
 from cas.remote.bucket import Bucket
-from cas.remote.fetching import Blob, Fetched, Taking, Unusable, needed
+from cas.remote.fetching import Blob, Fetched, Need, Taking, Unusable, needed
 from cas.remote.layout import record_key, tree_key
 from cas.remote.outcomes import Outcome, Pulled
 from cas.remote.records import Record
@@ -29,7 +29,12 @@ class _Plan:
         self.fetched = 0
         self.record: Record | None = None
         self.tree: TreeFile | None = None
-        self.blobs: list[Blob] = []
+        self.need: Need | None = None
+
+    @property
+    def blobs(self) -> Sequence[Blob]:
+        """What is to be fetched, in this order."""
+        return () if self.need is None else self.need.blobs
 
 
 def pull(
@@ -102,7 +107,7 @@ class _Pulling:
             raise Unusable(Outcome.MISSING)
         plan.fetched = len(data) + len(file)
         plan.tree = treefile.decode(file, plan.record.tree)
-        plan.blobs = needed(plan.tree, self._store.objects)
+        plan.need = needed(plan.tree, self._store.objects)
 
     def _fetch(self, blob: Blob | None) -> bytes | None:
         if blob is None:
@@ -113,11 +118,11 @@ class _Pulling:
 
     def _take(self, plan: _Plan, group: Iterator[Fetched]) -> Pulled:
         """Store an artifact of what was fetched of it; fetch it anew if that was damaged."""
-        if plan.record is None or plan.tree is None or plan.wrong is not None:
+        if plan.record is None or plan.tree is None or plan.need is None:
             wrong = plan.wrong or Unusable(Outcome.MISSING)
             return Pulled(plan.signature, wrong.outcome, why=wrong.why)
         again = partial(self._again, plan.tree)
-        taking = Taking(plan.tree, plan.record.dropped, group, again)
+        taking = Taking(plan.tree, plan.record.dropped, (plan.need, group), again)
         signature, new_bytes = plan.signature, 0
         artifact: Artifact | None
         for attempt in range(2):
@@ -136,7 +141,7 @@ class _Pulling:
         fetched = plan.fetched + taking.fetched
         return Pulled(signature, outcome, artifact, fetched, new_bytes, why)
 
-    def _again(self, tree: TreeFile) -> Iterator[Fetched]:
+    def _again(self, tree: TreeFile) -> tuple[Need, Iterator[Fetched]]:
         """Fetch what is needed now."""
-        blobs = needed(tree, self._store.objects)
-        return self._requests.ahead(self._fetch, blobs, self._jobs)
+        need = needed(tree, self._store.objects)
+        return need, self._requests.ahead(self._fetch, need.blobs, self._jobs)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmark import assemble, crowding, growing, starting, storing, using
+from benchmark import assemble, crowding, growing, sharing, starting, storing, using
 from benchmark.bench import bench_in
 from benchmark.charts import draw
 from benchmark.measuring import Failed, Table, command, say
@@ -22,6 +22,7 @@ JOBS = {
     "use": using.run,
     "store": storing.run,
     "many": crowding.run,
+    "share": sharing.run,
     "grow": growing.run,
     "start": starting.run,
 }
