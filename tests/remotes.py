@@ -31,7 +31,7 @@ ENVIRONMENT = {
 
 
 class Seaweed:
-    """SeaweedFS, a real server of S3, on loopback."""
+    """SeaweedFS, a real server of S3, on loopback: one process that does all."""
 
     def __init__(self, directory: Path) -> None:
         """Start it, with its data in `directory`."""
@@ -39,40 +39,100 @@ class Seaweed:
         ports = [str(port) for port in free_ports(8)]
         names = ("master", "volume", "filer", "s3")
         self.port = int(ports[3])
-        self._command = [
-            os.path.join(os.path.dirname(sys.executable), "weed"),
-            f"-logdir={directory}", "mini", f"-dir={directory}", "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1", "-master.telemetry=false", "-admin.ui=false", "-webdav=false",
-            "-s3.port.iceberg=0", "-s3.port.lance=0", f"-bucket={BUCKET}",
+        self._arguments = [
+            "mini", f"-dir={directory}", *_HERE, "-master.telemetry=false", "-admin.ui=false",
+            "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-bucket={BUCKET}",
             *(f"-{name}.port={port}" for name, port in zip(names, ports, strict=False)),
             *(f"-{name}.port.grpc={port}" for name, port in zip(names, ports[4:], strict=True)),
         ]  # fmt: skip
         self.start()
 
     def start(self) -> None:
-        """Start it, and wait until it serves the bucket."""
-        with (self._directory / "log").open("ab") as log:
-            environment = os.environ | ENVIRONMENT | {"TMPDIR": str(self._directory)}
-            self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
-        deadline = time.monotonic() + 120
-        while not self._serves():
-            assert time.monotonic() < deadline, (self._directory / "log").read_text()
-            assert self._process.poll() is None, (self._directory / "log").read_text()
-            time.sleep(0.05)
-
-    def _serves(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        with contextlib.suppress(OSError), contextlib.closing(connection):
-            connection.request("HEAD", f"/{BUCKET}")
-            return connection.getresponse().status in (200, 403)
-        return False
+        """Start it, and wait until it serves."""
+        self._process = _weed(self._directory, *self._arguments)
+        _wait_for(self._directory, [self._process], self.port)
 
     def kill(self) -> None:
         """Kill it."""
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        _kill(self._process)
+
+
+class Cluster:
+    """The same as a cluster: a master, three volume servers, each content in two of them, a filer
+    and a gateway."""
+
+    def __init__(self, directory: Path) -> None:
+        """Start it, with its data in `directory`."""
+        free = free_ports(12)
+        ports = [f"{port}.{rpc}" for port, rpc in zip(free[::2], free[1::2], strict=True)]
+        self.port = int(ports[5].partition(".")[0])
+        commands = [
+            ["master", f"-mdir={directory}/master", "-defaultReplication=001",
+             "-telemetry=false", "-volumeSizeLimitMB=64"],
+            *(["volume", f"-dir={directory}/volume-{number}", f"-mserver=127.0.0.1:{ports[0]}",
+               "-max=50"] for number in range(3)),
+            ["filer", f"-defaultStoreDir={directory}/filer", f"-master=127.0.0.1:{ports[0]}",
+             "-defaultReplicaPlacement=001"],
+            ["s3", f"-filer=127.0.0.1:{ports[4]}", "-port.iceberg=0", "-port.lance=0"],
+        ]  # fmt: skip
+        for name in ("master", "filer", *(f"volume-{number}" for number in range(3))):
+            (directory / name).mkdir()
+        self._processes = [
+            _weed(directory, *command, *_HERE, f"-port={port}", f"-port.grpc={rpc}")
+            for command, (port, _, rpc) in zip(
+                commands, (port.partition(".") for port in ports), strict=True
+            )
+        ]
+        _wait_for(directory, self._processes, self.port)
+        shell = [_PROGRAM, "shell", f"-master=127.0.0.1:{ports[0]}", f"-filer=127.0.0.1:{ports[4]}"]
+        make = f"s3.bucket.create -name {BUCKET}\n"
+        subprocess.run(shell, input=make, text=True, check=True, capture_output=True)
+
+    def kill_one(self) -> None:
+        """Kill a volume server."""
+        _kill(self._processes[1])
+
+    def kill(self) -> None:
+        """Kill all of it."""
+        for process in reversed(self._processes):
+            _kill(process)
+
+
+_PROGRAM = os.path.join(os.path.dirname(sys.executable), "weed")
+_HERE = ("-ip=127.0.0.1", "-ip.bind=127.0.0.1")
+
+
+def _weed(directory: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    environment = os.environ | ENVIRONMENT | {"TMPDIR": str(directory)}
+    with (directory / "log").open("ab") as log:
+        command = [_PROGRAM, f"-logdir={directory}", *arguments]
+        return subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+
+
+def _wait_for(directory: Path, processes: list[subprocess.Popen[bytes]], port: int) -> None:
+    """Wait until a gateway serves; what is written there makes the bucket."""
+    deadline = time.monotonic() + 120
+    while not _serves(port):
+        said = (directory / "log").read_text(errors="replace")
+        assert time.monotonic() < deadline, said
+        assert all(process.poll() is None for process in processes), said
+        time.sleep(0.05)
+
+
+def _serves(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
+        connection.request("HEAD", f"/{BUCKET}")
+        return connection.getresponse().status in (200, 403, 404)
+    return False
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def free_ports(count: int) -> list[int]:

@@ -23,7 +23,21 @@ from cas.remote.outcomes import Outcome, Pulled
 from cas.remote.transfer import pull_from
 from cas.signature import Signature
 from cas.store import Store
-from tests.remotes import ABSENT, GTK, ZLIB, Exchange, Proxy, Seaweed, free_ports, pulled, s3, same
+from tests.remotes import (
+    ABSENT,
+    ENVIRONMENT,
+    GTK,
+    ZLIB,
+    Cluster,
+    Exchange,
+    Proxy,
+    Seaweed,
+    free_ports,
+    proxy_to,
+    pulled,
+    s3,
+    same,
+)
 from tests.support import CAS, Cas, make, sound, tidy
 
 pytestmark = pytest.mark.xdist_group("object store")
@@ -136,6 +150,36 @@ def test_server_is_killed_and_started_again_meanwhile(
         assert "hint: is it running" in done.stderr
         cas("push", "--all", s3(work))
     assert pulled(there, s3(work), *stored) == dict.fromkeys(stored, "pulled")
+    same(cas, there, *stored)
+
+
+def test_server_of_a_cluster_is_killed_while_pushing_and_pulling(
+    cas: Cas, there: Cas, stored: dict[str, Path], work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work / "cluster").mkdir()
+    cluster = Cluster(work / "cluster")
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    killed: list[str] = []
+
+    def fault(exchange: Exchange) -> Exchange:
+        if not killed and "/packs/" in exchange.path:
+            killed.append(exchange.path)
+            cluster.kill_one()
+        return exchange
+
+    try:
+        with proxy_to(cluster.port) as proxy:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+            cas("push", s3(work), GTK)
+            proxy.fault = fault
+            for command in (("push", s3(work), ZLIB), ("push", s3(work), ZLIB)):
+                if cas(*command, code=None).returncode == 0:
+                    break
+            assert killed
+            assert pulled(there, s3(work), *stored) == dict.fromkeys(stored, "pulled")
+    finally:
+        cluster.kill()
     same(cas, there, *stored)
 
 
