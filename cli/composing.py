@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict, TypeVar
 
 import click
@@ -32,21 +32,6 @@ def ids_options(function: _Function) -> _Function:
         "--from", "from_file", metavar="FILE", help="Read IDs from FILE, one a line (- stdin)."
     )(function)
     return click.argument("ids", metavar="ID...", nargs=-1)(function)
-
-
-def remote_option(function: _Function) -> _Function:
-    """Add --remote to a command that needs artifacts."""
-    return click.option(
-        "--remote", metavar="REMOTE", help="Pull whole IDs that are missing here from there first."
-    )(function)
-
-
-def pulled(ctx: click.Context, store: Store, remote: str | None, names: Iterable[str]) -> None:
-    """Pull what is missing, if there is a --remote. Raises InputRefused, BadConfig, OSError."""
-    if remote is not None:
-        from cli.remotes import pull_missing
-
-        pull_missing(ctx, store, remote, names)
 
 
 def names_of(ctx: click.Context, ids: Sequence[str], from_file: str | None) -> list[str]:

@@ -16,10 +16,17 @@ from cli.composing import (
     ids_options,
     mounting_options,
     names_of,
+)
+from cli.options import (
+    emit,
+    json_option,
+    open_store,
     pulled,
     remote_option,
+    store_option,
+    store_path,
+    text_of,
 )
-from cli.options import emit, json_option, open_store, store_option, store_path, text_of
 from mounter.mounting import Mount, mount, umount
 from mounter.plan import Strategy
 

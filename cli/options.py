@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -60,6 +61,21 @@ def json_option(function: _Function) -> _Function:
     )
 
 
+def remote_option(function: _Function) -> _Function:
+    """Add --remote to a command that needs artifacts."""
+    return click.option(
+        "--remote", metavar="REMOTE", help="Pull whole IDs that are missing here from there first."
+    )(function)
+
+
+def pulled(ctx: click.Context, store: Store, remote: str | None, names: Iterable[str]) -> None:
+    """Pull what is missing, if there is a --remote. Raises InputRefused, BadConfig, OSError."""
+    if remote is not None:
+        from cli.remotes import pull_missing
+
+        pull_missing(ctx, store, remote, names)
+
+
 def emit(as_json: bool, document: object, lines: Iterable[str]) -> None:
     """Print data: the document with --json, else the lines."""
     with located(STANDARD_OUTPUT):
@@ -86,6 +102,34 @@ def progress(label: str, length: int) -> Iterator[Callable[[int], None]]:
         return
     with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
         yield bar.update
+
+
+@contextlib.contextmanager
+def byte_progress(label: str, length: int) -> Iterator[Callable[[int], None]]:
+    """Show how many artifacts of `length` are done, how many bytes that were, and how fast.
+
+    Gives a function to be told when one more is done, and its bytes.
+    """
+    if not sys.stderr.isatty() or not length:
+        yield lambda count: None
+        return
+    from cli.quantities import size_text
+
+    total, began = 0, time.monotonic()
+
+    def shown(size: int | None) -> str:
+        rate = int(total / max(time.monotonic() - began, 0.001))
+        return f"{size_text(total)}, {size_text(rate)}/s"
+
+    def step(size: int) -> None:
+        nonlocal total
+        total += size
+        bar.update(1, size)
+
+    with click.progressbar(
+        length=length, label=label, file=sys.stderr, show_pos=True, item_show_func=shown
+    ) as bar:
+        yield step
 
 
 def read_ids(path: str) -> list[str]:

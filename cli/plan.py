@@ -15,10 +15,16 @@ from cli.composing import (
     ids_options,
     mounting_options,
     names_of,
+)
+from cli.options import (
+    emit,
+    json_option,
+    open_store,
     pulled,
     remote_option,
+    store_option,
+    text_of,
 )
-from cli.options import emit, json_option, open_store, store_option, text_of
 from mounter.executing import decide
 from mounter.mounting import planned
 from mounter.plan import Plan, Strategy

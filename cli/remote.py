@@ -15,7 +15,7 @@ from cas.remote.push import Terms
 from cas.remote.transfer import missing_in, pull_from, push_to, recorded_in
 from cas.signature import Signature
 from cli.composing import ids_options, names_of
-from cli.options import emit, json_option, note, open_store, progress, store_option
+from cli.options import byte_progress, emit, json_option, note, open_store, store_option
 from cli.remotes import Transfer, config_of, remote_of, transfer_options
 
 _REFUSALS = {
@@ -75,11 +75,11 @@ def push_command(
     else:
         artifacts = [store.resolve(name) for name in names_of(ctx, ids, from_file)]
     done: list[Pushed] = []
-    with progress("Pushing", len(artifacts)) as step:
+    with byte_progress("Pushing", len(artifacts)) as step:
 
         def take(pushed: Pushed) -> None:
             done.append(pushed)
-            step(1)
+            step(pushed.sent)
 
         try:
             push_to(store, remote_of(config, remote, how), terms, artifacts, take)
@@ -116,11 +116,11 @@ def pull_command(
     signatures = [Signature.parse(name) for name in names_of(ctx, ids, from_file)]
     store, config = open_store(ctx, create=True), config_of(ctx)
     done: list[Pulled] = []
-    with progress("Pulling", len(set(signatures))) as step:
+    with byte_progress("Pulling", len(set(signatures))) as step:
 
         def take(pulled: Pulled) -> None:
             done.append(pulled)
-            step(1)
+            step(pulled.fetched)
 
         try:
             chosen = remote_of(config, remote, how)

@@ -11,10 +11,10 @@ import click
 
 from cas.errors import CasError
 from cas.store import Store
-from cli.composing import STRATEGIES, Overlaps, compose, conflict_options, pulled
+from cli.composing import STRATEGIES, Overlaps, compose, conflict_options
 from cli.crashes import crashes_told
 from cli.failure import RUN_FAILED, report
-from cli.options import note, read_ids, read_text, store_option, store_path
+from cli.options import note, pulled, read_ids, read_text, store_option, store_path
 from mounter.isolation import SHARED, Bind, Sandbox
 from mounter.mounting import planned
 from mounter.plan import Plan, Strategy

@@ -10,9 +10,19 @@ import click
 from cas.artifact import Artifact
 from cas.format import NoStore
 from cas.signature import Signature
-from cli.composing import pulled, remote_option
 from cli.entries import entry_document, entry_line
-from cli.options import emit, json_option, note, open_store, store_option, table, text_of, time_of
+from cli.options import (
+    emit,
+    json_option,
+    note,
+    open_store,
+    pulled,
+    remote_option,
+    store_option,
+    table,
+    text_of,
+    time_of,
+)
 
 
 @click.command("has")

@@ -221,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         head = self.command == "HEAD"
         size = answer.getheader("Content-Length") if head else str(len(got.body))
-        if given.status != got.status:
+        if not got.body.startswith(given.body):  # another answer, not one that was cut
             size = str(len(given.body))
         self.send_header("Content-Length", size or "0")
         self.end_headers()

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tests.remotes import (
     s3,
     same,
 )
-from tests.support import CAS, Cas, make, snapshot, sound, tidy
+from tests.support import CAS, Cas, make, shown_on_terminal, snapshot, sound, tidy
 
 pytestmark = pytest.mark.xdist_group("object store")
 
@@ -110,6 +111,16 @@ def test_remote_tells_what_it_has(there: Cas, remote: str, pushed: dict[str, Pat
     assert asked("has", remote, ZLIB, GTK) == {"missing": []}
     assert asked("has", remote, ZLIB, ABSENT, code=3) == {"missing": [ABSENT]}
     assert not there.store.exists()
+
+
+def test_terminal_shows_artifacts_and_bytes(
+    cas: Cas, there: Cas, remote: str, pushed: dict[str, Path]
+) -> None:
+    shown = shown_on_terminal(there, "pull", remote, *pushed)
+    assert "Pulling" in shown
+    assert "2/2" in shown
+    assert "MiB/s" in shown
+    assert "Pushing" in shown_on_terminal(cas, "push", remote, "--all")
 
 
 def test_put_pushes_and_tells_if_it_cannot(
@@ -254,6 +265,14 @@ def test_what_is_wrong_with_a_remote_is_said(
     assert "no such directory" in said(f"file://{work}/absent", code=8)
     assert not (work / "absent").exists()
     assert "can only be read" in cas("push", "https://host/x", ZLIB, code=8).stderr
+    for status, body, expected in (
+        (403, b"<Error><Code>RequestTimeTooSkewed</Code></Error>", "set the clock"),
+        (500, b"<Error><Code>InternalError</Code><Message>sorry</Message></Error>", "sorry"),
+        (404, b"<html>not here</html>", ""),
+    ):
+        proxy.fault = partial(Exchange._replace, status=status, body=body)
+        assert expected in said(s3(work), code=3 if status == 404 else 1)
+    proxy.fault = lambda exchange: exchange
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     assert "check the credentials" in said(s3(work), code=1)
     assert "check the credentials" in cas("push", s3(work), ZLIB, code=1).stderr
