@@ -79,6 +79,12 @@ class Objects:
         found = os.statvfs(self.store_fd)
         return found.f_bavail * found.f_frsize
 
+    def size(self, key: ObjectKey) -> int | None:
+        """Return how many bytes an object has, None if it is not there. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(key.path, dir_fd=self.store_fd, follow_symlinks=False).st_size
+        return None
+
     def usable(self, key: ObjectKey) -> bool:
         """Tell whether the object is there, and whole.
 

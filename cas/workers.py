@@ -49,17 +49,19 @@ def spread(
     weight: Callable[[_Item], int],
     least: int,
     apart: bool = False,
+    most: int | None = None,
 ) -> None:
     """Let each processor do `work` with a part of the items; `take` gets what that gives, here.
 
     The parts have equal weights, as far as they can, and begin with their heaviest items. If all
     have no more than `least`, or there is one processor or item only, it is done here; and so is
     the part of a process that cannot be made. Nothing is done here if it is to be done `apart`.
+    `most` is how many processes there are at most.
 
     What `work` raises is raised here, and ends all; and what was given before that, or before an
     exception of another source, is taken before. Raises WorkerEnded, OSError.
     """
-    parts = _parts(items, weight, least)
+    parts = _parts(items, weight, least, most)
     if len(parts) == 1 and not apart:
         return work(parts[0], take)
     workers: list[Worker[_Result]] = []
@@ -103,10 +105,13 @@ def _forked(
         return None
 
 
-def _parts(items: Iterable[_Item], weight: Callable[[_Item], int], least: int) -> list[list[_Item]]:
+def _parts(
+    items: Iterable[_Item], weight: Callable[[_Item], int], least: int, most: int | None
+) -> list[list[_Item]]:
     """Give one item after the other, the heaviest first, to the part that is lightest then."""
     heaviest_first = sorted(items, key=weight, reverse=True)
     count = len(os.sched_getaffinity(0)) if sum(map(weight, heaviest_first)) > least else 1
+    count = count if most is None else min(count, most)
     parts: list[list[_Item]] = [[] for _ in range(count)]
     weights = [(0, number) for number in range(count)]
     for item in heaviest_first:

@@ -70,6 +70,8 @@ def push_command(
         key = read_key(sign_key)
     config = config_of(ctx)
     terms = Terms(key, replace, config.trusted_keys)
+    if config.trusted_keys and key is None:
+        note("without --sign-key, this store itself would not take what is pushed")
     if everything:
         artifacts = store.artifacts()
     else:

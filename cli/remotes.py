@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
 from cas.config import Config, read_config
-from cas.errors import CasError, InputRefused
+from cas.errors import CasError, InputRefused, hint_for
 from cas.signature import BadSignature, Signature
 from cli.options import note, store_path
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from cas.store import Store
 
 _JOBS = 32
+_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "http", "https", "file")
 _AWS_NAMES = {
     "aws_access_key_id": "aws_access_key_id",
     "aws_secret_access_key": "aws_secret_access_key",
@@ -75,6 +78,19 @@ def remote_of(config: Config, text: str, how: Transfer | None = None) -> Remote:
             f"{text} is no URL, and not the name of a remote",
             hint=f"give s3://BUCKET/PREFIX or the like; names in the store's config.toml: {known}",
         )
+    try:
+        parts = urlsplit(url)
+        refused = parts.scheme.lower() not in _SCHEMES or bool(parts.query + parts.fragment)
+        refused = refused or parts.username is not None or not parts.netloc + parts.path.strip("/")
+    except ValueError:
+        refused = True
+    if refused:
+        raise InputRefused(
+            f"{url.rpartition('@')[2]} is no remote",
+            hint="give s3://BUCKET/PREFIX, gs://…, az://…, https://… or file:///DIR, without "
+            "credentials, which come from the environment",
+        )
+    url = f"{parts.scheme.lower()}:{url.partition(':')[2]}"
     timeout_s = (how and how["timeout"]) or config.remote_timeout_s
     options = _aws_options() if url.startswith("s3") else {}
     return Remote(url, options, timeout_s, how["jobs"] if how else _JOBS)
@@ -105,6 +121,12 @@ def _aws_options() -> dict[str, str]:
             }
     if "AWS_ACCESS_KEY_ID" in os.environ:
         found = {name: found[name] for name in _PLACES if name in found}
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"):
+        value = os.environ.get(name)
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise InputRefused(
+                f"{name} is {value[:100]!r}, no address", hint="begin it with http:// or https://"
+            )
     if "AWS_ENDPOINT_URL_S3" in os.environ:
         found["aws_endpoint_url"] = os.environ["AWS_ENDPOINT_URL_S3"]
     elif "AWS_ENDPOINT_URL" in os.environ:
@@ -120,20 +142,15 @@ def pull_missing(ctx: click.Context, store: Store, remote: str, names: Iterable[
     What cannot be had is told, and is no error: a build goes on as with an empty cache. Raises
     InputRefused, BadConfig, OSError.
     """
+    config = config_of(ctx)
+    chosen = remote_of(config, remote)
     missing = [s for s in map(_whole, names) if s is not None and store.find(s) is None]
     if not missing:
         return
-    from cas.remote.bucket import NoRemotes
     from cas.remote.transfer import pull_from
 
-    config = config_of(ctx)
-    chosen = remote_of(config, remote)
-    try:
+    with _told("not pulled"):
         pull_from(store, chosen, config.trusted_keys, missing, _tell)
-    except (InputRefused, NoRemotes):
-        raise
-    except CasError as error:
-        note(f"not pulled: {error.message}")
 
 
 def push_one(
@@ -144,7 +161,6 @@ def push_one(
     That it cannot is told, and is no error: it is stored. Raises InputRefused, NoRemotes, BadKey,
     BadConfig, OSError.
     """
-    from cas.remote.bucket import NoRemotes
     from cas.remote.keys import read_key
     from cas.remote.push import Terms
     from cas.remote.transfer import push_to
@@ -152,12 +168,23 @@ def push_one(
     config = config_of(ctx)
     chosen = remote_of(config, remote)
     terms = Terms(None if key is None else read_key(key), trusted=config.trusted_keys)
-    try:
+    with _told("not pushed"):
         push_to(store, chosen, terms, [artifact], _tell)
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Tell what goes wrong, but for mistakes in what was asked for, which are raised."""
+    from cas.remote.bucket import NoRemotes
+
+    try:
+        yield
     except (InputRefused, NoRemotes):
         raise
-    except CasError as error:
-        note(f"not pushed: {error.message}")
+    except (CasError, OSError) as error:
+        said = error.message if isinstance(error, CasError) else error.strerror or str(error)
+        hint = error.hint if isinstance(error, CasError) else hint_for(error)
+        note(f"{what}: {said}{f' ({hint})' if hint else ''}")
 
 
 def _tell(one: Pulled | Pushed) -> None:

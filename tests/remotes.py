@@ -38,7 +38,7 @@ class Seaweed:
         self._directory = directory
         ports = [str(port) for port in free_ports(8)]
         names = ("master", "volume", "filer", "s3")
-        self.port = int(ports[3])
+        self._filer, self.port = int(ports[2]), int(ports[3])
         self._arguments = [
             "mini", f"-dir={directory}", *_HERE, "-master.telemetry=false", "-admin.ui=false",
             "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-bucket={BUCKET}",
@@ -50,7 +50,9 @@ class Seaweed:
     def start(self) -> None:
         """Start it, and wait until it serves."""
         self._process = _weed(self._directory, *self._arguments)
-        _wait_for(self._directory, [self._process], self.port)
+        _wait_for(self._directory, [self._process], self.port, f"/{BUCKET}", (200, 403))
+        # The gateway does not tell a stranger whether the bucket was made; the filer does.
+        _wait_for(self._directory, [self._process], self._filer, f"/buckets/{BUCKET}/", (200,))
 
     def kill(self) -> None:
         """Kill it."""
@@ -83,7 +85,7 @@ class Cluster:
                 commands, (port.partition(".") for port in ports), strict=True
             )
         ]
-        _wait_for(directory, self._processes, self.port)
+        _wait_for(directory, self._processes, self.port, f"/{BUCKET}", (200, 403, 404))
         shell = [_PROGRAM, "shell", f"-master=127.0.0.1:{ports[0]}", f"-filer=127.0.0.1:{ports[4]}"]
         make = f"s3.bucket.create -name {BUCKET}\n"
         subprocess.run(shell, input=make, text=True, check=True, capture_output=True)
@@ -111,22 +113,29 @@ def _weed(directory: Path, *arguments: str) -> subprocess.Popen[bytes]:
         )
 
 
-def _wait_for(directory: Path, processes: list[subprocess.Popen[bytes]], port: int) -> None:
-    """Wait until a gateway serves; what is written there makes the bucket."""
+def _wait_for(
+    directory: Path,
+    processes: list[subprocess.Popen[bytes]],
+    port: int,
+    path: str,
+    answers: tuple[int, ...],
+) -> None:
+    """Wait until a server gives one of some answers."""
     deadline = time.monotonic() + 120
-    while not _serves(port):
+    while _status(port, path) not in answers:
         said = (directory / "log").read_text(errors="replace")
         assert time.monotonic() < deadline, said
         assert all(process.poll() is None for process in processes), said
         time.sleep(0.05)
 
 
-def _serves(port: int) -> bool:
+def _status(port: int, path: str) -> int:
+    """Return how a server answers to a stranger; 0 if it does not."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
-        connection.request("HEAD", f"/{BUCKET}")
-        return connection.getresponse().status in (200, 403, 404)
-    return False
+        connection.request("HEAD", path)
+        return connection.getresponse().status
+    return 0
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,13 @@ def test_what_vanished_is_missing_and_comes_back_when_all_is_written_anew(
     tidy(there.store)
     cas("push", "--replace", f"file://{work}/remote", ZLIB)
     assert pulled(there, f"file://{work}/remote", ZLIB) == {ZLIB: "pulled"}
+    there("rm", ZLIB)
+    for path in (work / "remote/sysroot-cas-1" / what).rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"damaged")
+    assert pulled(there, f"file://{work}/remote", ZLIB, code=6) == {ZLIB: "damaged"}
+    cas("push", "--replace", f"file://{work}/remote", ZLIB)
+    assert pulled(there, f"file://{work}/remote", ZLIB) == {ZLIB: "pulled"}
 
 
 @pytest.mark.parametrize("what", ["records", "trees", "packs", "objects"])
@@ -242,8 +250,9 @@ def test_server_that_stalls_is_given_up(
     done = there("pull", "--timeout", "1", s3(work), ZLIB, code=1)
     assert "hint: is it" in done.stderr
     (there.store / "config.toml").write_text("remote_timeout_s = 1")
-    done = there("has", "--remote", s3(work), ZLIB, code=3)
-    assert "not pulled" in done.stderr
+    for remote in (s3(work), f"file://{work}/not-mounted"):
+        done = there("has", "--remote", remote, ZLIB, code=3)
+        assert "not pulled" in done.stderr
     done = cas("push", "--timeout", "1", s3(work) + "/new", ZLIB, code=1)
     proxy.fault = lambda exchange: exchange
     assert pulled(there, s3(work) + "/new", ZLIB, code=3) == {ZLIB: "missing"}
@@ -261,14 +270,23 @@ def test_what_is_wrong_with_a_remote_is_said(
 
     assert "there is no such bucket" in said("s3://nobody/x", code=1)
     assert "not the name of a remote" in said("farm", code=8)
-    assert "no remote" in said("gopher://host/x", code=8)
-    assert "no such directory" in said(f"file://{work}/absent", code=8)
+    for url in (
+        "gopher://host/x",
+        "memory:///",
+        "s3://user:password@x/y",
+        "s3://x/y?z",
+        "file:///",
+    ):
+        assert "no remote" in said(url, code=8)
+        assert "password" not in said(url, code=8)
+    assert "no such directory" in said(f"file://{work}/absent", code=1)
     assert not (work / "absent").exists()
     assert "can only be read" in cas("push", "https://host/x", ZLIB, code=8).stderr
     for status, body, expected in (
         (403, b"<Error><Code>RequestTimeTooSkewed</Code></Error>", "set the clock"),
         (500, b"<Error><Code>InternalError</Code><Message>sorry</Message></Error>", "sorry"),
         (404, b"<html>not here</html>", ""),
+        (400, b"<Code>a</Code><Message>b\x1b]0;c\x07d\ncas: forged</Message>", "b ]0;c d cas:"),
     ):
         proxy.fault = partial(Exchange._replace, status=status, body=body)
         assert expected in said(s3(work), code=3 if status == 404 else 1)
@@ -276,6 +294,9 @@ def test_what_is_wrong_with_a_remote_is_said(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     assert "check the credentials" in said(s3(work), code=1)
     assert "check the credentials" in cas("push", s3(work), ZLIB, code=1).stderr
+    for address in ("", "127.0.0.1:80"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        assert "no address" in said(s3(work), code=8)
     (port,) = free_ports(1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     assert "no connection" in said(s3(work), code=1)
@@ -365,6 +386,41 @@ def test_signed_record_means_no_other_signature_and_no_other_tree(
         GTK: "damaged",
     }
     assert there("ls").stdout.count("\n") == 1
+
+
+def test_signatures_of_others_stay_when_a_record_is_written_anew(
+    cas: Cas, there: Cas, trees: dict[str, Path], work: Path
+) -> None:
+    remote = f"file://{work}/remote"
+    ours, theirs = (cas("key", "generate", name).stdout.strip() for name in ("ours", "theirs"))
+    for store in (cas, there):
+        store("put", ZLIB, trees[ZLIB])
+    (there.store / "config.toml").write_text(f'trusted_keys = ["{theirs}"]')
+    cas("push", remote, ZLIB, "--sign-key", "ours")
+    record = work / "remote/sysroot-cas-1/records" / ZLIB.replace(":", "/", 1)
+    before = record.read_text()
+
+    old = time.time() - 8 * 86400
+    for path in (work / "remote").rglob("*"):
+        os.utime(path, (old, old))
+    assert "without --sign-key" in there("push", remote, ZLIB).stderr
+    assert record.read_text() == before
+    assert all(p.stat().st_mtime > old + 86400 for p in (work / "remote").rglob("*") if p.is_file())
+    there("push", remote, ZLIB, "--sign-key", "theirs")
+    line, *marks = record.read_text().splitlines()
+    assert [mark.split()[0] for mark in marks] == [theirs, ours]
+    assert before.splitlines() == [line, marks[1]]
+    for key in (ours, theirs):
+        third = Cas(work / key[-9:-1], work)
+        third("init")
+        (third.store / "config.toml").write_text(f'trusted_keys = ["{key}"]')
+        assert pulled(third, remote, ZLIB) == {ZLIB: "pulled"}
+
+    other = Cas(work / "other", work)
+    other("put", ZLIB, make(work / "x", {"x": "x"}))
+    (other.store / "config.toml").write_text(f'trusted_keys = ["{theirs[:-9]}AAAAAAAA="]')
+    other("push", remote, ZLIB, code=4)
+    assert record.read_text().splitlines()[0] == line
 
 
 def test_poisoned_record_is_replaced_by_who_is_trusted(

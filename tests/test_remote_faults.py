@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -280,11 +281,13 @@ def prepared(cas: Cas, work: Path) -> tuple[Path, Digest]:
         return work / "remote", store.resolve(ZLIB).tree
 
 
-def taken(work: Path, remote: Path) -> list[Pulled]:
-    """Pull into a new store; assert that it is sound."""
+def taken(work: Path, remote: Path, first: Path | None = None) -> list[Pulled]:
+    """Pull into a new store, which has a tree or none; assert that it is sound."""
     done: list[Pulled] = []
     shutil.rmtree(work / "new", ignore_errors=True)
     with Store(work / "new", create=True) as store:
+        if first is not None:
+            store.put(GTK, first)
         source = Remote(f"file://{remote}")
         pull_from(store, source, (), [Signature.parse(ZLIB)], done.append)
         assert list(store.verify()) == []
@@ -375,15 +378,101 @@ def test_bomb_ends_at_the_size_that_the_manifest_tells(
     assert [one.outcome for one in taken(work, remote)] == [Outcome.DAMAGED]
 
 
-def test_tree_that_claims_to_be_huge_is_refused(prepared: tuple[Path, Digest], work: Path) -> None:
-    remote, _ = prepared
-    manifest = b"sysroot-cas manifest 1\0x\0f %d %s\0" % (1 << 60, PACK.encode())
+def forge(remote: Path, manifest: bytes, packs: list[tuple[Digest, list[int]]]) -> None:
+    """Let the record mean the tree with a manifest."""
     tree = of_bytes(manifest)
     place = remote / "sysroot-cas-1"
     (place / "trees" / tree[:2]).mkdir(exist_ok=True)
-    (place / "trees" / tree[:2] / tree[2:]).write_bytes(treefile.encode(manifest, []))
+    (place / "trees" / tree[:2] / tree[2:]).write_bytes(treefile.encode(manifest, packs))
     record = records.Record(ZLIB, tree, [0, 0, 0], 0)
     (place / "records" / ZLIB.replace(":", "/", 1)).write_bytes(records.encode(record, None))
+
+
+@pytest.mark.parametrize("sizes", [(7,), (5, 7), (5, 300_000), (300_000,), (8 * 10**18,)])
+@pytest.mark.parametrize("here", [False, True])
+def test_size_that_lies_is_not_stored(
+    prepared: tuple[Path, Digest], work: Path, sizes: tuple[int, ...], here: bool
+) -> None:
+    remote, _ = prepared
+    content = of_bytes(b"hello")
+    nodes = b"".join(b"%d\0f %d %s\0" % (n, s, content.encode()) for n, s in enumerate(sizes))
+    frame = compress(b"hello")
+    pack = of_bytes(frame)
+    (remote / f"sysroot-cas-1/packs/{pack[:2]}").mkdir(exist_ok=True)
+    (remote / f"sysroot-cas-1/packs/{pack[:2]}/{pack[2:]}").write_bytes(frame)
+    small = [(pack, [len(frame)])] if min(sizes) < 1 << 18 else []
+    forge(remote, b"sysroot-cas manifest 1\0" + nodes, small)
+    first = make(work / "first", {"hello": "hello"}) if here else None
+
+    (done,) = taken(work, remote, first)
+
+    assert done.outcome in (Outcome.DAMAGED, Outcome.REFUSED, Outcome.MISSING)
+
+
+@pytest.mark.parametrize("dropped", [[1 << 32, 0, 0], [0, 0], [0, 0, 0, 0], [-1, 0, 0]])
+def test_counts_of_a_record_that_make_no_sense_are_refused(
+    prepared: tuple[Path, Digest], work: Path, dropped: list[int]
+) -> None:
+    remote, tree = prepared
+    record = records.Record(ZLIB, tree, dropped, 0)
+    path = remote / "sysroot-cas-1/records" / ZLIB.replace(":", "/", 1)
+    path.write_bytes(records.encode(record, None))
+
+    assert [one.outcome for one in taken(work, remote)] == [Outcome.DAMAGED]
+
+
+def test_part_of_a_pack_that_is_short_or_empty_damages_its_artifact_only(
+    cas: Cas, work: Path
+) -> None:
+    remote = f"file://{work}/remote"
+    files = {f"{n:04}": os.urandom(2000).hex() for n in range(200)}
+    cas("put", GTK, make(work / "most", dict(list(files.items())[:-1])))
+    cas("put", ZLIB, make(work / "all", files))
+    cas("push", remote, ZLIB)
+    there = Cas(work / "there", work)
+    there("put", GTK, work / "most")
+    (pack,) = (p for p in (work / "remote/sysroot-cas-1/packs").rglob("*") if p.is_file())
+    pack.write_bytes(pack.read_bytes()[:1000])
+
+    assert pulled(there, remote, ZLIB, code=6) == {ZLIB: "damaged"}
+    with Store(cas.store) as store:
+        tree = store.resolve(ZLIB).tree
+        manifest = store.tree(tree).encode()
+    lengths = [9] * 199 + [0]
+    forge(work / "remote", manifest, [(Digest(pack.parent.name + pack.name), lengths)])
+    assert pulled(there, remote, ZLIB, code=6) == {ZLIB: "damaged"}
+
+
+def test_mirror_without_ranges_gives_whole_packs(cas: Cas, work: Path) -> None:
+    files = {f"{n:04}": os.urandom(2000).hex() for n in range(200)}
+    cas("put", GTK, make(work / "most", dict(list(files.items())[:-1])))
+    cas("put", ZLIB, make(work / "all", files))
+    cas("push", f"file://{work}/remote", ZLIB)
+    there = Cas(work / "there", work)
+    there("put", GTK, work / "most")
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "http.server", "-d", work / "remote", "-b", "127.0.0.1", port]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL) as server:
+        while there("remote", "has", f"http://127.0.0.1:{port}", ZLIB, code=None).returncode:
+            assert server.poll() is None
+        assert pulled(there, f"http://127.0.0.1:{port}", ZLIB) == {ZLIB: "pulled"}
+        server.terminate()
+    same(cas, there, ZLIB)
+
+
+def test_tree_file_of_very_many_packs_is_refused_before_it_is_read(cas: Cas, work: Path) -> None:
+    cas("put", ZLIB, make(work / "tree", {"a": "a"}))
+    with Store(cas.store) as store:
+        tree = store.resolve(ZLIB).tree
+        manifest = store.tree(tree).encode()
+    bomb = compress(b"[" + b"[]," * 1_000_000 + b"[]]\n" + manifest)
+    with pytest.raises(treefile.BadTreeFile, match="more packs than contents"):
+        treefile.decode(bomb, tree)
+
+
+def test_tree_that_claims_to_be_huge_is_refused(prepared: tuple[Path, Digest], work: Path) -> None:
+    remote, _ = prepared
+    forge(remote, b"sysroot-cas manifest 1\0x\0f %d %s\0" % (1 << 60, PACK.encode()), [])
 
     (done,) = taken(work, remote)
 

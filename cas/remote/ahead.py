@@ -2,66 +2,96 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
-from cas.remote.bucket import Remote, RemoteStalled
+from cas.remote.bucket import Bucket, RemoteStalled
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_AT_ONCE = 1 << 26
+"""How many bytes are under way at once, which bounds memory, and how slow a link may be."""
 
 
 class Requests:
-    """Has up to `remote.jobs` requests under way, each in a thread.
+    """Has up to `jobs` of a remote's requests under way, each in a thread.
 
     obstore lets go of the interpreter while it waits, and so do zstd and BLAKE3.
     """
 
-    def __init__(self, remote: Remote) -> None:
-        self._remote = remote
-        self._pool = ThreadPoolExecutor(remote.jobs)
-        self._running: set[Future[object]] = set()
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket, self._remote = bucket, bucket.remote
+        self._pool = ThreadPoolExecutor(bucket.remote.jobs)
+        self._running: dict[Future[Any], int] = {}
 
-    def begin(self, work: Callable[[], _Result]) -> Future[_Result]:
-        """Begin a request, when one of those before has ended. Raises RemoteStalled."""
-        while len(self._running) >= self._remote.jobs:
+    def begin(self, work: Callable[[], _Result], size: int = 0) -> Future[_Result]:
+        """Begin a request of some `size` (bytes), when enough of those before have ended.
+
+        Raises RemoteStalled.
+        """
+        while len(self._running) >= self._remote.jobs or (
+            self._running and sum(self._running.values()) + size > _AT_ONCE
+        ):
             self._wait()
         future = self._pool.submit(work)
-        self._running.add(future)  # type: ignore[arg-type]
+        self._running[future] = size
         return future
 
     def result(self, future: Future[_Result]) -> _Result:
         """Wait for a request, and return its result.
 
-        Raises what it raises, and RemoteStalled if no request at all ends for too long.
+        Raises what it raises, and RemoteStalled if nothing at all comes for too long.
         """
         while not future.done():
             self._wait()
         return future.result()
 
     def _wait(self) -> None:
-        timeout_s = self._remote.timeout_s
-        done, self._running = wait(self._running, timeout_s, FIRST_COMPLETED)
-        if not done:
-            raise RemoteStalled(self._remote.url, timeout_s)
+        """Wait until a request has ended, as long as something comes."""
+        timeout_s, began = self._remote.timeout_s, time.monotonic()
+        done: set[Future[Any]] = set()
+        while not done:
+            left_s = max(began, self._bucket.heard) + timeout_s - time.monotonic()
+            if left_s <= 0:
+                raise RemoteStalled(self._remote.url, timeout_s)
+            done, _ = wait(self._running, left_s, FIRST_COMPLETED)
+        for future in done:
+            del self._running[future]
 
     def ahead(
-        self, work: Callable[[_Item], _Result], items: Iterable[_Item], count: int
+        self,
+        work: Callable[[_Item], _Result],
+        items: Iterable[_Item],
+        count: int,
+        *,
+        size: Callable[[_Item], int] = lambda item: 0,
     ) -> Iterator[tuple[_Item, _Result]]:
-        """Yield items with the result of `work`, in their order; `count` are under way.
+        """Yield items with the result of `work`, in their order; up to `count` are under way.
 
-        Raises what `work` raises, and RemoteStalled.
+        `size` tells how many bytes an item's request brings, or a little more. Raises what `work`
+        raises, and RemoteStalled.
         """
-        waiting: deque[tuple[_Item, Future[_Result]]] = deque()
+        waiting: deque[tuple[_Item, int, Future[_Result]]] = deque()
+        held = 0
+
+        def first() -> tuple[_Item, _Result]:
+            nonlocal held
+            item, taken, future = waiting.popleft()
+            held -= taken
+            return item, self.result(future)
+
         for item in items:
-            if len(waiting) >= count:
-                first, future = waiting.popleft()
-                yield first, self.result(future)
-            waiting.append((item, self.begin(lambda item=item: work(item))))  # type: ignore[misc]
-        for item, future in waiting:
-            yield item, self.result(future)
+            taken = size(item)
+            while waiting and (len(waiting) >= count or held + taken > _AT_ONCE):
+                yield first()
+            held += taken
+            waiting.append((item, taken, self.begin(partial(work, item), taken)))
+        while waiting:
+            yield first()
 
     def close(self) -> None:
         """Begin nothing more. What is under way ends with the process."""

@@ -9,12 +9,18 @@ from __future__ import annotations
 import contextlib
 import datetime
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from cas.errors import CasError, InputRefused
 
 _RETRIES = 10
+_LONGEST_S = 3600
+_PIECE = 1 << 16
+"""How many bytes have to come for a sign of life."""
+LARGEST_RANGE = 1 << 24
+"""How many bytes beyond its beginning are fetched where there are no ranges."""
 
 
 class NoRemotes(CasError):
@@ -69,19 +75,23 @@ class Bucket:
         try:
             import obstore
             from obstore.exceptions import AlreadyExistsError, BaseError
-            from obstore.store import from_url
+            from obstore.store import HTTPStore, from_url
         except ImportError as error:
             raise NoRemotes from error
         self._obstore, self._base, self._exists = obstore, BaseError, AlreadyExistsError
         self.remote = remote
+        self.heard = time.monotonic()
         second = datetime.timedelta(seconds=1)
         options: dict[str, Any] = dict(remote.options)
         if remote.url.startswith("file:"):
             options |= {"mkdir": create}
         else:
+            # One attempt is given up early enough for another one. As long as something comes, it
+            # goes on: who waits for it watches that.
             options["client_options"] = {
-                "timeout": remote.timeout_s * second,
-                "connect_timeout": min(remote.timeout_s, 10) * second,
+                "timeout": _LONGEST_S * second,
+                "read_timeout": remote.timeout_s / 3 * second,
+                "connect_timeout": min(remote.timeout_s / 3, 10) * second,
                 "allow_http": True,  # whoever gives an address of http: wants it
             }
             options["retry_config"] = {
@@ -90,12 +100,17 @@ class Bucket:
                 "retry_timeout": remote.timeout_s * second,
             }
         try:
-            self._store: Any = from_url(remote.url.rstrip("/"), **options)
+            open_url = HTTPStore.from_url if remote.is_read_only else from_url
+            self._store: Any = open_url(remote.url.rstrip("/"), **options)
         except (BaseError, ValueError, OSError) as error:
             said = _said(str(error))
-            what = "there is no such directory" if "canonicalize" in said else said
+            if remote.url.startswith("file:"):
+                what = "there is no such directory" if "canonicalize" in said else said
+                raise RemoteFailed(
+                    f"{remote.url}: {what}", hint="is it mounted, and may this user write there?"
+                ) from error
             raise InputRefused(
-                f"{remote.url} is no remote: {what}",
+                f"{remote.url} is no remote: {said}",
                 hint="give s3://BUCKET/PREFIX, gs://…, az://…, https://… or file:///DIR",
             ) from error
 
@@ -107,13 +122,29 @@ class Bucket:
         with self._asking(key):
             found = self._obstore.get(self._store, key)
             if found.meta["size"] <= at_most:
-                return bytes(found.bytes())
+                return self._received(found.stream(min_chunk_size=_PIECE))
         return None
+
+    def _received(self, pieces: Iterable[bytes]) -> bytes:
+        """Put together what comes; note when something did."""
+        data = bytearray()
+        for piece in pieces:
+            data += piece
+            self.heard = time.monotonic()
+        return bytes(data)
 
     def get_range(self, key: str, start: int, length: int) -> bytes | None:
         """Return some bytes of what is at a key, fewer at its end. Raises RemoteFailed."""
-        with self._asking(key):
-            return bytes(self._obstore.get_range(self._store, key, start=start, length=length))
+        if length == 0:
+            return b""
+        try:
+            with self._asking(key):
+                return bytes(self._obstore.get_range(self._store, key, start=start, length=length))
+        except RemoteFailed as error:  # it is too short, or the server gives no ranges
+            if "range" not in str(error.__cause__).lower():
+                raise
+            whole = self.get(key, start + LARGEST_RANGE)
+            return None if whole is None else whole[start : start + length]
         return None
 
     def put(self, key: str, data: bytes) -> None:
@@ -156,11 +187,22 @@ class Bucket:
         except self._exists as error:
             raise FileExistsError from error
         except (self._base, OSError, NotImplementedError) as error:
-            absent = isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error)
-            if writing or not absent:
+            if writing or not self._is_absent(error):
                 self._fail(error, key)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of Rust; it is no Exception
+                raise
+            self._fail(error, key)
 
-    def _fail(self, error: Exception, key: str) -> NoReturn:
+    def _is_absent(self, error: Exception) -> bool:
+        """Tell whether an error says that nothing is there."""
+        if isinstance(error, FileNotFoundError):
+            return "NoSuchBucket" not in str(error)
+        denied = type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError")
+        # A web server that does not list may say so of what is not there.
+        return "Not a directory" in str(error) or (denied and self.remote.is_read_only)
+
+    def _fail(self, error: BaseException, key: str) -> NoReturn:
         text = str(error)
         what, hint = _said(text) or type(error).__name__, None
         for sign, found, advice in _KNOWN:
@@ -172,7 +214,8 @@ class Bucket:
                 hint = "check the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …)"
             elif isinstance(error, NotImplementedError):
                 what, hint = "it cannot do that", "a mirror by HTTP tells only of exact IDs"
-        raise RemoteFailed(f"{self.remote.url}: {what} (at {key})", hint=hint) from error
+        said = _printable(f"{self.remote.url}: {what} (at {key})")
+        raise RemoteFailed(said, hint=hint) from error
 
 
 _KNOWN = (
@@ -181,6 +224,8 @@ _KNOWN = (
     ("No space left on device", None, "the disk is full there"),
     ("error sending request", "no connection", "is it running, and the address right?"),
     ("operation timed out", "it does not answer", "is it running, and the address right?"),
+    ("response body error", "the connection broke", "a slow one needs a larger --timeout"),
+    ("Permission denied", None, "those who share it need a common group, and umask 002"),
 )
 """What is in an error's text, what that means (None: what is said there), and what to do."""
 
@@ -192,3 +237,8 @@ def _said(text: str) -> str:
     if found := re.search(r"status code: (\d+[^:\n]*)", text):
         return found[1]
     return text.split("\n")[0][:300].strip()
+
+
+def _printable(text: str) -> str:
+    """Return a server's text without what would do something to a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)

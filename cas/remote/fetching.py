@@ -13,7 +13,7 @@ from cas.journal import Journal
 from cas.manifest import Digest, Manifest
 from cas.objects import ObjectKey, Objects
 from cas.quoting import quoted
-from cas.remote.layout import LARGEST_BLOB, SMALL, pack_key, segment_key, segments
+from cas.remote.layout import SMALL, pack_key, segment_key, segments
 from cas.remote.outcomes import Outcome
 from cas.remote.treefile import Packed, TreeFile
 from cas.tree import Reading
@@ -33,7 +33,7 @@ class Unusable(Exception):
 
 
 class Blob(NamedTuple):
-    """Bytes to fetch, up to `length`, the `whole` of what is at a key or what begins at `start`.
+    """Bytes to fetch, some `length`, the `whole` of what is at a key or what begins at `start`.
 
     They hold `contents`, which begin after `start`; or a segment of the large content `digest`.
     """
@@ -70,12 +70,17 @@ class Need(NamedTuple):
 
 
 def needed(tree: TreeFile, objects: Objects) -> Need:
-    """Find out what is needed of a tree. Raises Unusable if there is no room, OSError."""
+    """Find out what is needed of a tree.
+
+    Raises Unusable if there is no room, or a size is not that of the content; OSError.
+    """
     contents = _contents(tree.manifest)
     lacking: dict[Digest, _Content] = {}
     incomplete: list[Digest] = []
     for digest, content in contents.items():
         there = [bit for bit in (False, True) if objects.usable(ObjectKey(digest, bit))]
+        if there and objects.size(ObjectKey(digest, there[0])) not in (None, content.size):
+            raise _damaged(content)
         if not there:
             lacking[digest] = content
         if not content.executable <= set(there) and (there or len(content.executable) > 1):
@@ -89,18 +94,20 @@ def needed(tree: TreeFile, objects: Objects) -> Need:
     for digest, content in lacking.items():
         if content.size >= SMALL:
             blobs += [
-                Blob(segment_key(digest, number), True, 0, LARGEST_BLOB, digest=digest)
-                for number, _ in enumerate(segments(content.size))
+                Blob(segment_key(digest, number), True, 0, size, digest=digest)
+                for number, size in enumerate(segments(content.size))
             ]
     return Need(blobs, contents, incomplete)
 
 
 def _contents(manifest: Manifest) -> dict[Digest, _Content]:
-    """Return the contents of a tree, in the order of the manifest."""
+    """Return the contents of a tree, in the order of the manifest. Raises Unusable."""
     found: dict[Digest, _Content] = {}
     for entry in manifest:
         if entry.digest is not None:
             content = found.setdefault(entry.digest, _Content(entry.path, entry.size, set()))
+            if content.size != entry.size:
+                raise _damaged(content)
             content.executable.add(entry.executable)
     return found
 
@@ -112,7 +119,7 @@ def _parts(pack: Digest, contents: list[Packed], lacking: dict[Digest, _Content]
         return
     key = pack_key(pack)
     if 2 * sum(content.length for content in wanted) >= contents[-1].start + contents[-1].length:
-        yield Blob(key, True, 0, LARGEST_BLOB, tuple(wanted))
+        yield Blob(key, True, 0, contents[-1].start + contents[-1].length, tuple(wanted))
         return
     part: list[Packed] = []
     for content in wanted:
@@ -207,7 +214,7 @@ def _make(
     read = partial(_next, parts)
     executable = min(content.executable)
     key, size, new = ingest_stream(objects, read, content.path, journal, executable=executable)
-    if key.digest != digest:
+    if key.digest != digest or size != content.size:
         raise _damaged(content)
     reading.new += new
     reading.new_bytes += new * size

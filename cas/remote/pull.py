@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from operator import attrgetter
 
 from cas.artifact import Artifact
 from cas.put import SignatureConflict
@@ -12,7 +14,7 @@ from cas.remote import records, treefile
 from cas.remote.ahead import Requests
 from cas.remote.bucket import Bucket
 from cas.remote.fetching import Blob, Fetched, Need, Taking, Unusable, needed
-from cas.remote.layout import record_key, tree_key
+from cas.remote.layout import LARGEST_BLOB, record_key, tree_key
 from cas.remote.outcomes import Outcome, Pulled
 from cas.remote.records import Record
 from cas.remote.treefile import TreeFile
@@ -49,7 +51,7 @@ def pull(
     Records have to be signed by one of `keys`, if there are any. Raises RemoteFailed, CasError,
     OSError; what was stored before that stays.
     """
-    requests = Requests(bucket.remote)
+    requests = Requests(bucket)
     try:
         _Pulling(store, bucket, keys, requests).run(signatures, give)
     finally:
@@ -62,6 +64,7 @@ class _Pulling:
     ) -> None:
         self._store, self._bucket, self._keys, self._requests = store, bucket, keys, requests
         self._jobs = bucket.remote.jobs
+        self._decoding = threading.Lock()  # a large one takes its memory alone
 
     def run(self, signatures: Sequence[Signature], give: Callable[[Pulled], None]) -> None:
         """Pull, with requests for later artifacts under way while one is stored."""
@@ -75,7 +78,12 @@ class _Pulling:
         self._store.objects.note_boot()  # before there are threads to do it
         plans = (plan for _, plan in self._requests.ahead(self._plan, wanted, self._jobs))
         parts = ((plan, blob) for plan in plans for blob in (None, *plan.blobs))
-        fetched = self._requests.ahead(lambda part: self._fetch(part[1]), parts, self._jobs)
+        fetched = self._requests.ahead(
+            lambda part: self._fetch(part[1]),
+            parts,
+            self._jobs,
+            size=lambda part: part[1].length if part[1] else 0,
+        )
         for plan, group in itertools.groupby(fetched, key=lambda one: one[0][0]):
             give(self._take(plan, ((blob, data) for (_, blob), data in group if blob)))
 
@@ -106,14 +114,15 @@ class _Pulling:
         if file is None:
             raise Unusable(Outcome.MISSING)
         plan.fetched = len(data) + len(file)
-        plan.tree = treefile.decode(file, plan.record.tree)
+        with self._decoding:
+            plan.tree = treefile.decode(file, plan.record.tree)
         plan.need = needed(plan.tree, self._store.objects)
 
     def _fetch(self, blob: Blob | None) -> bytes | None:
         if blob is None:
             return None
         if blob.whole:
-            return self._bucket.get(blob.key, blob.length)
+            return self._bucket.get(blob.key, LARGEST_BLOB)
         return self._bucket.get_range(blob.key, blob.start, blob.length)
 
     def _take(self, plan: _Plan, group: Iterator[Fetched]) -> Pulled:
@@ -144,4 +153,5 @@ class _Pulling:
     def _again(self, tree: TreeFile) -> tuple[Need, Iterator[Fetched]]:
         """Fetch what is needed now."""
         need = needed(tree, self._store.objects)
-        return need, self._requests.ahead(self._fetch, need.blobs, self._jobs)
+        size = attrgetter("length")
+        return need, self._requests.ahead(self._fetch, need.blobs, self._jobs, size=size)

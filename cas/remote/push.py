@@ -32,8 +32,8 @@ _AHEAD_S = 300
 class Terms(NamedTuple):
     """How to push: signed by `key`, and with `replace` over whatever is there.
 
-    What is there and is not signed by one of the public keys `trusted`, if there are any, does not
-    count.
+    What is signed goes over another tree too, if that is not signed by one of the public keys
+    `trusted`, if there are any.
     """
 
     key: SigningKey | None = None
@@ -44,15 +44,23 @@ class Terms(NamedTuple):
 class _Found(NamedTuple):
     """What the remote has of an artifact.
 
-    `record` is that of its signature, as far as it makes sense and is trusted; `anything` whether
-    there is something at its place. `fresh` is whether the record can be relied upon, and
-    `tree_fresh` whether the tree's file can, and with it what that names.
+    `record` is that of its signature, if it makes sense; `anything` whether there is something at
+    its place. `fresh` is whether the record can be relied upon, and `tree_fresh` whether the tree's
+    file can, and with it what that names.
     """
 
     record: records.SignedRecord | None
     anything: bool
     fresh: bool
     tree_fresh: bool
+
+    def means(self, artifact: Artifact) -> bool:
+        """Tell whether the record says that the artifact is what it is here."""
+        record = self.record and self.record.record
+        return record is not None and (record.tree, record.dropped) == (
+            artifact.tree,
+            [*artifact.dropped],
+        )
 
 
 class _Open(NamedTuple):
@@ -77,7 +85,7 @@ def push(
     Contents are checked before. Raises NoSuchSignature, StoreDamaged, RemoteFailed, OSError; what
     was pushed before that stays.
     """
-    requests = Requests(bucket.remote)
+    requests = Requests(bucket)
     try:
         _Pushing(store, bucket, terms, requests).run(signatures, give)
     finally:
@@ -110,32 +118,33 @@ class _Pushing:
     def _find(self, artifact: Artifact) -> _Found:
         """Ask what is there."""
         key, tree = record_key(artifact.signature), tree_key(artifact.tree)
-        if self._terms.replace:
-            return _Found(None, True, False, False)  # nothing of it counts
         data, record = self._bucket.get(key, records.LARGEST), None
         if data is not None:
             with contextlib.suppress(BadRecord):
                 record = records.decode(data, artifact.signature)
-        if record is not None and not record.is_trusted(self._terms.trusted):
-            record = None
+        if self._terms.replace:
+            return _Found(record, data is not None, False, False)
         fresh = record is not None and self._is_fresh(key)
         return _Found(record, data is not None, fresh, self._is_fresh(tree))
 
     def _is_fresh(self, key: str) -> bool:
         """Tell whether something is at a key for so short that it will be there for long."""
+        if self._terms.replace:
+            return False
         written_s = self._bucket.written_s(key)
         return written_s is not None and -_AHEAD_S < time.time() - written_s < RENEWED_S
 
     def _done(self, artifact: Artifact, found: _Found) -> Pushed | None:
         """Return what became of an artifact of which nothing has to be written."""
-        if found.record is None:
+        there, terms = found.record, self._terms
+        if there is None:
             return None
-        if found.record.record.tree != artifact.tree:
-            return _conflict(artifact, found.record.record)
-        key = self._terms.key
-        signed = key is None or any(public == key.public for public, _ in found.record.marks)
-        known = found.fresh and found.tree_fresh and signed
-        return Pushed(artifact.signature, Outcome.KNOWN) if known else None
+        if found.means(artifact):
+            signed = terms.key is None or there.is_signed_by(terms.key)
+            known = found.fresh and found.tree_fresh and signed
+            return Pushed(artifact.signature, Outcome.KNOWN) if known else None
+        forged = terms.key is not None and not there.is_trusted(terms.trusted)
+        return None if terms.replace or forged else _conflict(artifact, there.record)
 
     def _begin(self, artifact: Artifact, found: _Found) -> _Open:
         """Begin to write the contents of an artifact, unless they are there."""
@@ -159,17 +168,23 @@ class _Pushing:
             data = treefile.encode(one.manifest, one.packs)
             self._bucket.put(tree_key(artifact.tree), data)
             sent += len(data)
-        record = Record(str(artifact.signature), artifact.tree, [*artifact.dropped], time.time_ns())
-        data = records.encode(record, self._terms.key)
+        data = self._record(artifact, found)
         key = record_key(artifact.signature)
         if found.anything:
             self._bucket.put(key, data)
         elif not self._bucket.create(key, data):  # somebody was faster
             now = self._find(artifact)
-            if now.record is not None and (done := self._done(artifact, now)) is not None:
+            if (done := self._done(artifact, now)) is not None:
                 return done._replace(sent=sent)
-            self._bucket.put(key, data)
+            self._bucket.put(key, self._record(artifact, now))
         return Pushed(artifact.signature, Outcome.PUSHED, sent + len(data))
+
+    def _record(self, artifact: Artifact, found: _Found) -> bytes:
+        """Return the record to write: what is there, if it means the same, with our signature."""
+        if found.record is not None and found.means(artifact):
+            return records.signed_too(found.record, self._terms.key)
+        record = Record(str(artifact.signature), artifact.tree, [*artifact.dropped], time.time_ns())
+        return records.encode(record, self._terms.key)
 
 
 def _conflict(artifact: Artifact, record: Record) -> Pushed:

@@ -13,6 +13,7 @@ from cas.signature import Signature
 
 LARGEST = 10_000
 """No record takes more bytes."""
+_MOST_MARKS = 20
 _SIGNED = b"sysroot-cas record 1\n"
 
 
@@ -39,6 +40,13 @@ class SignedRecord(NamedTuple):
     line: bytes
     marks: list[tuple[str, str]]
 
+    def is_signed_by(self, key: SigningKey) -> bool:
+        """Tell whether one of the signatures is by a key."""
+        return any(
+            public == key.public and is_signed(_SIGNED + self.line, public, mark)
+            for public, mark in self.marks
+        )
+
     def is_trusted(self, keys: Collection[str]) -> bool:
         """Tell whether one of the keys has signed it; without keys everything is trusted.
 
@@ -55,8 +63,15 @@ class SignedRecord(NamedTuple):
 def encode(record: Record, key: SigningKey | None) -> bytes:
     """Return what is stored of a record, signed if there is a key."""
     line = json.dumps(record._asdict(), separators=(",", ":"), sort_keys=True).encode()
-    mark = "" if key is None else f"{key.public} {key.sign(_SIGNED + line)}\n"
-    return line + b"\n" + mark.encode()
+    return signed_too(SignedRecord(record, line, []), key)
+
+
+def signed_too(there: SignedRecord, key: SigningKey | None) -> bytes:
+    """Return what is stored of a record that is there, signed by a key too if there is one."""
+    marks = there.marks
+    if key is not None and not there.is_signed_by(key):
+        marks = [(key.public, key.sign(_SIGNED + there.line)), *marks][:_MOST_MARKS]
+    return b"\n".join([there.line, *(f"{public} {mark}".encode() for public, mark in marks), b""])
 
 
 def decode(data: bytes, signature: Signature) -> SignedRecord:
@@ -64,7 +79,7 @@ def decode(data: bytes, signature: Signature) -> SignedRecord:
     line, *rest = data.split(b"\n")
     try:
         record = record_of(Record, parse(line))
-        if len(record.dropped) != 3:
+        if len(record.dropped) != 3 or max(record.dropped) >= 1 << 32:
             raise ValueError("it does not count three things that were dropped")
         if record.signature != str(signature):
             raise ValueError(f"it is that of {record.signature[:300]!a}")

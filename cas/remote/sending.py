@@ -49,7 +49,7 @@ class Sending:
                 key = segment_key(entry.digest, number)
                 own = os.dup(fd)  # this one is closed before its turn
                 work = partial(self._send_segment, key, own, number * SEGMENT, size)
-                self.blobs.append(self._requests.begin(work))
+                self.blobs.append(self._requests.begin(work, size))
         self._end_pack()
 
     def _pack(self, content: bytes) -> None:
@@ -65,7 +65,8 @@ class Sending:
             name = hashing.of_bytes(pack)
             self.packs.append((name, list(map(len, self._frames))))
             self._frames, self._size = [], 0
-            self.blobs.append(self._requests.begin(partial(self._send, pack_key(name), pack)))
+            work = partial(self._send, pack_key(name), pack)
+            self.blobs.append(self._requests.begin(work, len(pack)))
 
     def _send_segment(self, key: str, fd: int, start: int, size: int) -> int:
         try:

@@ -25,6 +25,7 @@ from cas.signature import Signature
 from cas.store import Store
 from cas.workers import Worker, spread
 
+_MOST_PROCESSES = 4
 _COST_OF_AN_ARTIFACT = 1_000_000
 """How many bytes are sent in the time that an artifact takes besides."""
 
@@ -43,8 +44,10 @@ def pull_from(
     CasError, OSError; what was stored before that stays.
     """
     wanted = dict.fromkeys(signatures, 1)
-    work = partial(_pull_part, store, _share(remote, len(wanted)), keys)
-    spread(work, wanted, take, weight=wanted.__getitem__, least=0, apart=True)
+    processes, part = _share(remote, len(wanted))
+    work = partial(_pull_part, store, part, keys)
+    weight = wanted.__getitem__
+    spread(work, wanted, take, weight=weight, least=0, apart=True, most=processes)
 
 
 def push_to(
@@ -61,8 +64,10 @@ def push_to(
     """
     refuse_read_only(remote)
     sizes = {one.signature: one.size + _COST_OF_AN_ARTIFACT for one in artifacts}
-    work = partial(_push_part, store, _share(remote, len(sizes)), terms)
-    spread(work, sizes, take, weight=sizes.__getitem__, least=0, apart=True)
+    processes, part = _share(remote, len(sizes))
+    work = partial(_push_part, store, part, terms)
+    weight = sizes.__getitem__
+    spread(work, sizes, take, weight=weight, least=0, apart=True, most=processes)
 
 
 def missing_in(
@@ -92,10 +97,10 @@ def refuse_read_only(remote: Remote) -> None:
         )
 
 
-def _share(remote: Remote, items: int) -> Remote:
-    """Return a remote with the requests that each of the processes may have."""
-    processes = max(min(len(os.sched_getaffinity(0)), items), 1)
-    return remote._replace(jobs=max(remote.jobs // processes, 1))
+def _share(remote: Remote, items: int) -> tuple[int, Remote]:
+    """Return for how many processes there is work, and a remote with each one's requests."""
+    processes = max(min(len(os.sched_getaffinity(0)), _MOST_PROCESSES, items, remote.jobs), 1)
+    return processes, remote._replace(jobs=remote.jobs // processes)
 
 
 def _pull_part(
@@ -136,7 +141,7 @@ def _ask(
             return data is not None and records.decode(data, signature).is_trusted(keys)
         return False
 
-    requests = Requests(remote)
+    requests = Requests(bucket)
     for signature, there in requests.ahead(is_there, signatures, remote.jobs):
         if not there:
             give(signature)

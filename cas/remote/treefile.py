@@ -14,7 +14,9 @@ from cas.remote.layout import LARGEST_BLOB, SMALL, small_contents
 
 LARGEST = 1 << 28
 """No tree file takes more bytes, compressed."""
-_LARGEST_UNPACKED = 1 << 29
+_LARGEST_UNPACKED = 1 << 28
+_MOST_ENTRIES = 1 << 21
+_MOST_OF_HEAD = 100  # bytes, of each content: its length, and the pack's name
 _MOST_OF_ONE = SMALL + 1024
 """What a small content takes at most: zstd adds a few bytes to what cannot be compressed."""
 
@@ -51,7 +53,11 @@ def decode(data: bytes, tree: Digest) -> TreeFile:
     """Read the tree file of a tree, which may come from anybody. Raises BadTreeFile."""
     try:
         head, _, rest = decompress(data, _LARGEST_UNPACKED).partition(b"\n")
+        if rest.count(b"\0") > 2 * _MOST_ENTRIES:
+            raise ValueError(f"it has more than {_MOST_ENTRIES} entries")
         manifest = hashing.verified_manifest(rest, tree)
+        if len(head) > _MOST_OF_HEAD * (len(manifest.nodes) + 1):
+            raise ValueError("it has more packs than contents")
         document = parse(head)
         if not fits(document, list[list[Digest | list[int]]]):
             raise ValueError("its packs make no sense")
