@@ -135,6 +135,17 @@ def test_put_pushes_and_tells_if_it_cannot(
     cas("has", GTK)
 
 
+def test_same_tree_of_which_something_else_was_dropped_is_known(
+    cas: Cas, there: Cas, remote: str, pushed: dict[str, Path]
+) -> None:
+    (pushed[ZLIB] / "bin/tool").chmod(0o4755)
+    there("put", ZLIB, pushed[ZLIB])
+    done = there.json("push", remote, ZLIB)["artifacts"]
+    assert [one["status"] for one in done] == ["known"]
+    same_tree = [store.json("show", ZLIB)["tree"] for store in (cas, there)]
+    assert same_tree[0] == same_tree[1]
+
+
 def test_other_tree_of_a_signature_is_told_and_replaces_only_if_asked(
     cas: Cas, there: Cas, remote: str, pushed: dict[str, Path], work: Path
 ) -> None:

@@ -55,12 +55,8 @@ class _Found(NamedTuple):
     tree_fresh: bool
 
     def means(self, artifact: Artifact) -> bool:
-        """Tell whether the record says that the artifact is what it is here."""
-        record = self.record and self.record.record
-        return record is not None and (record.tree, record.dropped) == (
-            artifact.tree,
-            [*artifact.dropped],
-        )
+        """Tell whether the record says that the artifact is the tree that it is here."""
+        return self.record is not None and self.record.record.tree == artifact.tree
 
 
 class _Open(NamedTuple):
