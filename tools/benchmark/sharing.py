@@ -26,6 +26,7 @@ from cas.workers import spread
 from tests.remotes import BUCKET, ENVIRONMENT, Seaweed
 
 _THREADS = 32  # of each of two processes
+_FEW = 5  # `aws s3 sync` has ten requests at once, unless it is told else
 _LARGEST = 1 << 30
 _DELAY_S = 0.02
 _ONE_IN = 20
@@ -74,8 +75,11 @@ def _contenders(bench: Bench, place: Path, partly: _Partly) -> Iterator[Contende
 
     ours = _Ours(bench, fresh, partly, remote)
     yield Contender("push and pull", ours.steps(), before=ours.begin, after=gone)
-    for name, peer in (("an object for each tree", _archives(bench)),
-                       ("an object for each file", _files(bench))):  # fmt: skip
+    for name, peer in (
+        ("an object for each tree", _archives(bench)),
+        ("an object for each file", _files(bench, _THREADS)),
+        ("an object for each file, 10 at once", _files(bench, _FEW)),
+    ):
         peer.place, peer.remote = fresh, remote
         yield Contender(name, peer.steps(), before=peer.begin, after=gone)
 
@@ -190,7 +194,7 @@ class _Peer:
         self._write(self.place, number, data)
 
 
-def _files(bench: Bench) -> _Peer:
+def _files(bench: Bench, threads: int) -> _Peer:
     files = [
         Path(directory, name)
         for tree in bench.trees
@@ -204,7 +208,7 @@ def _files(bench: Bench) -> _Peer:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
-    return _Peer(files, Path.read_bytes, write, _THREADS)
+    return _Peer(files, Path.read_bytes, write, threads)
 
 
 def _archives(bench: Bench) -> _Peer:
