@@ -76,11 +76,10 @@ def _contenders(bench: Bench, place: Path, partly: _Partly) -> Iterator[Contende
     ours = _Ours(bench, fresh, partly, remote)
     yield Contender("push and pull", ours.steps(), before=ours.begin, after=gone)
     for name, peer in (
-        ("an object for each tree", _archives(bench)),
-        ("an object for each file", _files(bench, _THREADS)),
-        ("an object for each file, 10 at once", _files(bench, _FEW)),
+        ("an object for each tree", _archives(bench, fresh, remote)),
+        ("an object for each file", _files(bench, fresh, remote, _THREADS)),
+        ("an object for each file, 10 at once", _files(bench, fresh, remote, _FEW)),
     ):
-        peer.place, peer.remote = fresh, remote
         yield Contender(name, peer.steps(), before=peer.begin, after=gone)
 
 
@@ -152,26 +151,26 @@ class _Peer:
 
     def __init__(
         self,
+        place: Path,
+        remote: Callable[[], Remote],
         items: Sequence[Path],
         read: Callable[[Path], bytes],
         write: Callable[[Path, int, bytes], None],
         threads: int,
     ) -> None:
+        self._place, self._new, self._remote = place, remote, remote()
         self._items, self._read, self._write, self._threads = items, read, write, threads
-        self.place = Path()
-        self.remote: Callable[[], Remote] = lambda: Remote("")
-        self._remote = Remote("")
 
     def begin(self) -> None:
         """Let the next push be the first one."""
-        self._remote = self.remote()
+        self._remote = self._new()
 
     def steps(self) -> dict[str, Callable[[], float | None]]:
         """Return what is measured."""
         return {PUSH: partial(self._each, self._push), PULL: self._pull}
 
     def _pull(self) -> None:
-        self.place.mkdir()
+        self._place.mkdir()
         self._each(self._fetch)
 
     def _each(self, do: Callable[[Bucket, int], None]) -> None:
@@ -191,10 +190,10 @@ class _Peer:
         data = bucket.get(str(number), _LARGEST)
         if data is None:
             raise Failed(f"{number} is not there")
-        self._write(self.place, number, data)
+        self._write(self._place, number, data)
 
 
-def _files(bench: Bench, threads: int) -> _Peer:
+def _files(bench: Bench, place: Path, remote: Callable[[], Remote], threads: int) -> _Peer:
     files = [
         Path(directory, name)
         for tree in bench.trees
@@ -208,10 +207,10 @@ def _files(bench: Bench, threads: int) -> _Peer:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
-    return _Peer(files, Path.read_bytes, write, threads)
+    return _Peer(place, remote, files, Path.read_bytes, write, threads)
 
 
-def _archives(bench: Bench) -> _Peer:
+def _archives(bench: Bench, place: Path, remote: Callable[[], Remote]) -> _Peer:
     def read(tree: Path) -> bytes:
         pack = f"tar -C {tree} -c . | zstd -q"
         return subprocess.run(["sh", "-c", pack], check=True, capture_output=True).stdout
@@ -221,4 +220,4 @@ def _archives(bench: Bench) -> _Peer:
         path.mkdir()
         subprocess.run(["sh", "-c", f"zstd -dq | tar -C {path} -x"], check=True, input=data)
 
-    return _Peer(bench.trees, read, write, 4)
+    return _Peer(place, remote, bench.trees, read, write, 4)
