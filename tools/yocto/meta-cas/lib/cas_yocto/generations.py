@@ -124,13 +124,14 @@ class Generations:
             if plan.target not in uppers:
                 continue
             before, old = made[os.fsdecode(plan.target)], os.fsdecode(plan.upper or b"")
-            with open(os.path.join(old, "lock")) as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH)
-                for path, state in _files(plan).items():
-                    if before.get(path) != state:
-                        copy = os.path.join(uppers[plan.target], "upper", path)
-                        os.makedirs(os.path.dirname(copy), exist_ok=True)
-                        shutil.copy2(os.path.join(old, "upper", path), copy, follow_symlinks=False)
+            with _settled(old):
+                changed = [
+                    path for path, state in _files(plan).items() if before.get(path) != state
+                ]
+                for path in changed:
+                    copy = os.path.join(uppers[plan.target], "upper", path)
+                    os.makedirs(os.path.dirname(copy), exist_ok=True)
+                    shutil.copy2(os.path.join(old, "upper", path), copy, follow_symlinks=False)
 
     def publish(self, generation: Generation, *, prepared: bool) -> None:
         """Make a generation the current one, and delete those that no task has mounted.
@@ -183,15 +184,19 @@ def _files(plan: Plan) -> dict[str, list[int]]:
 
 
 def _copy(old: str, new: str) -> None:
-    """Copy an upper directory, with the attributes and devices by which overlayfs marks things.
-
-    Waits until nobody changes it any more.
-    """
-    with open(os.path.join(old, "lock")) as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
+    """Copy an upper directory, with the attributes and devices by which overlayfs marks things."""
+    with _settled(old):
         subprocess.run(
             ["cp", "-a", f"{old}/upper", new], check=True, capture_output=True, text=True
         )
+
+
+@contextlib.contextmanager
+def _settled(upper: str) -> Iterator[None]:
+    """Wait until nobody changes an upper directory any more; keep it so for a `with` block."""
+    with open(os.path.join(upper, "lock")) as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
 
 
 def _in_use(path: str) -> bool:

@@ -19,15 +19,14 @@ from typing import Any, NamedTuple
 import bb
 
 from cas.errors import CasError, InUse, StoreDamaged
-from cas.layout import layer_path
-from cas.sstate import FIXMES
 from cas_yocto.command import CommandFailed
 from cas_yocto.composing import Outdated, Wanted, composed, wanted_by
 from cas_yocto.dependencies import DepValid
+from cas_yocto.furnishing import Relocate, furnish
 from cas_yocto.generations import Generation, Generations, united
 from cas_yocto.storing import Component
 from mounter.executing import enter
-from mounter.plan import NoStrategy, Plan, read_manifest
+from mounter.plan import NoStrategy, Plan
 
 _PREPARING = "do_prepare_recipe_sysroot"
 _FOR_OTHERS = "do_addto_recipe_sysroot"
@@ -36,8 +35,6 @@ _MODES = ("mount", "writable", "link")
 _LOOK_AGAIN = 0.05  # seconds
 _HELD: list[object] = []
 """Leases of this process, until it ends."""
-
-Relocate = Callable[[Sequence[str], str, str, str, Any], None]
 
 
 class Stock(NamedTuple):
@@ -212,7 +209,7 @@ def _renew(
     if _is_preparing(d):
         _enter(new, writable=True)  # for functions that come after this one, too
         try:
-            said = _furnish(d, stock, new, added)
+            said = furnish(d, stock.relocate, new, added)
         except (OSError, subprocess.CalledProcessError) as error:  # too late to link: it is mounted
             bb.fatal(f"{d.getVar('PN')}: its sysroots cannot be prepared: {error}")
     else:
@@ -294,33 +291,7 @@ def _enter_and_furnish(
     d: Any, stock: Stock, generation: Generation, added: Sequence[Component]
 ) -> str:
     _enter(generation, writable=True)
-    return _furnish(d, stock, generation, added)
-
-
-def _furnish(d: Any, stock: Stock, generation: Generation, added: Sequence[Component]) -> str:
-    """Relocate files, and run scripts, of components that were added; return what scripts said."""
-    ids = {one.id for one in added}
-    native = d.getVar("RECIPE_SYSROOT_NATIVE")
-    scripts: list[str] = []
-    for plan in generation.plans:
-        sysroot = os.fsdecode(plan.target)
-        lists: list[str] = []
-        for artifact in plan.artifacts:
-            if artifact.id in ids:
-                layer = os.path.join(plan.store, layer_path(artifact.tree))
-                for path in read_manifest(plan.store, artifact.tree).nodes:
-                    if path.startswith(FIXMES + b"/"):
-                        lists.append(os.fsdecode(os.path.join(layer, path)))
-                    elif b"/usr/bin/postinst-" in b"/" + path:
-                        scripts.append(os.path.join(sysroot, os.fsdecode(path)))
-        stock.relocate(lists, sysroot, d.getVar("RECIPE_SYSROOT"), native, d)
-    said = ""
-    for script in sorted(scripts):
-        done = subprocess.run([script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode:
-            bb.fatal(f"{d.getVar('PN')}: {script} ended with {done.returncode}:\n{done.stdout}")
-        said += f"Running postinst {script}, output:\n{done.stdout}"
-    return said
+    return furnish(d, stock.relocate, generation, added)
 
 
 def _in_child(work: Callable[[], str]) -> str:
