@@ -65,7 +65,7 @@ def _config(document: dict[str, Any]) -> Config:
         raise ValueError('remotes are lines of NAME = "URL"')
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise ValueError("trusted_keys are a list of texts")
-    timeout_s = document.get("remote_timeout_s", 60.0)
+    timeout_s = document.get("remote_timeout_s", Config().remote_timeout_s)
     if type(timeout_s) not in (int, float) or not 0 < timeout_s < 1e6:
         raise ValueError("remote_timeout_s is a number of seconds")
     return Config(remotes, tuple(map(_key, keys)), float(timeout_s))

@@ -42,6 +42,15 @@ def contents_of(manifest: Manifest, layer: bytes) -> Iterator[tuple[Entry, int]]
                 os.close(fd)
 
 
+def read_content(entry: Entry, fd: int) -> bytes:
+    """Return an entry's content, which has to fit into memory. Raises StoreDamaged, OSError."""
+    with open(fd, "rb", closefd=False) as file:
+        data = file.read(entry.size + 1)  # one more shows a file that has grown
+    if hashing.of_bytes(data) != entry.digest:
+        raise _damaged(entry)
+    return data
+
+
 def check_content(entry: Entry, fd: int, copy_to: int | None = None) -> None:
     """Hash an entry's content, and copy it to a descriptor. Raises StoreDamaged, OSError."""
     if hashing.of_file(fd, copy_to)[0] != entry.digest:

@@ -20,8 +20,8 @@ from cli.composing import (
 from cli.options import (
     emit,
     json_option,
+    open_pulled,
     open_store,
-    pulled,
     remote_option,
     store_option,
     store_path,
@@ -64,8 +64,7 @@ def mount_command(
     cas mount build/recipe-sysroot --upper build/changes glibc zlib@5
     """
     names = names_of(ctx, ids, from_file)
-    store = open_store(ctx, create=remote is not None)
-    pulled(ctx, store, remote, names)
+    store = open_pulled(ctx, remote, names)
     with compose(store, names, f"mount at {target}", overlaps) as composition:
         made = mount(composition, target, Strategy(strategy), writable=rw, upper=upper)
     emit(as_json, _document(made, composition), [_line(made)])

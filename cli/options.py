@@ -68,6 +68,16 @@ def remote_option(function: _Function) -> _Function:
     )(function)
 
 
+def open_pulled(ctx: click.Context, remote: str | None, names: Iterable[str]) -> Store:
+    """Open the store, with what is missing pulled if there is a --remote.
+
+    Raises what `open_store` and `pulled` raise.
+    """
+    store = open_store(ctx, create=remote is not None)
+    pulled(ctx, store, remote, names)
+    return store
+
+
 def pulled(ctx: click.Context, store: Store, remote: str | None, names: Iterable[str]) -> None:
     """Pull what is missing, if there is a --remote. Raises InputRefused, BadConfig, OSError."""
     if remote is not None:

@@ -19,8 +19,7 @@ from cli.composing import (
 from cli.options import (
     emit,
     json_option,
-    open_store,
-    pulled,
+    open_pulled,
     remote_option,
     store_option,
     text_of,
@@ -63,8 +62,7 @@ def plan_command(
     cas plan --private --json /work/recipe-sysroot glibc zlib > plan.json
     """
     names = names_of(ctx, ids, from_file)
-    store = open_store(ctx, create=remote is not None)
-    pulled(ctx, store, remote, names)
+    store = open_pulled(ctx, remote, names)
     with compose(store, names, f"plan for {target}", overlaps) as composition:
         wanted = planned(composition, target, Strategy(strategy), writable=rw, upper=upper)
         plan = decide(wanted, private=private)

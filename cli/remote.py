@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 from collections import Counter
-from collections.abc import Sequence
-from typing import Unpack
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
+from typing import TypeVar, Unpack
 
 import click
 
@@ -18,6 +20,7 @@ from cli.composing import ids_options, names_of
 from cli.options import byte_progress, emit, json_option, note, open_store, store_option
 from cli.remotes import Transfer, config_of, remote_of, transfer_options
 
+_Done = TypeVar("_Done", Pulled, Pushed)
 _REFUSALS = {
     Outcome.CONFLICT: ExitCode.CONFLICT,
     Outcome.DAMAGED: ExitCode.DAMAGED,
@@ -77,17 +80,8 @@ def push_command(
     else:
         artifacts = [store.resolve(name) for name in names_of(ctx, ids, from_file)]
     done: list[Pushed] = []
-    with byte_progress("Pushing", len(artifacts)) as step:
-
-        def take(pushed: Pushed) -> None:
-            done.append(pushed)
-            step(pushed.sent)
-
-        try:
-            push_to(store, remote_of(config, remote, how), terms, artifacts, take)
-        except BaseException:
-            _go_on(len(done), len(artifacts))
-            raise
+    with _gathering("Pushing", len(artifacts), done, attrgetter("sent")) as take:
+        push_to(store, remote_of(config, remote, how), terms, artifacts, take)
     _tell(ctx, as_json, done, [{"sent_bytes": one.sent} for one in done])
 
 
@@ -118,18 +112,9 @@ def pull_command(
     signatures = [Signature.parse(name) for name in names_of(ctx, ids, from_file)]
     store, config = open_store(ctx, create=True), config_of(ctx)
     done: list[Pulled] = []
-    with byte_progress("Pulling", len(set(signatures))) as step:
-
-        def take(pulled: Pulled) -> None:
-            done.append(pulled)
-            step(pulled.fetched)
-
-        try:
-            chosen = remote_of(config, remote, how)
-            pull_from(store, chosen, config.trusted_keys, signatures, take)
-        except BaseException:
-            _go_on(len(done), len(signatures))
-            raise
+    with _gathering("Pulling", len(set(signatures)), done, attrgetter("fetched")) as take:
+        chosen = remote_of(config, remote, how)
+        pull_from(store, chosen, config.trusted_keys, signatures, take)
     counts = [{"fetched_bytes": one.fetched, "new_bytes": one.new_bytes} for one in done]
     _tell(ctx, as_json, done, counts)
 
@@ -191,9 +176,23 @@ def remote_has_command(
         ctx.exit(ExitCode.NO_SIGNATURE)
 
 
-def _go_on(done: int, wanted: int) -> None:
-    if done:
-        note(f"{done} of {wanted} were done; the same command goes on there")
+@contextlib.contextmanager
+def _gathering(
+    label: str, wanted: int, done: list[_Done], size: Callable[[_Done], int]
+) -> Iterator[Callable[[_Done], None]]:
+    """Give a function that adds to what is done, of so many, and shows how far that is."""
+    with byte_progress(label, wanted) as step:
+
+        def take(one: _Done) -> None:
+            done.append(one)
+            step(size(one))
+
+        try:
+            yield take
+        except BaseException:
+            if done:
+                note(f"{len(done)} of {wanted} were done; the same command goes on there")
+            raise
 
 
 def _tell(

@@ -12,16 +12,15 @@ import click
 
 from cas.config import Config, read_config
 from cas.errors import CasError, InputRefused, hint_for
+from cas.remote.bucket import JOBS, NoRemotes, Remote
 from cas.signature import BadSignature, Signature
 from cli.options import note, store_path
 
 if TYPE_CHECKING:
     from cas.artifact import Artifact
-    from cas.remote.bucket import Remote
     from cas.remote.outcomes import Pulled, Pushed
     from cas.store import Store
 
-_JOBS = 32
 _SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "http", "https", "file")
 _AWS_NAMES = {
     "aws_access_key_id": "aws_access_key_id",
@@ -53,7 +52,7 @@ def transfer_options(function: _Function) -> _Function:
     return click.option(
         "--jobs",
         type=click.IntRange(1, 256),
-        default=_JOBS,
+        default=JOBS,
         show_default=True,
         help="How many requests there are at once.",
     )(function)
@@ -69,8 +68,6 @@ def remote_of(config: Config, text: str, how: Transfer | None = None) -> Remote:
 
     Raises InputRefused, OSError.
     """
-    from cas.remote.bucket import Remote
-
     url = config.remotes.get(text, text)
     if "://" not in url:
         known = ", ".join(sorted(config.remotes)) or "none"
@@ -93,7 +90,7 @@ def remote_of(config: Config, text: str, how: Transfer | None = None) -> Remote:
     url = f"{parts.scheme.lower()}:{url.partition(':')[2]}"
     timeout_s = (how and how["timeout"]) or config.remote_timeout_s
     options = _aws_options() if url.startswith("s3") else {}
-    return Remote(url, options, timeout_s, how["jobs"] if how else _JOBS)
+    return Remote(url, options, timeout_s, how["jobs"] if how else JOBS)
 
 
 def _aws_options() -> dict[str, str]:
@@ -175,8 +172,6 @@ def push_one(
 @contextlib.contextmanager
 def _told(what: str) -> Iterator[None]:
     """Tell what goes wrong, but for mistakes in what was asked for, which are raised."""
-    from cas.remote.bucket import NoRemotes
-
     try:
         yield
     except (InputRefused, NoRemotes):

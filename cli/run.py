@@ -14,7 +14,15 @@ from cas.store import Store
 from cli.composing import STRATEGIES, Overlaps, compose, conflict_options
 from cli.crashes import crashes_told
 from cli.failure import RUN_FAILED, report
-from cli.options import note, pulled, read_ids, read_text, store_option, store_path
+from cli.options import (
+    note,
+    pulled,
+    read_ids,
+    read_text,
+    remote_option,
+    store_option,
+    store_path,
+)
 from mounter.isolation import SHARED, Bind, Sandbox
 from mounter.mounting import planned
 from mounter.plan import Plan, Strategy
@@ -34,8 +42,7 @@ _OPTIONS = (
     click.option("--rw", is_flag=True, help="Let sysroots take changes, which are thrown away."),
     click.option("--upper", "uppers", metavar="[PATH=]DIR", multiple=True,
                  help="Let a sysroot take changes, which stay in DIR/upper."),
-    click.option("--remote", metavar="REMOTE",
-                 help="Pull whole IDs that are missing here from there first."),
+    remote_option,
     click.option("--strategy", type=click.Choice(STRATEGIES), default="auto",
                  help="How to make sysroots."),
     click.option("--bind", "binds", metavar="DIR:PATH[:ro]", multiple=True,

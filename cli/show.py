@@ -15,8 +15,8 @@ from cli.options import (
     emit,
     json_option,
     note,
+    open_pulled,
     open_store,
-    pulled,
     remote_option,
     store_option,
     table,
@@ -44,8 +44,7 @@ def has_command(
     """
     signatures = [Signature.parse(text) for text in ids]
     try:
-        store = open_store(ctx, create=remote is not None)
-        pulled(ctx, store, remote, ids)
+        store = open_pulled(ctx, remote, ids)
         missing = [str(s) for s in signatures if store.find(s) is None]
     except NoStore:
         missing = list(ids)

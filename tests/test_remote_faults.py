@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from cas.compression import compress
 from cas.digest import of_bytes
-from cas.manifest import Digest
+from cas.manifest import Digest, Manifest
 from cas.remote import records, treefile
 from cas.remote.bucket import Remote
-from cas.remote.layout import small_contents
+from cas.remote.layout import SMALL
 from cas.remote.outcomes import Outcome, Pulled
 from cas.remote.transfer import pull_from
 from cas.signature import Signature
@@ -336,6 +336,11 @@ def test_bytes_of_anybody_are_no_record_and_no_tree_file(data: bytes) -> None:
 PACK = "0" * 64
 
 
+def small(manifest: Manifest) -> list[treefile.Content]:
+    """Return the contents of a tree that are in packs."""
+    return [one for one in treefile.contents_in(manifest).values() if one.size < SMALL]
+
+
 @pytest.mark.parametrize(
     "head",
     [b"[]", b"{}", b"[1]", b"[[1]]", b"[[[1], 2]]", b"[[\"x\", [1]]]", b"[[\"%s\", [true]]]",
@@ -347,7 +352,7 @@ def test_tree_file_whose_packs_make_no_sense_is_refused(head: bytes, cas: Cas, w
     with Store(cas.store) as store:
         tree = store.resolve(ZLIB).tree
         manifest = store.tree(tree)
-    assert len(small_contents(manifest)) == 2
+    assert len(small(manifest)) == 2
     line = head.replace(b"%s", PACK.encode())
 
     with pytest.raises(treefile.BadTreeFile):
@@ -363,7 +368,7 @@ def test_bomb_ends_at_the_size_that_the_manifest_tells(
     (pack,) = (path for path in (place / "packs").rglob("*") if path.is_file())
     file = place / "trees" / tree[:2] / tree[2:]
     found = treefile.decode(file.read_bytes(), tree)
-    count = len(small_contents(found.manifest))
+    count = len(small(found.manifest))
     lengths = [len(bomb)] * count
     (segment,) = (path for path in (place / "objects").rglob("*") if path.is_file())
     before = segment.read_bytes()

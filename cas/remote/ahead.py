@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, TypeVar
 
+from cas.closing import Closing
 from cas.remote.bucket import Bucket, RemoteStalled
 
 _Item = TypeVar("_Item")
@@ -17,7 +18,7 @@ _AT_ONCE = 1 << 26
 """How many bytes are under way at once, which bounds memory, and how slow a link may be."""
 
 
-class Requests:
+class Requests(Closing):
     """Has up to `jobs` of a remote's requests under way, each in a thread.
 
     obstore lets go of the interpreter while it waits, and so do zstd and BLAKE3.
@@ -75,21 +76,19 @@ class Requests:
         `size` tells how many bytes an item's request brings, or a little more. Raises what `work`
         raises, and RemoteStalled.
         """
-        waiting: deque[tuple[_Item, int, Future[_Result]]] = deque()
-        held = 0
+        waiting: deque[tuple[_Item, Future[_Result]]] = deque()
 
         def first() -> tuple[_Item, _Result]:
-            nonlocal held
-            item, taken, future = waiting.popleft()
-            held -= taken
+            item, future = waiting.popleft()
             return item, self.result(future)
 
         for item in items:
             taken = size(item)
-            while waiting and (len(waiting) >= count or held + taken > _AT_ONCE):
+            while waiting and (
+                len(waiting) >= count or sum(size(one) for one, _ in waiting) + taken > _AT_ONCE
+            ):
                 yield first()
-            held += taken
-            waiting.append((item, taken, self.begin(partial(work, item), taken)))
+            waiting.append((item, self.begin(partial(work, item), taken)))
         while waiting:
             yield first()
 

@@ -14,13 +14,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from cas.errors import CasError, InputRefused
+from cas.remote.layout import LARGEST_BLOB
 
 _RETRIES = 10
 _LONGEST_S = 3600
 _PIECE = 1 << 16
 """How many bytes have to come for a sign of life."""
-LARGEST_RANGE = 1 << 24
-"""How many bytes beyond its beginning are fetched where there are no ranges."""
+_DENIED = ("PermissionDeniedError", "UnauthenticatedError")
+JOBS = 32
+"""How many requests there are at once, if nothing else is said."""
 
 
 class NoRemotes(CasError):
@@ -56,7 +58,7 @@ class Remote(NamedTuple):
     url: str
     options: Mapping[str, str] = {}
     timeout_s: float = 60.0
-    jobs: int = 32
+    jobs: int = JOBS
 
     @property
     def is_read_only(self) -> bool:
@@ -143,7 +145,7 @@ class Bucket:
         except RemoteFailed as error:  # it is too short, or the server gives no ranges
             if "range" not in str(error.__cause__).lower():
                 raise
-            whole = self.get(key, start + LARGEST_RANGE)
+            whole = self.get(key, LARGEST_BLOB)
             return None if whole is None else whole[start : start + length]
         return None
 
@@ -198,7 +200,7 @@ class Bucket:
         """Tell whether an error says that nothing is there."""
         if isinstance(error, FileNotFoundError):
             return "NoSuchBucket" not in str(error)
-        denied = type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError")
+        denied = type(error).__name__ in _DENIED
         # A web server that does not list may say so of what is not there.
         return "Not a directory" in str(error) or (denied and self.remote.is_read_only)
 
@@ -210,7 +212,7 @@ class Bucket:
                 what, hint = found or what, advice
                 break
         else:
-            if type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError"):
+            if type(error).__name__ in _DENIED:
                 hint = "check the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …)"
             elif isinstance(error, NotImplementedError):
                 what, hint = "it cannot do that", "a mirror by HTTP tells only of exact IDs"

@@ -10,12 +10,12 @@ from typing import NamedTuple
 from cas.compression import Unreadable, decompress
 from cas.ingest import ingest_stream
 from cas.journal import Journal
-from cas.manifest import Digest, Manifest
+from cas.manifest import Digest
 from cas.objects import ObjectKey, Objects
 from cas.quoting import quoted
 from cas.remote.layout import SMALL, pack_key, segment_key, segments
 from cas.remote.outcomes import Outcome
-from cas.remote.treefile import Packed, TreeFile
+from cas.remote.treefile import Content, Packed, TreeFile
 from cas.tree import Reading
 
 _AT_ONCE = 1 << 20
@@ -49,23 +49,14 @@ class Blob(NamedTuple):
 Fetched = tuple[Blob, bytes | None]
 
 
-class _Content(NamedTuple):
-    """What a manifest says of a content: a path that has it, its size, and with which bits."""
-
-    path: bytes
-    size: int
-    executable: set[bool]
-
-
 class Need(NamedTuple):
     """What is needed of a tree: `blobs` have to be fetched.
 
-    `contents` are those of the manifest, and `incomplete` such of them as are there with the other
-    executable bit only, or as one of two objects.
+    `incomplete` are contents that are there with the other executable bit only, or as one of two
+    objects.
     """
 
     blobs: list[Blob]
-    contents: dict[Digest, _Content]
     incomplete: list[Digest]
 
 
@@ -74,10 +65,9 @@ def needed(tree: TreeFile, objects: Objects) -> Need:
 
     Raises Unusable if there is no room, or a size is not that of the content; OSError.
     """
-    contents = _contents(tree.manifest)
-    lacking: dict[Digest, _Content] = {}
+    lacking: dict[Digest, Content] = {}
     incomplete: list[Digest] = []
-    for digest, content in contents.items():
+    for digest, content in tree.contents.items():
         there = [bit for bit in (False, True) if objects.usable(ObjectKey(digest, bit))]
         if there and objects.size(ObjectKey(digest, there[0])) not in (None, content.size):
             raise _damaged(content)
@@ -97,22 +87,10 @@ def needed(tree: TreeFile, objects: Objects) -> Need:
                 Blob(segment_key(digest, number), True, 0, size, digest=digest)
                 for number, size in enumerate(segments(content.size))
             ]
-    return Need(blobs, contents, incomplete)
+    return Need(blobs, incomplete)
 
 
-def _contents(manifest: Manifest) -> dict[Digest, _Content]:
-    """Return the contents of a tree, in the order of the manifest. Raises Unusable."""
-    found: dict[Digest, _Content] = {}
-    for entry in manifest:
-        if entry.digest is not None:
-            content = found.setdefault(entry.digest, _Content(entry.path, entry.size, set()))
-            if content.size != entry.size:
-                raise _damaged(content)
-            content.executable.add(entry.executable)
-    return found
-
-
-def _parts(pack: Digest, contents: list[Packed], lacking: dict[Digest, _Content]) -> Iterator[Blob]:
+def _parts(pack: Digest, contents: list[Packed], lacking: dict[Digest, Content]) -> Iterator[Blob]:
     """Yield a pack, or those parts of it that hold what is lacking."""
     wanted = [content for content in contents if content.digest in lacking]
     if not wanted:
@@ -157,7 +135,7 @@ class Taking:
     def source(self, objects: Objects, journal: Journal) -> Reading:
         """Make objects of contents; see `cas.put.Source`. Raises Unusable, OSError, CasError."""
         (need, blobs), self._first = self._first or self._again(), None
-        contents = need.contents
+        contents = self._tree.contents
         reading = Reading(nodes=self._tree.manifest.nodes)
         reading.recount()
         reading.set_id_bits, reading.xattrs, reading.owners = self._dropped
@@ -177,7 +155,7 @@ class Taking:
         return reading
 
     def _segments(
-        self, content: _Content, first: bytes | None, rest: Iterator[Fetched]
+        self, content: Content, first: bytes | None, rest: Iterator[Fetched]
     ) -> Iterator[bytes]:
         data = first
         for number, size in enumerate(segments(content.size)):
@@ -192,7 +170,7 @@ class Taking:
         return data
 
 
-def _unpack(data: bytes, size: int, content: _Content) -> bytes:
+def _unpack(data: bytes, size: int, content: Content) -> bytes:
     try:
         unpacked = decompress(data, size)
     except Unreadable:
@@ -207,7 +185,7 @@ def _make(
     journal: Journal,
     reading: Reading,
     digest: Digest,
-    content: _Content,
+    content: Content,
     parts: Iterator[bytes],
 ) -> None:
     """Make an object of a content. Raises Unusable if it is not what its digest says."""
@@ -221,7 +199,7 @@ def _make(
 
 
 def _complete(
-    objects: Objects, journal: Journal, reading: Reading, digest: Digest, content: _Content
+    objects: Objects, journal: Journal, reading: Reading, digest: Digest, content: Content
 ) -> None:
     """Make the object that is another one with or without the executable bit."""
     for executable in content.executable:
@@ -243,5 +221,5 @@ def _read(objects: Objects, key: ObjectKey) -> Iterator[bytes]:
             yield data
 
 
-def _damaged(content: _Content) -> Unusable:
+def _damaged(content: Content) -> Unusable:
     return Unusable(Outcome.DAMAGED, f"the content of {quoted(content.path)} is another")

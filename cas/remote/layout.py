@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cas.manifest import Digest, Entry, Manifest
+from cas.manifest import Digest
 from cas.signature import BadSignature, Signature
 
 PREFIX = "sysroot-cas-1"
@@ -53,13 +53,3 @@ def segments(size: int) -> Iterator[int]:
     """Yield the sizes of the segments of a large content."""
     for start in range(0, size, SEGMENT):
         yield min(SEGMENT, size - start)
-
-
-def small_contents(manifest: Manifest) -> dict[Digest, int]:
-    """Return the contents of a tree that are in packs, with their sizes, in the order of packs."""
-    return {e.digest: e.size for e in manifest if e.digest is not None and is_small(e)}
-
-
-def is_small(entry: Entry) -> bool:
-    """Tell whether the content of a regular file is in a pack."""
-    return entry.size < SMALL

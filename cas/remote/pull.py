@@ -42,20 +42,18 @@ class _Plan:
 def pull(
     store: Store,
     bucket: Bucket,
-    keys: Collection[str],
     signatures: Sequence[Signature],
     give: Callable[[Pulled], None],
+    *,
+    keys: Collection[str],
 ) -> None:
     """Store artifacts that are in a remote and not here; `give` gets what became of each.
 
     Records have to be signed by one of `keys`, if there are any. Raises RemoteFailed, CasError,
     OSError; what was stored before that stays.
     """
-    requests = Requests(bucket)
-    try:
+    with Requests(bucket) as requests:
         _Pulling(store, bucket, keys, requests).run(signatures, give)
-    finally:
-        requests.close()
 
 
 class _Pulling:

@@ -72,20 +72,18 @@ class _Open(NamedTuple):
 def push(
     store: Store,
     bucket: Bucket,
-    terms: Terms,
     signatures: Sequence[Signature],
     give: Callable[[Pushed], None],
+    *,
+    terms: Terms,
 ) -> None:
     """Write artifacts of the store to a remote; `give` gets what became of each.
 
     Contents are checked before. Raises NoSuchSignature, StoreDamaged, RemoteFailed, OSError; what
     was pushed before that stays.
     """
-    requests = Requests(bucket)
-    try:
+    with Requests(bucket) as requests:
         _Pushing(store, bucket, terms, requests).run(signatures, give)
-    finally:
-        requests.close()
 
 
 class _Pushing:
@@ -118,13 +116,14 @@ class _Pushing:
         if data is not None:
             with contextlib.suppress(BadRecord):
                 record = records.decode(data, artifact.signature)
-        if self._terms.replace:
-            return _Found(record, data is not None, False, False)
         fresh = record is not None and self._is_fresh(key)
         return _Found(record, data is not None, fresh, self._is_fresh(tree))
 
     def _is_fresh(self, key: str) -> bool:
-        """Tell whether something is at a key for so short that it will be there for long."""
+        """Tell whether something is at a key for so short that it will be there for long.
+
+        Nothing is, for who writes all anew.
+        """
         if self._terms.replace:
             return False
         written_s = self._bucket.written_s(key)
@@ -136,7 +135,7 @@ class _Pushing:
         if there is None:
             return None
         if found.means(artifact):
-            signed = terms.key is None or there.is_signed_by(terms.key)
+            signed = terms.key is None or there.is_signed_by({terms.key.public})
             known = found.fresh and found.tree_fresh and signed
             return Pushed(artifact.signature, Outcome.KNOWN) if known else None
         forged = terms.key is not None and not there.is_trusted(terms.trusted)

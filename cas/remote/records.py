@@ -40,20 +40,15 @@ class SignedRecord(NamedTuple):
     line: bytes
     marks: list[tuple[str, str]]
 
-    def is_signed_by(self, key: SigningKey) -> bool:
-        """Tell whether one of the signatures is by a key."""
-        return any(
-            public == key.public and is_signed(_SIGNED + self.line, public, mark)
-            for public, mark in self.marks
-        )
-
     def is_trusted(self, keys: Collection[str]) -> bool:
         """Tell whether one of the keys has signed it; without keys everything is trusted.
 
         Raises NoRemotes.
         """
-        if not keys:
-            return True
+        return not keys or self.is_signed_by(keys)
+
+    def is_signed_by(self, keys: Collection[str]) -> bool:
+        """Tell whether one of the keys has signed it. Raises NoRemotes."""
         return any(
             public in keys and is_signed(_SIGNED + self.line, public, mark)
             for public, mark in self.marks
@@ -69,7 +64,7 @@ def encode(record: Record, key: SigningKey | None) -> bytes:
 def signed_too(there: SignedRecord, key: SigningKey | None) -> bytes:
     """Return what is stored of a record that is there, signed by a key too if there is one."""
     marks = there.marks
-    if key is not None and not there.is_signed_by(key):
+    if key is not None and not there.is_signed_by({key.public}):
         marks = [(key.public, key.sign(_SIGNED + there.line)), *marks][:_MOST_MARKS]
     return b"\n".join([there.line, *(f"{public} {mark}".encode() for public, mark in marks), b""])
 

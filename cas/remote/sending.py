@@ -10,10 +10,10 @@ from functools import partial
 from cas import digest as hashing
 from cas.compression import compress
 from cas.manifest import Digest, Manifest
-from cas.reading import check_content, contents_of
+from cas.reading import check_content, contents_of, read_content
 from cas.remote.ahead import Requests
 from cas.remote.bucket import Bucket
-from cas.remote.layout import PACK, SEGMENT, is_small, pack_key, segment_key, segments
+from cas.remote.layout import PACK, SEGMENT, SMALL, pack_key, segment_key, segments
 
 
 class Sending:
@@ -41,10 +41,10 @@ class Sending:
             if entry.digest is None or entry.digest in self._seen:
                 continue
             self._seen.add(entry.digest)
-            check_content(entry, fd)
-            if is_small(entry):
-                self._pack(os.pread(fd, entry.size, 0))
+            if entry.size < SMALL:
+                self._pack(read_content(entry, fd))
                 continue
+            check_content(entry, fd)
             for number, size in enumerate(segments(entry.size)):
                 key = segment_key(entry.digest, number)
                 own = os.dup(fd)  # this one is closed before its turn

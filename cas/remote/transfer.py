@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 from cas.artifact import Artifact
 from cas.errors import InputRefused
@@ -25,6 +26,8 @@ from cas.signature import Signature
 from cas.store import Store
 from cas.workers import Worker, spread
 
+_Result = TypeVar("_Result")
+_Work = Callable[[Store, Bucket, Sequence[Signature], Callable[[_Result], None]], None]
 _MOST_PROCESSES = 4
 _COST_OF_AN_ARTIFACT = 1_000_000
 """How many bytes are sent in the time that an artifact takes besides."""
@@ -43,11 +46,7 @@ def pull_from(
     be signed by one of `keys`, if there are any. Raises NoRemotes, RemoteFailed, InputRefused,
     CasError, OSError; what was stored before that stays.
     """
-    wanted = dict.fromkeys(signatures, 1)
-    processes, part = _share(remote, len(wanted))
-    work = partial(_pull_part, store, part, keys)
-    weight = wanted.__getitem__
-    spread(work, wanted, take, weight=weight, least=0, apart=True, most=processes)
+    _spread(store, remote, partial(pull, keys=keys), dict.fromkeys(signatures, 1), take)
 
 
 def push_to(
@@ -64,10 +63,7 @@ def push_to(
     """
     refuse_read_only(remote)
     sizes = {one.signature: one.size + _COST_OF_AN_ARTIFACT for one in artifacts}
-    processes, part = _share(remote, len(sizes))
-    work = partial(_push_part, store, part, terms)
-    weight = sizes.__getitem__
-    spread(work, sizes, take, weight=weight, least=0, apart=True, most=processes)
+    _spread(store, remote, partial(push, terms=terms), sizes, take, create=True)
 
 
 def missing_in(
@@ -97,34 +93,41 @@ def refuse_read_only(remote: Remote) -> None:
         )
 
 
-def _share(remote: Remote, items: int) -> tuple[int, Remote]:
-    """Return for how many processes there is work, and a remote with each one's requests."""
-    processes = max(min(len(os.sched_getaffinity(0)), _MOST_PROCESSES, items, remote.jobs), 1)
-    return processes, remote._replace(jobs=remote.jobs // processes)
-
-
-def _pull_part(
+def _spread(
     store: Store,
     remote: Remote,
-    keys: Collection[str],
+    work: _Work[_Result],
+    weights: Mapping[Signature, int],
+    take: Callable[[_Result], None],
+    *,
+    create: bool = False,
+) -> None:
+    """Let processes do `work` with signatures; each has its part of the requests."""
+    processors = len(os.sched_getaffinity(0))
+    processes = max(min(processors, _MOST_PROCESSES, len(weights), remote.jobs), 1)
+    part = remote._replace(jobs=remote.jobs // processes)
+    spread(
+        partial(_do_part, store, part, work, create),
+        weights,
+        take,
+        weight=weights.__getitem__,
+        least=0,
+        apart=True,
+        most=processes,
+    )
+
+
+def _do_part(
+    store: Store,
+    remote: Remote,
+    work: _Work[_Result],
+    create: bool,
     signatures: Sequence[Signature],
-    give: Callable[[Pulled], None],
+    give: Callable[[_Result], None],
 ) -> None:
     store.close()  # a process that was forked opens its own
     with Store(store.path) as own:
-        pull(own, Bucket(remote), keys, signatures, give)
-
-
-def _push_part(
-    store: Store,
-    remote: Remote,
-    terms: Terms,
-    signatures: Sequence[Signature],
-    give: Callable[[Pushed], None],
-) -> None:
-    store.close()
-    with Store(store.path) as own:
-        push(own, Bucket(remote, create=True), terms, signatures, give)
+        work(own, Bucket(remote, create=create), signatures, give)
 
 
 def _ask(
@@ -141,10 +144,10 @@ def _ask(
             return data is not None and records.decode(data, signature).is_trusted(keys)
         return False
 
-    requests = Requests(bucket)
-    for signature, there in requests.ahead(is_there, signatures, remote.jobs):
-        if not there:
-            give(signature)
+    with Requests(bucket) as requests:
+        for signature, there in requests.ahead(is_there, signatures, remote.jobs):
+            if not there:
+                give(signature)
 
 
 def _list(remote: Remote, give: Callable[[Signature], None]) -> None:

@@ -10,7 +10,8 @@ from cas.compression import Unreadable, compress, decompress
 from cas.documents import fits, parse
 from cas.errors import StoreDamaged
 from cas.manifest import Digest, Manifest
-from cas.remote.layout import LARGEST_BLOB, SMALL, small_contents
+from cas.quoting import quoted
+from cas.remote.layout import LARGEST_BLOB, SMALL
 
 LARGEST = 1 << 28
 """No tree file takes more bytes, compressed."""
@@ -34,17 +35,29 @@ class Packed(NamedTuple):
     length: int
 
 
+class Content(NamedTuple):
+    """What a manifest says of a content: a path that has it, its size, and with which bits."""
+
+    path: bytes
+    size: int
+    executable: set[bool]
+
+
 class TreeFile(NamedTuple):
-    """A tree's manifest, and its packs: the name of each, and what is in it, in order."""
+    """A tree's manifest and the contents in it; and its packs: the name of each, and what is in it.
+
+    Contents are in the order of the manifest, and so are those in packs.
+    """
 
     manifest: Manifest
+    contents: dict[Digest, Content]
     packs: list[tuple[Digest, list[Packed]]]
 
 
 def encode(manifest: bytes, packs: list[tuple[Digest, list[int]]]) -> bytes:
     """Return a tree file of a manifest's bytes, and for each pack its name and the lengths in it.
 
-    The lengths are those of the small contents, in the order of `small_contents`.
+    The lengths are those of the small contents, in the order of `contents_in`.
     """
     return compress(json.dumps(packs, separators=(",", ":")).encode() + b"\n" + manifest)
 
@@ -61,21 +74,39 @@ def decode(data: bytes, tree: Digest) -> TreeFile:
         document = parse(head)
         if not fits(document, list[list[Digest | list[int]]]):
             raise ValueError("its packs make no sense")
-        return TreeFile(manifest, _packs(document, manifest))
+        contents = contents_in(manifest)
+        return TreeFile(manifest, contents, _packs(document, contents))
     except (Unreadable, StoreDamaged, ValueError) as error:
         raise BadTreeFile(str(error)) from error
 
 
-def _packs(document: list[list[object]], manifest: Manifest) -> list[tuple[Digest, list[Packed]]]:
-    """Tell where in the packs the small contents of a manifest are. Raises ValueError."""
-    contents = iter(small_contents(manifest).items())
+def contents_in(manifest: Manifest) -> dict[Digest, Content]:
+    """Return the contents of a tree, in the order of the manifest.
+
+    Raises ValueError if one has two sizes.
+    """
+    found: dict[Digest, Content] = {}
+    for entry in manifest:
+        if entry.digest is not None:
+            content = found.setdefault(entry.digest, Content(entry.path, entry.size, set()))
+            if content.size != entry.size:
+                raise ValueError(f"the content of {quoted(entry.path)} has two sizes")
+            content.executable.add(entry.executable)
+    return found
+
+
+def _packs(
+    document: list[list[object]], contents: dict[Digest, Content]
+) -> list[tuple[Digest, list[Packed]]]:
+    """Tell where in the packs the small ones of some contents are. Raises ValueError."""
+    small = ((digest, one.size) for digest, one in contents.items() if one.size < SMALL)
     packs: list[tuple[Digest, list[Packed]]] = []
     for name, lengths in document:
         if not isinstance(name, str) or not isinstance(lengths, list):
             raise ValueError("its packs make no sense")
         start = 0
         packed: list[Packed] = []
-        for length, (digest, size) in zip(lengths, contents):  # noqa: B905 (both ends are checked)
+        for length, (digest, size) in zip(lengths, small):  # noqa: B905 (both ends are checked)
             packed.append(Packed(digest, size, start, length))
             start += length
         if (
@@ -85,6 +116,6 @@ def _packs(document: list[list[object]], manifest: Manifest) -> list[tuple[Diges
         ):
             raise ValueError("it has more in its packs than the tree, or too much")
         packs.append((Digest(name), packed))
-    if next(contents, None) is not None:
+    if next(small, None) is not None:
         raise ValueError("it lacks contents")
     return packs
