@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cas.dirs import TooDeep
+from cas.turns import Turns
 from cas.workers import WorkerEnded, spread
 
 _Give = Callable[[Any], None]
@@ -45,6 +46,22 @@ def test_little_is_done_without_processes() -> None:
     assert _spread(_doubled, []) == []
     assert _spread(_doubled, [1000]) == [(os.getpid(), 2000)]
     assert sorted(_spread(_doubled, [1, 2, 7])) == [(os.getpid(), 2 * n) for n in (1, 2, 7)]
+
+
+def test_what_is_taken_in_turn_is_done_once_and_nobody_waits_for_who_is_slow() -> None:
+    done: list[tuple[int, int]] = []
+
+    def work(_: Sequence[int], give: _Give) -> None:
+        for item in turns:
+            give((os.getpid(), item))
+            time.sleep(0.2 if item == 0 else 0)
+
+    with Turns(range(100)) as turns:
+        spread(work, (1, 2), done.append, weight=lambda _: 1, least=0, apart=True, most=2)
+
+    assert sorted(item for _, item in done) == list(range(100))
+    slow = next(pid for pid, item in done if item == 0)
+    assert sum(pid == slow for pid, _ in done) < 50
 
 
 def test_large_results_come_from_all() -> None:
@@ -99,6 +116,7 @@ def test_interrupt_ends_all_and_loses_no_result() -> None:
 
 _PARENT = """
 import os, signal, time
+from cas.turns import Turns
 from cas.workers import Worker
 signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 def work(give):
@@ -123,6 +141,7 @@ def test_processes_end_with_a_parent_that_is_killed_whatever_it_blocks() -> None
 
 _IN_ODD_COMPANY = """
 import os, signal, time
+from cas.turns import Turns
 from cas.workers import spread
 others = []
 def fork():

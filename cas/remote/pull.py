@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from operator import attrgetter
 
@@ -42,7 +42,7 @@ class _Plan:
 def pull(
     store: Store,
     bucket: Bucket,
-    signatures: Sequence[Signature],
+    signatures: Iterable[Signature],
     give: Callable[[Pulled], None],
     *,
     keys: Collection[str],
@@ -64,15 +64,9 @@ class _Pulling:
         self._jobs = bucket.remote.jobs
         self._decoding = threading.Lock()  # a large one takes its memory alone
 
-    def run(self, signatures: Sequence[Signature], give: Callable[[Pulled], None]) -> None:
+    def run(self, signatures: Iterable[Signature], give: Callable[[Pulled], None]) -> None:
         """Pull, with requests for later artifacts under way while one is stored."""
-        wanted: list[Signature] = []
-        for signature in signatures:
-            known = self._store.find(signature)
-            if known is None:
-                wanted.append(signature)
-            else:
-                give(Pulled(signature, Outcome.KNOWN, known))
+        wanted = self._unknown(signatures, give)
         self._store.objects.note_boot()  # before there are threads to do it
         plans = (plan for _, plan in self._requests.ahead(self._plan, wanted, self._jobs))
         parts = ((plan, blob) for plan in plans for blob in (None, *plan.blobs))
@@ -84,6 +78,17 @@ class _Pulling:
         )
         for plan, group in itertools.groupby(fetched, key=lambda one: one[0][0]):
             give(self._take(plan, ((blob, data) for (_, blob), data in group if blob)))
+
+    def _unknown(
+        self, signatures: Iterable[Signature], give: Callable[[Pulled], None]
+    ) -> Iterator[Signature]:
+        """Yield those of which no artifact is here."""
+        for signature in signatures:
+            known = self._store.find(signature)
+            if known is None:
+                yield signature
+            else:
+                give(Pulled(signature, Outcome.KNOWN, known))
 
     def _plan(self, signature: Signature) -> _Plan:
         """Ask for an artifact's record and tree file, once more if they are damaged."""

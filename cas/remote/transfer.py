@@ -24,6 +24,7 @@ from cas.remote.pull import pull
 from cas.remote.push import Terms, push
 from cas.signature import Signature
 from cas.store import Store
+from cas.turns import Turns
 from cas.workers import Worker, spread
 
 _Result = TypeVar("_Result")
@@ -46,7 +47,9 @@ def pull_from(
     be signed by one of `keys`, if there are any. Raises NoRemotes, RemoteFailed, InputRefused,
     CasError, OSError; what was stored before that stays.
     """
-    _spread(store, remote, partial(pull, keys=keys), dict.fromkeys(signatures, 1), take)
+    wanted = dict.fromkeys(signatures, 1)  # how large they are is not known yet
+    with Turns(wanted) as turns:
+        _spread(store, remote, partial(_pull_in_turn, turns, keys), wanted, take)
 
 
 def push_to(
@@ -128,6 +131,17 @@ def _do_part(
     store.close()  # a process that was forked opens its own
     with Store(store.path) as own:
         work(own, Bucket(remote, create=create), signatures, give)
+
+
+def _pull_in_turn(
+    turns: Turns[Signature],
+    keys: Collection[str],
+    store: Store,
+    bucket: Bucket,
+    _: Sequence[Signature],
+    give: Callable[[Pulled], None],
+) -> None:
+    pull(store, bucket, turns, give, keys=keys)
 
 
 def _ask(

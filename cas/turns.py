@@ -1,0 +1,37 @@
+"""Items of which each process takes the next one, when it is ready for it."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
+
+from cas.closing import Closing
+
+_Item = TypeVar("_Item")
+_NUMBER = struct.Struct("=I")
+
+
+class Turns(Closing, Generic[_Item]):
+    """Items, each of which is yielded once only, in whichever process asks for the next one.
+
+    For processes that were forked meanwhile. They share the offset of an open file, which read(2)
+    moves for all of them at once (since Linux 3.14).
+    """
+
+    def __init__(self, items: Iterable[_Item]) -> None:
+        """Keep the items. Raises OSError."""
+        self._items = list(items)
+        self._numbers = os.memfd_create("cas-turns", os.MFD_CLOEXEC)
+        os.pwrite(self._numbers, b"".join(map(_NUMBER.pack, range(len(self._items)))), 0)
+
+    def __iter__(self) -> Iterator[_Item]:
+        while data := os.read(self._numbers, _NUMBER.size):
+            yield self._items[_NUMBER.unpack(data)[0]]
+
+    def close(self) -> None:
+        """Let go of the file. Does nothing the second time."""
+        if self._numbers >= 0:
+            os.close(self._numbers)
+            self._numbers = -1
