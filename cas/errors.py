@@ -71,6 +71,7 @@ _HINTS = {
     errno.EIO: "the disk may be failing: look at the kernel's messages",
     errno.EMFILE: "let the process open more files (`ulimit -n`)",
     errno.ENOENT: "check the path, and what it is relative to",
+    errno.ENOMEM: "memory is short, or limited (`ulimit -a`, cgroups): let there be more",
     errno.ENOSPC: "the disk is full: make room, `cas gc` in the store",
     errno.ENOSYS: "this kernel is too old for that; README and docs/design.md say what needs which",
     errno.ENOTDIR: "check the path, and what it is relative to",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -13,8 +14,10 @@ RUN_FAILED = 125
 """`cas run` itself failed, as in env(1), podman-run(1) and others."""
 
 
-def report(error: CasError | OSError | click.ClickException) -> int:
+def report(error: CasError | OSError | MemoryError | click.ClickException) -> int:
     """Print an error to standard error; return the exit code of the command."""
+    if isinstance(error, MemoryError):
+        error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     if isinstance(error, click.ClickException):
         error.show()
         context = getattr(error, "ctx", None)

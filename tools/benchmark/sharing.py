@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from benchmark import casd
 from benchmark.bench import Bench
 from benchmark.measuring import Contender, Failed, Table, command, measure, remove, say
 from cas.remote.bucket import Bucket, Remote
@@ -42,8 +43,13 @@ def run(bench: Bench) -> Iterator[Table]:
     try:
         partly = _Partly(bench, place / "partly")
         for title, delay_s in (("", 0.0), (f", {_DELAY_S * 1000:.0f} ms away", _DELAY_S)):
+            contenders = [*_contenders(bench, place, partly)]
+            if not delay_s:  # the delay is one of the requests that are made here
+                peer = casd.Remote(place / "casd", bench.trees)
+                steps = {PUSH: peer.push, PULL: peer.pull}
+                contenders.append(Contender("buildbox-casd", steps, peer.begin, peer.end))
             with _away(delay_s):
-                rows = measure([*_contenders(bench, place, partly)], bench.rounds)
+                rows = measure(contenders, bench.rounds)
             name = "share-far" if delay_s else "share"
             what = f"{len(bench.trees)} trees are shared{title}"
             yield Table(name, what, bench.file_system, rows)
