@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterable
 
 from cas.artifact import Artifact, Record
 from cas.index import Reader
+from cas.nearmiss import near_miss
 from cas.quoting import quoted
 from cas.signature import NoSuchSignature, pick
 
@@ -24,8 +27,20 @@ def resolve_records(reader: Reader, names: Iterable[str], store: bytes) -> list[
     found = [(name, reader.record(name) or _abbreviated(reader, name)) for name in names]
     missing = [name for name, record in found if record is None]
     if missing:
-        raise NoSuchSignature(missing, quoted(store))
+        raise NoSuchSignature(missing, quoted(store), _hint(missing[0], store))
     return [record for _, record in found if record is not None]
+
+
+def _hint(name: str, store: bytes) -> str:
+    """Say how to find out what is there instead of a name."""
+    recipe = name.partition(":")[0]
+    with contextlib.suppress(OSError):
+        recipes = list(map(os.fsdecode, os.listdir(os.path.join(store, b"artifacts"))))
+        if recipe in recipes:
+            return f"`cas ls {recipe}` shows what is there of it"
+        if near := near_miss(recipe, recipes):
+            return f"{near} `cas ls` shows what is there"
+    return "`cas ls` shows what is there"
 
 
 def _abbreviated(reader: Reader, text: str) -> Record | None:

@@ -34,12 +34,12 @@ class NoSuchSignature(CasError):
 
     exit_code = ExitCode.NO_SIGNATURE
 
-    def __init__(self, missing: list[str], store: str) -> None:
+    def __init__(
+        self, missing: list[str], store: str, hint: str = "`cas ls` shows what is there"
+    ) -> None:
         self.missing = missing
         names = ", ".join(map(quoted, missing[:10])) + (", …" if len(missing) > 10 else "")
-        super().__init__(
-            f"no such signature in {store}: {names}", hint="`cas ls` shows what is there"
-        )
+        super().__init__(f"no such signature in {store}: {names}", hint=hint)
 
 
 class AmbiguousSignature(CasError):

@@ -16,7 +16,7 @@ from cas.store import Store
 from cas.whence import Brought, Whence, composed_at, whence
 from cli.composing import ids_options, names_of
 from cli.entries import entry_document, entry_line
-from cli.options import emit, json_option, note, open_store, store_option, text_of
+from cli.options import complete_id, emit, json_option, note, open_store, store_option, text_of
 
 
 @click.command("which")
@@ -68,8 +68,8 @@ def which_command(
 
 
 @click.command("diff")
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
+@click.argument("a", metavar="A", shell_complete=complete_id)
+@click.argument("b", metavar="B", shell_complete=complete_id)
 @json_option
 @store_option
 @click.pass_context
@@ -81,7 +81,7 @@ def diff_command(ctx: click.Context, a: str, b: str, as_json: bool) -> None:
 
     \b
     cas diff zlib:9f2c zlib:77aa
-    cas diff zlib build/zlib/sysroot
+    cas diff zlib:9f2c build/zlib/sysroot
     """
     store = open_store(ctx) if _may_be_id(a) or _may_be_id(b) else None
     found = list(differences(_tree(store, a), _tree(store, b)))

@@ -11,7 +11,7 @@ import click
 from cas.composition import Composition
 from cas.conflicts import Conflict, ConflictPolicy
 from cas.store import Store
-from cli.options import read_ids
+from cli.options import complete_id, read_ids
 from mounter.plan import Strategy
 
 STRATEGIES = [s.value for s in Strategy if s is not Strategy.LINKED]
@@ -31,7 +31,7 @@ def ids_options(function: _Function) -> _Function:
     function = click.option(
         "--from", "from_file", metavar="FILE", help="Read IDs from FILE, one a line (- stdin)."
     )(function)
-    return click.argument("ids", metavar="ID...", nargs=-1)(function)
+    return click.argument("ids", metavar="ID...", nargs=-1, shell_complete=complete_id)(function)
 
 
 def names_of(ctx: click.Context, ids: Sequence[str], from_file: str | None) -> list[str]:

@@ -11,7 +11,16 @@ from cas.exporting import export
 from cas.importing import Imported, import_sstate
 from cas.sstate import objects_in
 from cli.failure import report
-from cli.options import emit, json_option, note, open_store, progress, store_option, text_of
+from cli.options import (
+    complete_id,
+    emit,
+    json_option,
+    note,
+    open_store,
+    progress,
+    store_option,
+    text_of,
+)
 
 _PATH = click.Path(path_type=bytes)
 
@@ -67,7 +76,7 @@ def import_sstate_command(ctx: click.Context, paths: tuple[bytes, ...], as_json:
 
 
 @click.command("export")
-@click.argument("name", metavar="ID")
+@click.argument("name", metavar="ID", shell_complete=complete_id)
 @click.argument("target", metavar="DIR|FILE", type=_PATH)
 @json_option
 @store_option

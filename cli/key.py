@@ -17,10 +17,11 @@ def key_command() -> None:
 @click.argument("file", type=click.Path(path_type=bytes))
 @json_option
 def key_generate_command(file: bytes, as_json: bool) -> None:
-    """Make a key pair: FILE gets the private key, the public one is printed.
+    """Make a pair of keys.
 
-    `cas push --sign-key FILE` signs with it. Stores in whose config.toml the public key is take
-    only what one of the keys there has signed:
+    FILE gets the private key, and the public one is printed. `cas push --sign-key FILE` signs with
+    it. Stores in whose config.toml the public key is take only what one of the keys there has
+    signed:
 
     \b
     trusted_keys = ["ed25519:…"]

@@ -13,41 +13,57 @@ import click
 
 from cas.errors import MEANINGS, CasError, ExitCode
 from cas.locating import located
+from cas.nearmiss import near_miss
 from cli.failure import report
 from cli.options import STANDARD_OUTPUT, store_option
 
-_COMMANDS = {
-    "init": "init",
-    "put": "put",
-    "import": "exchange",
-    "export": "exchange",
-    "push": "remote",
-    "pull": "remote",
-    "remote": "remote",
-    "key": "key",
-    "has": "show",
-    "ls": "show",
-    "show": "show",
-    "files": "show",
-    "which": "compare",
-    "diff": "compare",
-    "run": "run",
-    "mount": "mount",
-    "umount": "mount",
-    "update": "mount",
-    "mounts": "mount",
-    "plan": "plan",
-    "pin": "pins",
-    "unpin": "pins",
-    "pins": "pins",
-    "rm": "put",
-    "gc": "gc",
-    "sync": "sync",
-    "verify": "verify",
-    "rebuild-index": "verify",
-    "doctor": "doctor",
+_SECTIONS = {
+    "Store what tasks have made": {
+        "init": "init",
+        "put": "put",
+        "import": "exchange",
+        "rm": "put",
+    },
+    "Find out what is there": {
+        "has": "show",
+        "ls": "show",
+        "show": "show",
+        "files": "show",
+        "diff": "compare",
+        "which": "compare",
+        "export": "exchange",
+    },
+    "Put sysroots together": {
+        "run": "run",
+        "mount": "mount",
+        "umount": "mount",
+        "update": "mount",
+        "mounts": "mount",
+        "plan": "plan",
+    },
+    "Share with other machines": {
+        "push": "remote",
+        "pull": "remote",
+        "remote": "remote",
+        "key": "key",
+    },
+    "Keep the store small and sound": {
+        "gc": "gc",
+        "pin": "pins",
+        "unpin": "pins",
+        "pins": "pins",
+        "verify": "verify",
+        "sync": "sync",
+        "rebuild-index": "verify",
+    },
+    "Set up": {
+        "doctor": "doctor",
+        "completion": "completion",
+    },
 }
-"""In the order of `cas --help`: each command, and the module of `cli` that has it."""
+"""In the order of `cas --help`: for each purpose the commands, and the module of `cli` of each."""
+
+_COMMANDS = {name: module for names in _SECTIONS.values() for name, module in names.items()}
 
 
 class _LazyGroup(click.Group):
@@ -64,6 +80,28 @@ class _LazyGroup(click.Group):
         module = importlib.import_module(f"cli.{_COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return what the first argument names, and the others; for what is near, ask."""
+        if args[0] not in _COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            near = near_miss(args[0], _COMMANDS)
+            ctx.fail(f"there is no command {args[0]!r}{f'; {near}' if near else ''}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, by what one wants to do."""
+        width = max(map(len, _COMMANDS))
+        for title, names in _SECTIONS.items():
+            with formatter.section(title):
+                commands = [(name, self.get_command(ctx, name)) for name in names]
+                rows = [
+                    (name.ljust(width), command.get_short_help_str(formatter.width - width - 6))
+                    for name, command in commands
+                    if command is not None
+                ]
+                formatter.write_dl(rows)
 
 
 def _exit_codes() -> str:

@@ -18,6 +18,7 @@ from cli.composing import (
     names_of,
 )
 from cli.options import (
+    complete_id,
     emit,
     json_option,
     open_pulled,
@@ -147,7 +148,7 @@ def mounts_command(ctx: click.Context, as_json: bool) -> None:
 
 @click.command("update")
 @click.argument("target", type=click.Path())
-@click.argument("ids", metavar="[ID...]", nargs=-1)
+@click.argument("ids", metavar="[ID...]", nargs=-1, shell_complete=complete_id)
 @click.option("--add", multiple=True, metavar="ID", help="Put ID on top of what is there.")
 @click.option("--drop", multiple=True, metavar="ID", help="Leave out ID, which is there.")
 @conflict_options

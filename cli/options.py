@@ -54,6 +54,13 @@ def store_option(function: _Function) -> _Function:
     )(function)
 
 
+def complete_id(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Return the IDs in the store that begin like that, for a shell."""
+    from cli.completion import ids_like
+
+    return ids_like(store_path(ctx), incomplete)
+
+
 def json_option(function: _Function) -> _Function:
     """Add --json to a command."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(

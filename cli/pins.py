@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import click
 
-from cli.options import emit, json_option, open_store, store_option, table, text_of, time_of
+from cli.options import (
+    complete_id,
+    emit,
+    json_option,
+    open_store,
+    store_option,
+    table,
+    text_of,
+    time_of,
+)
 
 
 @click.command("pin")
-@click.argument("id_", metavar="ID")
+@click.argument("id_", metavar="ID", shell_complete=complete_id)
 @click.option("--reason", metavar="TEXT", default="", help="Why, for those who ask.")
 @store_option
 @click.pass_context
@@ -22,7 +31,7 @@ def pin_command(ctx: click.Context, id_: str, reason: str) -> None:
 
 
 @click.command("unpin")
-@click.argument("id_", metavar="ID")
+@click.argument("id_", metavar="ID", shell_complete=complete_id)
 @store_option
 @click.pass_context
 def unpin_command(ctx: click.Context, id_: str) -> None:

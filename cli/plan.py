@@ -52,10 +52,11 @@ def plan_command(
     as_json: bool,
     **overlaps: Unpack[Overlaps],
 ) -> None:
-    """Show what `cas mount` would do, and do nothing but pull from --remote.
+    """Show what `cas mount` would do.
 
-    The strategy is found out by trying. With --json the plan is one that the Python package
-    `mounter` carries out in any interpreter, with nothing installed.
+    Nothing is done but to pull from --remote. The strategy is found out by trying. With --json the
+    plan is one that the Python package `mounter` carries out in any interpreter, with nothing
+    installed.
 
     \b
     cas plan build/recipe-sysroot glibc zlib

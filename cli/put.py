@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import emit, json_option, open_store, store_option
+from cli.options import complete_id, emit, json_option, open_store, store_option
 
 if TYPE_CHECKING:
     from cas.tree import Place
@@ -34,9 +34,10 @@ def put_command(
     sign_key: str | None,
     as_json: bool,
 ) -> None:
-    """Store the directory TREE, or the tree in the tar archive TREE, under the ID of its task.
+    """Store the output of a task under its ID.
 
-    A --component has a list of files to relocate, which goes where `cas import sstate` puts it.
+    TREE is the directory that the task has made, or a tar archive of it. A --component has a list
+    of files to relocate, which goes where `cas import sstate` puts it.
 
     \b
     cas put zlib:core2-64:do_populate_sysroot:9f2c41d0 build/zlib/sysroot
@@ -78,7 +79,7 @@ def put_command(
 
 
 @click.command("rm")
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_id)
 @click.option("--force", is_flag=True, help="Forget what is in use or pinned, too.")
 @json_option
 @store_option

@@ -17,7 +17,15 @@ from cas.remote.push import Terms
 from cas.remote.transfer import missing_in, pull_from, push_to, recorded_in
 from cas.signature import Signature
 from cli.composing import ids_options, names_of
-from cli.options import byte_progress, emit, json_option, note, open_store, store_option
+from cli.options import (
+    byte_progress,
+    complete_id,
+    emit,
+    json_option,
+    note,
+    open_store,
+    store_option,
+)
 from cli.remotes import Transfer, config_of, remote_of, transfer_options
 
 _Done = TypeVar("_Done", Pulled, Pushed)
@@ -160,7 +168,7 @@ def remote_ls_command(
 
 @remote_command.command("has")
 @click.argument("remote")
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_id)
 @transfer_options
 @json_option
 @store_option

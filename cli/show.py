@@ -12,6 +12,7 @@ from cas.format import NoStore
 from cas.signature import Signature
 from cli.entries import entry_document, entry_line
 from cli.options import (
+    complete_id,
     emit,
     json_option,
     note,
@@ -26,7 +27,7 @@ from cli.options import (
 
 
 @click.command("has")
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_id)
 @remote_option
 @json_option
 @store_option
@@ -95,7 +96,7 @@ def ls_command(ctx: click.Context, pattern: str, as_json: bool) -> None:
 
 
 @click.command("show")
-@click.argument("id_", metavar="ID")
+@click.argument("id_", metavar="ID", shell_complete=complete_id)
 @json_option
 @store_option
 @click.pass_context
@@ -127,7 +128,7 @@ def show_command(ctx: click.Context, id_: str, as_json: bool) -> None:
 
 
 @click.command("files")
-@click.argument("id_", metavar="ID")
+@click.argument("id_", metavar="ID", shell_complete=complete_id)
 @json_option
 @store_option
 @click.pass_context

@@ -13,13 +13,21 @@ from cas.format import restore_store
 from cas.indexcheck import index_damage
 from cas.rebuild import rebuild_index
 from cas.store import Store
-from cli.options import emit, json_option, open_store, progress, store_option, store_path
+from cli.options import (
+    complete_id,
+    emit,
+    json_option,
+    open_store,
+    progress,
+    store_option,
+    store_path,
+)
 
 _STEPS = 1000
 
 
 @click.command("verify")
-@click.argument("ids", metavar="[ID...]", nargs=-1)
+@click.argument("ids", metavar="[ID...]", nargs=-1, shell_complete=complete_id)
 @click.option("--quick", is_flag=True, help="Look at sizes, times, modes and links only.")
 @click.option("--repair", is_flag=True, help="Heal what can be, take the rest out of service.")
 @json_option

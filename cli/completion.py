@@ -1,0 +1,66 @@
+"""`cas completion`: what lets a shell complete commands, options and IDs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import click
+from click.shell_completion import get_completion_class
+
+_BASH = r"""_cas_completion() {
+    local line=${COMP_LINE:0:COMP_POINT} words word before type value
+    read -ra words <<< "$line"
+    [[ $line == *[[:space:]] ]] && words+=("")
+    word=${words[-1]} before=
+    # Bash begins a new word after each colon: what comes before it is on the line already.
+    [[ $COMP_WORDBREAKS == *:* ]] && before=${word%"${word##*:}"}
+    COMPREPLY=()
+    while IFS=, read -r type value; do
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain) COMPREPLY+=("${value#"$before"}") ;;
+        esac
+    done < <(COMP_WORDS=$line COMP_CWORD=$((${#words[@]} - 1)) _CAS_COMPLETE=bash_complete "$1")
+}
+complete -o nosort -F _cas_completion cas
+"""
+"""Click's own knows nothing of words with colons."""
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion_command(ctx: click.Context, shell: str) -> None:
+    """Print what lets a shell complete IDs and all else.
+
+    It goes into ~/.bashrc or ~/.zshrc, or for fish into ~/.config/fish/completions/cas.fish.
+
+    \b
+    eval "$(cas completion bash)"
+    cas completion fish > cas.fish
+    """
+    kind = get_completion_class(shell)
+    if shell == "bash" or kind is None:
+        print(_BASH, end="")
+    else:
+        print(kind(ctx.find_root().command, {}, "cas", "_CAS_COMPLETE").source())
+
+
+def ids_like(store: str, begun: str) -> list[str]:
+    """Return the recipes in a store whose names begin like that; the IDs, if it is one only.
+
+    All of them are links in `artifacts/`, so no index is opened for it.
+    """
+    links = os.path.join(store, "artifacts")
+    with contextlib.suppress(OSError):
+        recipe, colon, _ = begun.partition(":")
+        recipes = sorted(
+            name for name in os.listdir(links) if name.startswith(recipe) and not colon
+        ) or [recipe]
+        if len(recipes) > 1:
+            return recipes
+        ids = (f"{recipes[0]}:{rest}" for rest in os.listdir(os.path.join(links, recipes[0])))
+        return sorted(id_ for id_ in ids if id_.startswith(begun))
+    return []
