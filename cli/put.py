@@ -53,12 +53,15 @@ def put_command(
         from cas.sstate import Layout
 
         place = Layout(whole.recipe).place_of_component
+    share = None
+    if push is not None:
+        from cli.remotes import to_push
+
+        share = to_push(ctx, push, sign_key)
     result = store.put(whole, tree, move=move, replace=replace, place=place)
     artifact = result.artifact
-    if push is not None:
-        from cli.remotes import push_one
-
-        push_one(ctx, store, push, artifact, sign_key)
+    if share is not None:
+        share(store, artifact)
     status = "unchanged" if result.unchanged else "replaced" if result.replaced else "stored"
     emit(
         as_json,

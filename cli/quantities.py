@@ -19,6 +19,17 @@ def age(text: str) -> int:
     return int(found[1]) * _SECONDS[found[2]] * 10**9
 
 
+def seconds(text: str) -> float:
+    """Read a number of seconds, from 0.1 to a million. Raises click.BadParameter."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0
+    if not 0.1 <= found <= 1e6:
+        raise click.BadParameter(f"{text!r} is no number of seconds from 0.1 on")
+    return found
+
+
 def size(text: str) -> int:
     """Read a size such as `50G`, in units of 1024; return bytes. Raises click.BadParameter."""
     found = _AMOUNT.fullmatch(text)

@@ -185,8 +185,12 @@ def remote_has_command(
     """
     signatures, config = [Signature.parse(text) for text in ids], config_of(ctx)
     chosen = remote_of(config, remote, how)
-    missing = [str(signature) for signature in missing_in(chosen, config.trusted_keys, signatures)]
+    found = missing_in(chosen, config.trusted_keys, signatures)
+    missing = [str(one.signature) for one in found]
     emit(as_json, {"missing": missing}, missing)
+    for one in found:
+        if one.why:
+            note(f"{one.signature}: {one.why}")
     if missing:
         ctx.exit(ExitCode.NO_SIGNATURE)
 

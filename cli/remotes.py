@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from cas.errors import CasError, InputRefused, hint_for
 from cas.remote.bucket import JOBS, NoRemotes, Remote
 from cas.signature import BadSignature, Signature
 from cli.options import note, store_path
+from cli.quantities import seconds
 
 if TYPE_CHECKING:
     from cas.artifact import Artifact
@@ -45,7 +47,7 @@ def transfer_options(function: _Function) -> _Function:
     """Add --jobs and --timeout; the command gets them as keywords, see Transfer."""
     function = click.option(
         "--timeout",
-        type=click.FloatRange(min=0.1),
+        type=seconds,
         metavar="S",
         help="Give up when nothing comes for S seconds (60, or config.toml's).",
     )(function)
@@ -119,18 +121,30 @@ def _aws_options() -> dict[str, str]:
     if "AWS_ACCESS_KEY_ID" in os.environ:
         found = {name: found[name] for name in _PLACES if name in found}
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"):
-        value = os.environ.get(name)
-        if value is not None and not value.startswith(("http://", "https://")):
-            raise InputRefused(
-                f"{name} is {value[:100]!r}, no address", hint="begin it with http:// or https://"
-            )
+        if name in os.environ:
+            _check_address(name, os.environ[name])
     if "AWS_ENDPOINT_URL_S3" in os.environ:
         found["aws_endpoint_url"] = os.environ["AWS_ENDPOINT_URL_S3"]
     elif "AWS_ENDPOINT_URL" in os.environ:
         found.pop("aws_endpoint_url", None)
     if os.environ.keys() & {"AWS_REGION", "AWS_DEFAULT_REGION"}:
         found.pop("aws_region", None)
+    if "aws_endpoint_url" in found:
+        _check_address("endpoint_url", found["aws_endpoint_url"])
     return found
+
+
+def _check_address(name: str, value: str) -> None:
+    """Raise InputRefused for an address that obstore would stumble over."""
+    try:
+        parts = urlsplit(value)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or not re.fullmatch(r"[!-~]+", value):
+        raise InputRefused(
+            f"{name} is {value[:100]!r}, no address", hint="give http:// or https://, and a host"
+        )
 
 
 def pull_missing(ctx: click.Context, store: Store, remote: str, names: Iterable[str]) -> None:
@@ -150,23 +164,26 @@ def pull_missing(ctx: click.Context, store: Store, remote: str, names: Iterable[
         pull_from(store, chosen, config.trusted_keys, missing, _tell)
 
 
-def push_one(
-    ctx: click.Context, store: Store, remote: str, artifact: Artifact, key: str | None
-) -> None:
-    """Push an artifact that was just stored, signed with the key in the file `key`, if it can be.
+def to_push(ctx: click.Context, remote: str, key: str | None) -> Callable[[Store, Artifact], None]:
+    """Return what pushes an artifact, signed with the key in the file `key`, if it can be.
 
     That it cannot is told, and is no error: it is stored. Raises InputRefused, NoRemotes, BadKey,
     BadConfig, OSError.
     """
     from cas.remote.keys import read_key
     from cas.remote.push import Terms
-    from cas.remote.transfer import push_to
+    from cas.remote.transfer import push_to, refuse_read_only
 
     config = config_of(ctx)
     chosen = remote_of(config, remote)
+    refuse_read_only(chosen)
     terms = Terms(None if key is None else read_key(key), trusted=config.trusted_keys)
-    with _told("not pushed"):
-        push_to(store, chosen, terms, [artifact], _tell)
+
+    def push(store: Store, artifact: Artifact) -> None:
+        with _told("not pushed"):
+            push_to(store, chosen, terms, [artifact], _tell)
+
+    return push
 
 
 @contextlib.contextmanager

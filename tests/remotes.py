@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
+import math
 import os
 import signal
 import socket
@@ -153,6 +155,10 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
+_OWN = {"content-length", "transfer-encoding", "connection", "date"}
+_PIECE = 1 << 16
+
+
 class Exchange(NamedTuple):
     """A request, and what the server said to it."""
 
@@ -167,7 +173,10 @@ Fault = Callable[[Exchange], Exchange | None]
 
 
 class Proxy(ThreadingHTTPServer):
-    """Passes requests on to a server; `fault` does with the answers what it likes."""
+    """Passes requests on to a server; `fault` does with the answers what it likes.
+
+    All bodies together pass at `rate` bytes a second; headers in `lacking` (lower case) do not.
+    """
 
     daemon_threads = True
     request_queue_size = 100
@@ -178,12 +187,23 @@ class Proxy(ThreadingHTTPServer):
         self.upstream = port
         self.fault: Fault = lambda exchange: exchange
         self.seen: list[Exchange] = []
+        self.rate = math.inf
+        self.lacking: set[str] = set()
+        self._link = threading.Lock()
         self.ended = threading.Event()
 
     @property
     def url(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def pieces(self, size: int) -> Iterator[int]:
+        """Yield the sizes of the pieces in which a body passes, each when its time has come."""
+        for start in range(0, size, _PIECE):
+            piece = min(_PIECE, size - start)
+            with self._link:
+                time.sleep(piece / self.rate)
+            yield piece
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing of clients that go away."""
@@ -209,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(length)
+        body = b"".join(map(self.rfile.read, self.server.pieces(length)))
         upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=60)
         with contextlib.closing(upstream):
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -226,7 +246,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_response(given.status)
         for name, value in answer.getheaders():
-            if name.lower() not in ("content-length", "transfer-encoding", "connection", "date"):
+            if name.lower() not in _OWN | self.server.lacking:
                 self.send_header(name, value)
         head = self.command == "HEAD"
         size = answer.getheader("Content-Length") if head else str(len(got.body))
@@ -235,7 +255,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", size or "0")
         self.end_headers()
         if not head:
-            self.wfile.write(given.body)
+            whole = io.BytesIO(given.body)
+            for piece in self.server.pieces(len(given.body)):
+                self.wfile.write(whole.read(piece))
             self.close_connection |= len(given.body) < int(size or 0)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass

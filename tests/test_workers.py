@@ -64,6 +64,17 @@ def test_what_is_taken_in_turn_is_done_once_and_nobody_waits_for_who_is_slow() -
     assert sum(pid == slow for pid, _ in done) < 50
 
 
+def test_nothing_is_taken_twice_however_fast_it_goes() -> None:
+    def work(_: Sequence[int], give: _Give) -> None:
+        give(list(turns))
+
+    for _ in range(10):
+        done: list[list[int]] = []
+        with Turns(range(20_000)) as turns:
+            spread(work, (1, 2, 3, 4), done.append, weight=lambda _: 1, least=0, apart=True)
+        assert sorted(item for items in done for item in items) == list(range(20_000))
+
+
 def test_large_results_come_from_all() -> None:
     def work(items: Sequence[int], give: _Give) -> None:
         for item in items:

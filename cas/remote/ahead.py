@@ -14,13 +14,12 @@ from cas.remote.bucket import Bucket, RemoteStalled
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_AT_ONCE = 1 << 26
-"""How many bytes are under way at once, which bounds memory, and how slow a link may be."""
 
 
 class Requests(Closing):
     """Has up to `jobs` of a remote's requests under way, each in a thread.
 
+    They are of `at_once` bytes together, which bounds memory, and how slow a link may be.
     obstore lets go of the interpreter while it waits, and so do zstd and BLAKE3.
     """
 
@@ -35,7 +34,7 @@ class Requests(Closing):
         Raises RemoteStalled.
         """
         while len(self._running) >= self._remote.jobs or (
-            self._running and sum(self._running.values()) + size > _AT_ONCE
+            self._running and sum(self._running.values()) + size > self._remote.at_once
         ):
             self._wait()
         future = self._pool.submit(work)
@@ -85,7 +84,8 @@ class Requests(Closing):
         for item in items:
             taken = size(item)
             while waiting and (
-                len(waiting) >= count or sum(size(one) for one, _ in waiting) + taken > _AT_ONCE
+                len(waiting) >= count
+                or sum(size(one) for one, _ in waiting) + taken > self._remote.at_once
             ):
                 yield first()
             waiting.append((item, self.begin(partial(work, item), taken)))

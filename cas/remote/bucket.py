@@ -10,16 +10,18 @@ import contextlib
 import datetime
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from cas.errors import CasError, InputRefused
 from cas.remote.layout import LARGEST_BLOB
 
 _RETRIES = 10
+_BREAKS = 3
 _LONGEST_S = 3600
 _PIECE = 1 << 16
 """How many bytes have to come for a sign of life."""
+_Answer = TypeVar("_Answer")
 _DENIED = ("PermissionDeniedError", "UnauthenticatedError")
 JOBS = 32
 """How many requests there are at once, if nothing else is said."""
@@ -39,6 +41,10 @@ class RemoteFailed(CasError):
     """The remote does not do what it was asked for."""
 
 
+class BrokenOff(RemoteFailed):
+    """An answer came in part."""
+
+
 class RemoteStalled(RemoteFailed):
     """Nothing came from the remote for as long as it may take."""
 
@@ -52,13 +58,14 @@ class RemoteStalled(RemoteFailed):
 class Remote(NamedTuple):
     """A remote: its URL, what obstore is to be told besides, and how long (seconds) to wait.
 
-    `jobs` is how many requests there are at once.
+    `jobs` is how many requests there are at once, of `at_once` bytes together.
     """
 
     url: str
     options: Mapping[str, str] = {}
     timeout_s: float = 60.0
     jobs: int = JOBS
+    at_once: int = 1 << 26
 
     @property
     def is_read_only(self) -> bool:
@@ -76,11 +83,12 @@ class Bucket:
         """
         try:
             import obstore
-            from obstore.exceptions import AlreadyExistsError, BaseError
+            from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
             from obstore.store import HTTPStore, from_url
         except ImportError as error:
             raise NoRemotes from error
-        self._obstore, self._base, self._exists = obstore, BaseError, AlreadyExistsError
+        self._obstore, self._base = obstore, BaseError
+        self._other = AlreadyExistsError, PreconditionError
         self.remote = remote
         self.heard = time.monotonic()
         second = datetime.timedelta(seconds=1)
@@ -121,33 +129,48 @@ class Bucket:
 
         Raises RemoteFailed.
         """
-        with self._asking(key):
-            found = self._obstore.get(self._store, key)
-            if found.meta["size"] <= at_most:
-                return self._received(found.stream(min_chunk_size=_PIECE))
-        return None
+        return self.look(key, at_most)[0]
 
-    def _received(self, pieces: Iterable[bytes]) -> bytes:
-        """Put together what comes; note when something did."""
+    def look(self, key: str, at_most: int) -> tuple[bytes | None, str | None]:
+        """Return what `get` does, and the tag of what that is, if there is one."""
+        return _again(lambda: self._look(key, at_most))
+
+    def _look(
+        self, key: str, at_most: int, start: int | None = None
+    ) -> tuple[bytes | None, str | None]:
+        """Do what `look` does; with a `start`, return up to so many bytes from there."""
+        options: Any = {} if start is None else {"range": (start, start + at_most)}
+        with self._asking(key):
+            found = self._obstore.get(self._store, key, options=options)
+            if start is not None or found.meta["size"] <= at_most:
+                data = self._received(found.stream(min_chunk_size=_PIECE), at_most)
+                return data, found.meta["e_tag"]
+        return None, None
+
+    def _received(self, pieces: Iterable[bytes], at_most: int) -> bytes | None:
+        """Put together what comes, and note when something did; None if it is too much."""
         data = bytearray()
         for piece in pieces:
             data += piece
             self.heard = time.monotonic()
+            if len(data) > at_most:
+                return None
         return bytes(data)
 
     def get_range(self, key: str, start: int, length: int) -> bytes | None:
-        """Return some bytes of what is at a key, fewer at its end. Raises RemoteFailed."""
+        """Return some bytes of what is at a key, fewer at its end; None if there is nothing.
+
+        Raises RemoteFailed.
+        """
         if length == 0:
             return b""
         try:
-            with self._asking(key):
-                return bytes(self._obstore.get_range(self._store, key, start=start, length=length))
+            return _again(lambda: self._look(key, length, start))[0]
         except RemoteFailed as error:  # it is too short, or the server gives no ranges
             if "range" not in str(error.__cause__).lower():
                 raise
             whole = self.get(key, LARGEST_BLOB)
             return None if whole is None else whole[start : start + length]
-        return None
 
     def put(self, key: str, data: bytes) -> None:
         """Write what is at a key, all at once. Raises RemoteFailed."""
@@ -159,6 +182,19 @@ class Bucket:
         Of two that do this at once, both may be told so by a store that is not exact about it.
         """
         return self._put(key, data, "create")
+
+    def replace(self, key: str, data: bytes, tag: str | None) -> bool:
+        """Write over what has a tag; tell whether that was there still. Raises RemoteFailed.
+
+        A directory does not know tags, and is written to anyway; and so is a server that says so.
+        """
+        try:
+            return self._put(key, data, "overwrite" if tag is None else {"e_tag": tag})
+        except RemoteFailed as error:
+            cause = error.__cause__
+            if not isinstance(cause, NotImplementedError) and "status code: 501" not in str(cause):
+                raise
+        return self._put(key, data, "overwrite")
 
     def _put(self, key: str, data: bytes, mode: Any) -> bool:
         try:
@@ -175,18 +211,21 @@ class Bucket:
             return moment.timestamp()
         return None
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        """Yield the keys below a prefix. Raises RemoteFailed."""
+    def keys(self, prefix: str) -> list[str]:
+        """Return the keys below a prefix. Raises RemoteFailed."""
+        return _again(lambda: self._keys(prefix))
+
+    def _keys(self, prefix: str) -> list[str]:
         with self._asking(prefix):
-            for some in self._obstore.list(self._store, prefix):
-                yield from (one["path"] for one in some)
+            return [one["path"] for some in self._obstore.list(self._store, prefix) for one in some]
+        return []
 
     @contextlib.contextmanager
     def _asking(self, key: str, *, writing: bool = False) -> Iterator[None]:
         """Raise what goes wrong as a sentence; that nothing is at the key is not wrong."""
         try:
             yield
-        except self._exists as error:
+        except self._other as error:
             raise FileExistsError from error
         except (self._base, OSError, NotImplementedError) as error:
             if writing or not self._is_absent(error):
@@ -200,7 +239,9 @@ class Bucket:
         """Tell whether an error says that nothing is there."""
         if isinstance(error, FileNotFoundError):
             return "NoSuchBucket" not in str(error)
-        denied = type(error).__name__ in _DENIED
+        if "status code: 410" in str(error):
+            return True
+        denied = type(error).__name__ == "PermissionDeniedError"
         # A web server that does not list may say so of what is not there.
         return "Not a directory" in str(error) or (denied and self.remote.is_read_only)
 
@@ -217,9 +258,22 @@ class Bucket:
             elif isinstance(error, NotImplementedError):
                 what, hint = "it cannot do that", "a mirror by HTTP tells only of exact IDs"
         said = _printable(f"{self.remote.url}: {what} (at {key})")
-        raise RemoteFailed(said, hint=hint) from error
+        kind = BrokenOff if any(sign in text for sign in _BROKEN) else RemoteFailed
+        raise kind(said, hint=hint) from error
 
 
+def _again(ask: Callable[[], _Answer]) -> _Answer:
+    """Ask, and once more and again if the answer breaks off.
+
+    obstore asks for what is lacking, but only where the server has ETags and ranges.
+    """
+    for _ in range(_BREAKS):
+        with contextlib.suppress(BrokenOff):
+            return ask()
+    return ask()
+
+
+_BROKEN = ("response body error", "Range request not supported")
 _KNOWN = (
     ("NoSuchBucket", "there is no such bucket", "make it, or correct the URL"),
     ("RequestTimeTooSkewed", "its clock and this one differ", "set the clock (`timedatectl`)"),

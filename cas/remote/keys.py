@@ -60,13 +60,15 @@ def generate(path: str | bytes | os.PathLike[str]) -> SigningKey:
 def read_key(path: str | bytes | os.PathLike[str]) -> SigningKey:
     """Read a private key from a file. Raises NoRemotes, BadKey, OSError."""
     ed25519, serialization = _cryptography()
+    from cryptography.exceptions import UnsupportedAlgorithm
+
     with open(path, "rb") as file:
         data = file.read(100_000)
     try:
         key = serialization.load_pem_private_key(data, None)
         if not isinstance(key, ed25519.Ed25519PrivateKey):
             raise ValueError("it is one of another kind")
-    except (ValueError, TypeError) as error:  # TypeError: it has a password
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it has a password
         raise BadKey(
             f"{quoted(os.fsencode(path))} is no private key of Ed25519: {error}",
             hint="`cas key generate FILE` makes one",

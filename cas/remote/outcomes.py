@@ -15,7 +15,8 @@ class Outcome(enum.Enum):
     `KNOWN` was at its place already. Of those that were to be pulled, `MISSING` are not in the
     remote, or not wholly; `UNTRUSTED` were not signed by anybody who is trusted; `DAMAGED` are not
     what they should be, also when asked for again; of `REFUSED` there is too much. Of those that
-    were to be pushed, `CONFLICT` are in the remote with another tree.
+    were to be pushed, `CONFLICT` are in the remote with another tree, `MISSING` are not in the
+    store any more, and `DAMAGED` are not as they were put.
     """
 
     PULLED = "pulled"
@@ -44,7 +45,10 @@ class Pulled(NamedTuple):
 
 
 class Pushed(NamedTuple):
-    """What became of one that was to be pushed; `sent` is how many bytes went out for it."""
+    """What became of one that was to be pushed.
+
+    `sent` is how many bytes went out for it; `why` says what is wrong, or was there before.
+    """
 
     signature: Signature
     outcome: Outcome

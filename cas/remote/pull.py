@@ -14,12 +14,14 @@ from cas.remote import records, treefile
 from cas.remote.ahead import Requests
 from cas.remote.bucket import Bucket
 from cas.remote.fetching import Blob, Fetched, Need, Taking, Unusable, needed
-from cas.remote.layout import LARGEST_BLOB, record_key, tree_key
+from cas.remote.layout import record_key
 from cas.remote.outcomes import Outcome, Pulled
 from cas.remote.records import Record
 from cas.remote.treefile import TreeFile
 from cas.signature import Signature
 from cas.store import Store
+
+NOT_SIGNED = "its record is not signed by a trusted key"
 
 
 class _Plan:
@@ -62,7 +64,7 @@ class _Pulling:
     ) -> None:
         self._store, self._bucket, self._keys, self._requests = store, bucket, keys, requests
         self._jobs = bucket.remote.jobs
-        self._decoding = threading.Lock()  # a large one takes its memory alone
+        self._alone = threading.Lock()  # for tree files, which may take much memory
 
     def run(self, signatures: Iterable[Signature], give: Callable[[Pulled], None]) -> None:
         """Pull, with requests for later artifacts under way while one is stored."""
@@ -111,21 +113,19 @@ class _Pulling:
             raise Unusable(Outcome.MISSING)
         signed = records.decode(data, plan.signature)
         if not signed.is_trusted(self._keys):
-            raise Unusable(Outcome.UNTRUSTED, "its record is not signed by a trusted key")
+            raise Unusable(Outcome.UNTRUSTED, NOT_SIGNED)
         plan.record = signed.record
-        file = self._bucket.get(tree_key(plan.record.tree), treefile.LARGEST)
-        if file is None:
+        plan.tree, size = treefile.read(self._bucket, plan.record.tree, self._alone)
+        if plan.tree is None:
             raise Unusable(Outcome.MISSING)
-        plan.fetched = len(data) + len(file)
-        with self._decoding:
-            plan.tree = treefile.decode(file, plan.record.tree)
+        plan.fetched = len(data) + size
         plan.need = needed(plan.tree, self._store.objects)
 
     def _fetch(self, blob: Blob | None) -> bytes | None:
         if blob is None:
             return None
-        if blob.whole:
-            return self._bucket.get(blob.key, LARGEST_BLOB)
+        if blob.whole:  # what cannot be compressed is a little longer with zstd
+            return self._bucket.get(blob.key, blob.length + blob.length // 128 + 1024)
         return self._bucket.get_range(blob.key, blob.start, blob.length)
 
     def _take(self, plan: _Plan, group: Iterator[Fetched]) -> Pulled:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import NamedTuple
 
 from cas.artifact import Artifact
+from cas.errors import StoreDamaged
 from cas.manifest import Digest
 from cas.remote import records, treefile
 from cas.remote.ahead import Requests
@@ -20,11 +22,13 @@ from cas.remote.layout import record_key, tree_key
 from cas.remote.outcomes import Outcome, Pushed
 from cas.remote.records import BadRecord, Record
 from cas.remote.sending import Sending
-from cas.signature import Signature
+from cas.remote.treefile import BadTreeFile
+from cas.signature import NoSuchSignature, Signature
 from cas.store import Store
 
 RENEWED_S = 7 * 86_400
 """What is in the remote for longer (seconds) is not relied upon, and written anew."""
+_TRIES = 5
 _AHEAD_S = 300
 """How far (seconds) a remote's clock may be ahead of this one's."""
 
@@ -45,12 +49,13 @@ class _Found(NamedTuple):
     """What the remote has of an artifact.
 
     `record` is that of its signature, if it makes sense; `anything` whether there is something at
-    its place. `fresh` is whether the record can be relied upon, and `tree_fresh` whether the tree's
-    file can, and with it what that names.
+    its place, with a `tag`. `fresh` is whether the record can be relied upon, and `tree_fresh`
+    whether the tree's file can, and with it what that names.
     """
 
     record: records.SignedRecord | None
     anything: bool
+    tag: str | None
     fresh: bool
     tree_fresh: bool
 
@@ -79,8 +84,7 @@ def push(
 ) -> None:
     """Write artifacts of the store to a remote; `give` gets what became of each.
 
-    Contents are checked before. Raises NoSuchSignature, StoreDamaged, RemoteFailed, OSError; what
-    was pushed before that stays.
+    Contents are checked before. Raises RemoteFailed, OSError; what was pushed before that stays.
     """
     with Requests(bucket) as requests:
         _Pushing(store, bucket, terms, requests).run(signatures, give)
@@ -90,17 +94,23 @@ class _Pushing:
     def __init__(self, store: Store, bucket: Bucket, terms: Terms, requests: Requests) -> None:
         self._store, self._bucket, self._terms, self._requests = store, bucket, terms, requests
         self._jobs = bucket.remote.jobs
+        self._alone = threading.Lock()  # for tree files, which may take much memory
 
     def run(self, signatures: Sequence[Signature], give: Callable[[Pushed], None]) -> None:
         """Push, each artifact's record when all that it needs is there."""
         opened: deque[_Open] = deque()
         ending: deque[Future[Pushed]] = deque()
-        artifacts = [self._store.resolve(str(signature)) for signature in signatures]
+        artifacts = self._stored(signatures, give)
         for artifact, found in self._requests.ahead(self._find, artifacts, self._jobs):
             if (done := self._done(artifact, found)) is not None:
                 give(done)
                 continue
-            opened.append(self._begin(artifact, found))
+            try:
+                opened.append(self._begin(artifact, found))
+            except NoSuchSignature:
+                give(_gone(artifact.signature))
+            except StoreDamaged as error:
+                give(Pushed(artifact.signature, Outcome.DAMAGED, why=error.message))
             if len(opened) > self._jobs:
                 ending.append(self._end(opened.popleft()))
             while ending and ending[0].done():
@@ -109,15 +119,31 @@ class _Pushing:
         for future in ending:
             give(self._requests.result(future))
 
+    def _stored(
+        self, signatures: Iterable[Signature], give: Callable[[Pushed], None]
+    ) -> Iterator[Artifact]:
+        """Yield the artifacts that are still in the store."""
+        for signature in signatures:
+            if (artifact := self._store.find(signature)) is None:
+                give(_gone(signature))
+            else:
+                yield artifact
+
     def _find(self, artifact: Artifact) -> _Found:
         """Ask what is there."""
         key, tree = record_key(artifact.signature), tree_key(artifact.tree)
-        data, record = self._bucket.get(key, records.LARGEST), None
+        (data, tag), record = self._bucket.look(key, records.LARGEST), None
         if data is not None:
             with contextlib.suppress(BadRecord):
                 record = records.decode(data, artifact.signature)
         fresh = record is not None and self._is_fresh(key)
-        return _Found(record, data is not None, fresh, self._is_fresh(tree))
+        there = _Found(record, data is not None, tag, fresh, self._is_fresh(tree))
+        if there.tree_fresh and not there.means(artifact):  # nobody has said yet that it is good
+            with contextlib.suppress(BadTreeFile):
+                treefile.read(self._bucket, artifact.tree, self._alone)
+                return there
+            return there._replace(tree_fresh=False)
+        return there
 
     def _is_fresh(self, key: str) -> bool:
         """Tell whether something is at a key for so short that it will be there for long.
@@ -163,16 +189,34 @@ class _Pushing:
             data = treefile.encode(one.manifest, one.packs)
             self._bucket.put(tree_key(artifact.tree), data)
             sent += len(data)
-        data = self._record(artifact, found)
-        key = record_key(artifact.signature)
-        if found.anything:
-            self._bucket.put(key, data)
-        elif not self._bucket.create(key, data):  # somebody was faster
-            now = self._find(artifact)
-            if (done := self._done(artifact, now)) is not None:
-                return done._replace(sent=sent)
-            self._bucket.put(key, self._record(artifact, now))
-        return Pushed(artifact.signature, Outcome.PUSHED, sent + len(data))
+        return self._write_record(artifact, found)._replace(sent=sent)
+
+    def _write_record(self, artifact: Artifact, found: _Found) -> Pushed:
+        """Write an artifact's record, unless somebody has written it meanwhile.
+
+        To have looked before the contents were sent is too long ago to write over something.
+        """
+        for attempt in range(_TRIES):
+            if attempt > 0 or found.anything:
+                found = self._find(artifact)
+                if (done := self._done(artifact, found)) is not None:
+                    return done
+            if self._write(record_key(artifact.signature), self._record(artifact, found), found):
+                return Pushed(artifact.signature, Outcome.PUSHED, why=self._why(artifact, found))
+        return Pushed(artifact.signature, Outcome.CONFLICT, why="others write its record, too")
+
+    def _write(self, key: str, data: bytes, found: _Found) -> bool:
+        """Write a record where that was found; tell whether it is there."""
+        if not found.anything:
+            return self._bucket.create(key, data)
+        written = self._bucket.replace(key, data, found.tag)
+        return written and self._bucket.get(key, records.LARGEST) == data
+
+    def _why(self, artifact: Artifact, found: _Found) -> str:
+        """Say what a record has taken the place of, unless that was asked for."""
+        if found.record is None or found.means(artifact) or self._terms.replace:
+            return ""
+        return f"it was tree {found.record.record.tree}, signed by nobody who is trusted here"
 
     def _record(self, artifact: Artifact, found: _Found) -> bytes:
         """Return the record to write: what is there, if it means the same, with our signature."""
@@ -180,6 +224,10 @@ class _Pushing:
             return records.signed_too(found.record, self._terms.key)
         record = Record(str(artifact.signature), artifact.tree, [*artifact.dropped], time.time_ns())
         return records.encode(record, self._terms.key)
+
+
+def _gone(signature: Signature) -> Pushed:
+    return Pushed(signature, Outcome.MISSING, why="it is not in the store any more")
 
 
 def _conflict(artifact: Artifact, record: Record) -> Pushed:

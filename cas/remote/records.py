@@ -13,7 +13,7 @@ from cas.signature import Signature
 
 LARGEST = 10_000
 """No record takes more bytes."""
-_MOST_MARKS = 20
+_MOST_MARKS = 50
 _SIGNED = b"sysroot-cas record 1\n"
 
 
@@ -62,11 +62,16 @@ def encode(record: Record, key: SigningKey | None) -> bytes:
 
 
 def signed_too(there: SignedRecord, key: SigningKey | None) -> bytes:
-    """Return what is stored of a record that is there, signed by a key too if there is one."""
+    """Return what is stored of a record that is there, signed by a key too if there is one.
+
+    If there are too many signatures, or something else is too long, the last ones go.
+    """
     marks = there.marks
     if key is not None and not there.is_signed_by({key.public}):
-        marks = [(key.public, key.sign(_SIGNED + there.line)), *marks][:_MOST_MARKS]
-    return b"\n".join([there.line, *(f"{public} {mark}".encode() for public, mark in marks), b""])
+        sound = [one for one in marks if is_signed(_SIGNED + there.line, *one)]
+        marks = [(key.public, key.sign(_SIGNED + there.line)), *sound][:_MOST_MARKS]
+    data = b"\n".join([there.line, *(f"{public} {mark}".encode() for public, mark in marks), b""])
+    return data if len(data) <= LARGEST else encode(there.record, key)
 
 
 def decode(data: bytes, signature: Signature) -> SignedRecord:

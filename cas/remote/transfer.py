@@ -19,8 +19,8 @@ from cas.remote import records
 from cas.remote.ahead import Requests
 from cas.remote.bucket import Bucket, Remote
 from cas.remote.layout import RECORDS, record_key, recorded_at
-from cas.remote.outcomes import Pulled, Pushed
-from cas.remote.pull import pull
+from cas.remote.outcomes import Outcome, Pulled, Pushed
+from cas.remote.pull import NOT_SIGNED, pull
 from cas.remote.push import Terms, push
 from cas.signature import Signature
 from cas.store import Store
@@ -30,6 +30,8 @@ from cas.workers import Worker, spread
 _Result = TypeVar("_Result")
 _Work = Callable[[Store, Bucket, Sequence[Signature], Callable[[_Result], None]], None]
 _MOST_PROCESSES = 4
+_SENDING = 4
+"""So much less is sent at once: whether anything moves is not seen before a request has ended."""
 _COST_OF_AN_ARTIFACT = 1_000_000
 """How many bytes are sent in the time that an artifact takes besides."""
 
@@ -62,7 +64,7 @@ def push_to(
     """Write artifacts of the store to a remote; `take` gets what became of each.
 
     One that is there with another tree does not keep others from being pushed. Raises NoRemotes,
-    RemoteFailed, InputRefused, StoreDamaged, CasError, OSError; what was pushed before that stays.
+    RemoteFailed, InputRefused, CasError, OSError; what was pushed before that stays.
     """
     refuse_read_only(remote)
     sizes = {one.signature: one.size + _COST_OF_AN_ARTIFACT for one in artifacts}
@@ -71,12 +73,12 @@ def push_to(
 
 def missing_in(
     remote: Remote, keys: Collection[str], signatures: Iterable[Signature]
-) -> list[Signature]:
+) -> list[Pulled]:
     """Return those of some signatures that a pull would not find a record of.
 
-    Raises NoRemotes, RemoteFailed, InputRefused, OSError.
+    That is `UNTRUSTED`, or `MISSING`. Raises NoRemotes, RemoteFailed, InputRefused, OSError.
     """
-    return Worker[Signature](partial(_ask, remote, keys, list(signatures))).all_results()
+    return Worker[Pulled](partial(_ask, remote, keys, list(signatures))).all_results()
 
 
 def recorded_in(remote: Remote) -> list[Signature]:
@@ -108,7 +110,8 @@ def _spread(
     """Let processes do `work` with signatures; each has its part of the requests."""
     processors = len(os.sched_getaffinity(0))
     processes = max(min(processors, _MOST_PROCESSES, len(weights), remote.jobs), 1)
-    part = remote._replace(jobs=remote.jobs // processes)
+    at_once = remote.at_once // processes // (_SENDING if create else 1)
+    part = remote._replace(jobs=remote.jobs // processes, at_once=at_once)
     spread(
         partial(_do_part, store, part, work, create),
         weights,
@@ -148,20 +151,22 @@ def _ask(
     remote: Remote,
     keys: Collection[str],
     signatures: Sequence[Signature],
-    give: Callable[[Signature], None],
+    give: Callable[[Pulled], None],
 ) -> None:
     bucket = Bucket(remote)
 
-    def is_there(signature: Signature) -> bool:
+    def look(signature: Signature) -> Pulled | None:
         data = bucket.get(record_key(signature), records.LARGEST)
         with contextlib.suppress(records.BadRecord):
-            return data is not None and records.decode(data, signature).is_trusted(keys)
-        return False
+            if data is not None:
+                trusted = records.decode(data, signature).is_trusted(keys)
+                return None if trusted else Pulled(signature, Outcome.UNTRUSTED, why=NOT_SIGNED)
+        return Pulled(signature, Outcome.MISSING)
 
     with Requests(bucket) as requests:
-        for signature, there in requests.ahead(is_there, signatures, remote.jobs):
-            if not there:
-                give(signature)
+        for _, lacking in requests.ahead(look, signatures, remote.jobs):
+            if lacking is not None:
+                give(lacking)
 
 
 def _list(remote: Remote, give: Callable[[Signature], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from threading import Lock
 from typing import NamedTuple
 
 from cas import digest as hashing
@@ -11,10 +12,12 @@ from cas.documents import fits, parse
 from cas.errors import StoreDamaged
 from cas.manifest import Digest, Manifest
 from cas.quoting import quoted
-from cas.remote.layout import LARGEST_BLOB, SMALL
+from cas.remote.bucket import Bucket
+from cas.remote.layout import LARGEST_BLOB, SMALL, tree_key
 
 LARGEST = 1 << 28
 """No tree file takes more bytes, compressed."""
+_LITTLE = 1 << 18
 _LARGEST_UNPACKED = 1 << 28
 _MOST_ENTRIES = 1 << 21
 _MOST_OF_HEAD = 100  # bytes, of each content: its length, and the pack's name
@@ -78,6 +81,20 @@ def decode(data: bytes, tree: Digest) -> TreeFile:
         return TreeFile(manifest, contents, _packs(document, contents))
     except (Unreadable, StoreDamaged, ValueError) as error:
         raise BadTreeFile(str(error)) from error
+
+
+def read(bucket: Bucket, tree: Digest, alone: Lock) -> tuple[TreeFile | None, int]:
+    """Fetch and read the tree file of a tree, None if there is none; and its size in bytes.
+
+    It is unpacked, and fetched if it is large, under the lock `alone`, since it may take much
+    memory. Raises BadTreeFile, RemoteFailed.
+    """
+    key = tree_key(tree)
+    data = bucket.get(key, _LITTLE)
+    with alone:
+        if data is None:  # or there is none
+            data = bucket.get(key, LARGEST)
+        return (None, 0) if data is None else (decode(data, tree), len(data))
 
 
 def contents_in(manifest: Manifest) -> dict[Digest, Content]:
