@@ -70,10 +70,11 @@ def which_command(
 @click.command("diff")
 @click.argument("a", metavar="A", shell_complete=complete_id)
 @click.argument("b", metavar="B", shell_complete=complete_id)
+@click.option("-u", "--unified", is_flag=True, help="Show the lines of small text files, too.")
 @json_option
 @store_option
 @click.pass_context
-def diff_command(ctx: click.Context, a: str, b: str, as_json: bool) -> None:
+def diff_command(ctx: click.Context, a: str, b: str, unified: bool, as_json: bool) -> None:
     """Show which paths differ between A and B, and how.
 
     Each is an ID, or a directory, such as a mounted sysroot. What has a `/` in it is a directory;
@@ -81,11 +82,25 @@ def diff_command(ctx: click.Context, a: str, b: str, as_json: bool) -> None:
 
     \b
     cas diff zlib:9f2c zlib:77aa
+    cas diff -u zlib:9f2c zlib:77aa
     cas diff zlib:9f2c build/zlib/sysroot
     """
     store = open_store(ctx) if _may_be_id(a) or _may_be_id(b) else None
-    found = list(differences(_tree(store, a), _tree(store, b)))
-    emit(as_json, [_difference_document(d) for d in found], map(_difference_line, found))
+    (before, old), (after, new) = _tree(store, a), _tree(store, b)
+    found = list(differences(before, after))
+    shown = [_shown(one, old, new) if unified else None for one in found]
+    documents = [_difference_document(one) for one in found]
+    if unified:
+        documents = [
+            document | {"unified": lines} for document, lines in zip(documents, shown, strict=True)
+        ]
+    emit(as_json, documents, map(_difference_text, found, shown))
+
+
+def _shown(difference: Difference, old: bytes, new: bytes) -> list[str] | None:
+    from cas.textdiff import unified
+
+    return unified(difference, old, new)
 
 
 def _word(found: Whence, brought: Brought) -> str:
@@ -112,14 +127,17 @@ def _may_be_id(name: str) -> bool:
     return "/" not in name and name not in (".", "..")
 
 
-def _tree(store: Store | None, name: str) -> Manifest:
+def _tree(store: Store | None, name: str) -> tuple[Manifest, bytes]:
+    """Return a tree, and the path where it is."""
     if store is not None and _may_be_id(name):
         try:
-            return store.manifest(store.resolve(name))
+            artifact = store.resolve(name)
+            return store.manifest(artifact), store.layer_path(artifact)
         except NoSuchSignature:
             if not os.path.isdir(name):
                 raise
-    return read_directory(os.path.realpath(os.fsencode(name)))
+    directory = os.path.realpath(os.fsencode(name))
+    return read_directory(directory), directory
 
 
 def _document(brought: Brought) -> dict[str, object]:
@@ -136,8 +154,10 @@ def _difference_document(difference: Difference) -> dict[str, object]:
     }
 
 
-def _difference_line(difference: Difference) -> str:
+def _difference_text(difference: Difference, shown: list[str] | None) -> str:
     lines = [f"{text_of(difference.path)}: {difference.how}"]
+    if shown is not None:
+        return "\n".join([*lines, *shown])
     for sign, entry in (("-", difference.before), ("+", difference.after)):
         if entry is not None:
             lines.append(f"  {sign} {entry_line(entry)}")

@@ -1,0 +1,62 @@
+"""How the text of two files differs, as `diff -u` shows it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+from cas.differences import Difference
+from cas.documents import open_file
+from cas.manifest import Entry, Kind
+from cas.quoting import quoted
+
+_LARGEST = 1 << 20
+"""Longer files (bytes) are not compared: difflib takes time by the square."""
+_CONTROL = re.compile(r"[\0-\x08\x0b\x0e-\x1f\x7f-\x9f]")
+
+
+def unified(difference: Difference, before: bytes, after: bytes) -> list[str] | None:
+    """Return the lines by which a file differs in the trees at two paths, without their ends.
+
+    None if there is nothing to show: it is no file on both sides (or none on one), has other bits
+    only, is long, or is not text: UTF-8, and nothing in it that controls a terminal.
+
+    Raises OSError.
+    """
+    import difflib
+
+    old, new = _lines(difference.before, before), _lines(difference.after, after)
+    if old is None or new is None or old == new:
+        return None
+    path = quoted(difference.path)
+    names = (
+        "/dev/null" if difference.before is None else f"a/{path}",
+        "/dev/null" if difference.after is None else f"b/{path}",
+    )
+    return list(_ended(difflib.unified_diff(old, new, *names)))
+
+
+def _lines(entry: Entry | None, root: bytes) -> list[str] | None:
+    """Return the lines of a file, with their ends; none of one that is not there."""
+    if entry is None:
+        return []
+    if entry.kind is not Kind.FILE or entry.size > _LARGEST:
+        return None
+    try:
+        with open(open_file(os.path.join(root, entry.path)), "rb") as file:
+            text = file.read(entry.size + 1).decode()
+    except ValueError:  # it is not UTF-8, or no file any more
+        return None
+    if _CONTROL.search(text):
+        return None
+    *lines, last = text.split("\n")  # as diff(1) does it, and not str.splitlines()
+    return [f"{line}\n" for line in lines] + ([last] if last else [])
+
+
+def _ended(lines: Iterator[str]) -> Iterator[str]:
+    for line in lines:
+        if line.endswith("\n"):
+            yield line[:-1]
+        else:
+            yield from (line, "\\ No newline at end of file")
