@@ -27,8 +27,9 @@ def test_unified_diff_is_one_that_patch_applies(cas: Cas, work: Path) -> None:
     shutil.copytree(work / "old-tree", work / "patched")
 
     with open(work / "diff", "wb") as file:
-        diff = [CAS, "--store", cas.store, "diff", "-u", "old", "new"]
-        subprocess.run(diff, stdout=file, check=True)
+        subprocess.run(
+            [CAS, "--store", cas.store, "diff", "-u", "old", "new"], stdout=file, check=True
+        )
     subprocess.run(["patch", "-s", "-p1", "-d", "patched", "-i", "../diff"], cwd=work, check=True)
 
     assert snapshot(work / "patched") == snapshot(work / "new-tree")
