@@ -54,6 +54,16 @@ def _overhead(storage: Storage, tree: Digest) -> int:
         return 0
 
 
+class _Gone:
+    """What has gone: counts of names, what links are left of objects, and merged layers."""
+
+    def __init__(self) -> None:
+        self.recipes = Counter[str]()
+        self.trees = Counter[Digest]()
+        self.links: dict[bytes, int] = {}
+        self.merged = set[Digest]()
+
+
 class Release:
     """Works out what comes back when artifacts go, one after the other.
 
@@ -67,28 +77,41 @@ class Release:
         self._storage = storage
         artifacts = tuple(artifacts)
         self._recipes = Counter(artifact.signature.recipe for artifact in artifacts)
-        self._names = Counter(artifact.tree for artifact in artifacts)
-        self._links: dict[bytes, int] = {}
+        self._trees = Counter(artifact.tree for artifact in artifacts)
         self._merged: dict[Digest, list[Merged]] = {}
         for layer in merged:
             for part in layer.parts:
                 self._merged.setdefault(part, []).append(layer)
+        self._gone = _Gone()
 
     def of(self, artifact: Artifact) -> int:
         """Return the bytes of disk that come back with this artifact. Raises OSError."""
+        gone, tree, recipe = self._gone, artifact.tree, artifact.signature.recipe
         link = artifact_path(artifact.signature)
         freed = self._size(link)
-        self._recipes[artifact.signature.recipe] -= 1
-        if self._recipes[artifact.signature.recipe] == 0:
+        gone.recipes[recipe] += 1
+        if gone.recipes[recipe] == self._recipes[recipe]:
             freed += self._size(os.path.dirname(link))
-        self._names[artifact.tree] -= 1
-        if self._names[artifact.tree] == 0:
-            freed += artifact.overhead + self._of_tree(artifact.tree)
-            for layer in self._merged.pop(artifact.tree, ()):
-                if self._names[layer.tree] == 0:
-                    self._names[layer.tree] = -1
+        gone.trees[tree] += 1
+        if gone.trees[tree] == self._trees[tree]:
+            freed += artifact.overhead + self._of_tree(tree)
+            for layer in self._merged.get(tree, ()):
+                left = self._trees[layer.tree] - gone.trees[layer.tree]
+                if left == 0 and layer.tree not in gone.merged:
+                    gone.merged.add(layer.tree)
                     freed += _overhead(self._storage, layer.tree) + self._of_tree(layer.tree)
         return freed
+
+    def alone(self, artifact: Artifact) -> int:
+        """Return the bytes of disk that come back if this artifact goes and no other one.
+
+        Raises OSError.
+        """
+        before, self._gone = self._gone, _Gone()
+        try:
+            return self.of(artifact)
+        finally:
+            self._gone = before
 
     def _of_tree(self, tree: Digest) -> int:
         try:
@@ -105,8 +128,8 @@ class Release:
         if linked is None:
             return 0
         path, found = linked
-        left = self._links.get(path, found.st_nlink) - 1
-        self._links[path] = left
+        left = self._gone.links.get(path, found.st_nlink) - 1
+        self._gone.links[path] = left
         return found.st_blocks * 512 if left == 1 else 0
 
     def _size(self, path: bytes) -> int:

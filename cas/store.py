@@ -11,20 +11,15 @@ from typing import TYPE_CHECKING
 
 from cas import links
 from cas.artifact import Artifact
-from cas.closing import Closing
 from cas.composing import compose
 from cas.composition import Composition
 from cas.conflicts import ConflictPolicy
-from cas.dirs import OPEN_DIRECTORY
-from cas.format import find_store
-from cas.index import Index, Writer
-from cas.known import Known
-from cas.layers import Layers
+from cas.index import Writer
 from cas.layout import layer_path
 from cas.locating import located, naming_paths
 from cas.manifest import Digest, Manifest
-from cas.merged import Merging
-from cas.objects import Objects, Overtaken
+from cas.objects import Overtaken
+from cas.opening import OpenStore, StrPath
 from cas.quoting import quoted
 from cas.resolve import resolve
 from cas.signature import NoSuchSignature, Signature, named_by
@@ -33,50 +28,22 @@ from cas.trust import trusted
 
 if TYPE_CHECKING:
     from cas.findings import Finding
-    from cas.gc import Collected, Collector, GcPlan
+    from cas.gc import Collected, GcPlan
     from cas.leases import Use
-    from cas.pins import Pin, Pins
+    from cas.pins import Pin
     from cas.policy import Policy
     from cas.put import PutResult, Source
-    from cas.removal import Removal, Removed
+    from cas.removal import Removed
     from cas.tree import Place
+    from cas.usage import DiskUsage
 
-StrPath = str | bytes | os.PathLike[str]
 
-
-class Store(Closing):
+class Store(OpenStore):
     """An open store. Use it as a context manager, or close it. `objects` are its contents.
 
     In a child that was forked meanwhile it is good for nothing but to be closed (NotOwner), which
     the parent does not notice; the child can open the store anew then.
     """
-
-    def __init__(self, path: StrPath, *, create: bool = False) -> None:
-        """Open the store in the directory `path`; with `create`, make it if it is not there.
-
-        Raises NoStore, StoreTooNew, StoreDamaged, InputRefused, OSError.
-        """
-        self.path = os.path.realpath(os.fsencode(path))
-        find_store(self.path, create=create)
-        self.fd = os.open(self.path, OPEN_DIRECTORY)
-        try:
-            index, lock = (os.path.join(self.path, name) for name in (b"index", b"lock"))
-            self._index = Index(index, lock)
-            self.objects = Objects(self.path, self.fd)
-            self._layers = Layers(self.fd, self.objects)
-            self._known = Known(self.path)
-            self._storage = Storage(self.path, self.fd, self._index, self.objects, self._layers)
-            self._merging = Merging(self._storage, self._known)
-        except BaseException:
-            os.close(self.fd)
-            raise
-
-    def close(self) -> None:
-        """Close the store. Does nothing the second time."""
-        self._index.close()
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
 
     @naming_paths
     def put(
@@ -228,6 +195,18 @@ class Store(Closing):
         return links.last_used_ns(self.fd, artifact)
 
     @naming_paths
+    def disk_usage(self, names: Iterable[str]) -> DiskUsage:
+        """Return what artifacts take on the disk; see `cas.usage`.
+
+        Raises NoSuchSignature, AmbiguousSignature, StoreDamaged, OSError.
+        """
+        from cas.usage import disk_usage
+
+        with self._index.read() as reader:
+            chosen = tuple(dict.fromkeys(resolve(reader, list(names), self.path)))
+        return disk_usage(self._storage, self._known, self.artifacts(), chosen)
+
+    @naming_paths
     def is_pinned(self, signature: Signature) -> bool:
         """Tell whether a signature is pinned. Raises OSError."""
         return signature in self._pins.signatures()
@@ -328,21 +307,3 @@ class Store(Closing):
 
         with located(self.fd):
             yield from Repair(self._storage, self._known, self._removal).run(findings)
-
-    @property
-    def _pins(self) -> Pins:
-        from cas.pins import Pins
-
-        return Pins(self.path)
-
-    @property
-    def _removal(self) -> Removal:
-        from cas.removal import Removal
-
-        return Removal(self._storage, self._known, self._merging)
-
-    @property
-    def _collector(self) -> Collector:
-        from cas.gc import Collector
-
-        return Collector(self._storage, self._known, self._pins, self._removal)

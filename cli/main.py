@@ -30,6 +30,7 @@ _SECTIONS = {
         "ls": "show",
         "show": "show",
         "files": "show",
+        "du": "usage",
         "diff": "compare",
         "which": "compare",
         "export": "exchange",

@@ -1,0 +1,67 @@
+"""What artifacts take on the disk, and what of it is theirs alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cas.artifact import Artifact
+from cas.known import Known
+from cas.layout import artifact_path, layer_path
+from cas.objects import ObjectKey
+from cas.space import Release
+from cas.storage import Storage
+
+
+class Usage(NamedTuple):
+    """What an artifact takes, in bytes of disk: `total`, of which `own` come back if it goes."""
+
+    artifact: Artifact
+    total: int
+    own: int
+
+
+class DiskUsage(NamedTuple):
+    """What some artifacts take, each and all together.
+
+    `total` counts once what several of them have; `frees` is what comes back if all of them go.
+    """
+
+    each: tuple[Usage, ...]
+    total: int
+    frees: int
+
+
+def disk_usage(
+    storage: Storage, known: Known, artifacts: Sequence[Artifact], chosen: Sequence[Artifact]
+) -> DiskUsage:
+    """Work out what the `chosen` ones of all `artifacts` of a store take.
+
+    Raises OSError, StoreDamaged.
+    """
+    release = Release(storage, artifacts, known.all_merged())
+    seen: dict[bytes, int] = {}
+    each: list[Usage] = []
+    for artifact in chosen:
+        sizes = _sizes(storage, artifact)
+        seen |= sizes
+        each.append(Usage(artifact, sum(sizes.values()), release.alone(artifact)))
+    return DiskUsage(tuple(each), sum(seen.values()), sum(map(release.of, chosen)))
+
+
+def _sizes(storage: Storage, artifact: Artifact) -> dict[bytes, int]:
+    """Return the bytes of disk of all that an artifact has, by paths: objects, layer and link."""
+    layer, link = layer_path(artifact.tree), artifact_path(artifact.signature)
+    owner = os.stat(layer, dir_fd=storage.fd).st_uid
+    sizes = {layer: artifact.overhead}
+    for path in (link, os.path.dirname(link)):
+        with contextlib.suppress(FileNotFoundError):
+            sizes[path] = os.stat(path, dir_fd=storage.fd, follow_symlinks=False).st_blocks * 512
+    for entry in storage.layers.manifest(artifact.tree):
+        key = ObjectKey.of(entry)
+        found = None if key is None else storage.objects.linked_by(key, owner)
+        if found is not None:
+            sizes[found[0]] = found[1].st_blocks * 512
+    return sizes
