@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,7 +13,8 @@ from cas.quoting import quoted
 
 NAME = b"config.toml"
 _PUBLIC_KEY = re.compile(r"ed25519:[A-Za-z0-9+/]{43}=")
-_HINT = "docs/sharing.md says what may be in it"
+_HINT = "docs/configuration.md says what may be in it"
+_OF_GC = ("max_age", "max_size", "keep_last", "grace")
 
 
 class BadConfig(CasError):
@@ -29,12 +29,22 @@ class BadConfig(CasError):
 class Config(NamedTuple):
     """`remotes` are URLs by name; `trusted_keys` the public keys whose records count.
 
-    `remote_timeout_s` is how long (seconds) a remote may give no sign before it is given up.
+    `remote_timeout_s` is how long (seconds) a remote may give no sign before it is given up. The
+    others are what commands take if nothing is said to them, as it would be said; None is nothing.
     """
 
+    conflicts: str | None = None
+    allow_overlap: tuple[str, ...] | None = None
+    strategy: str | None = None
+    gc: Mapping[str, str | int] = {}
     remotes: Mapping[str, str] = {}
     trusted_keys: tuple[str, ...] = ()
     remote_timeout_s: float = 60.0
+
+
+def config_path(store: bytes) -> bytes:
+    """Return where the configuration of the store at the absolute path `store` is."""
+    return os.path.join(store, NAME)
 
 
 def read_config(store: bytes) -> Config:
@@ -42,9 +52,12 @@ def read_config(store: bytes) -> Config:
 
     Raises BadConfig, OSError.
     """
-    path = os.path.join(store, NAME)
+    path = config_path(store)
     try:
-        document = tomllib.loads(read_file(path).decode())
+        data = read_file(path)
+        import tomllib  # most commands find no file, and need not wait for it
+
+        document = tomllib.loads(data.decode())
     except FileNotFoundError:
         return Config()
     except ValueError as error:  # also what is no TOML, and no UTF-8
@@ -63,12 +76,36 @@ def _config(document: dict[str, Any]) -> Config:
     remotes, keys = document.get("remotes", {}), document.get("trusted_keys", [])
     if not isinstance(remotes, dict) or not all(map(_is_url, remotes.values())):
         raise ValueError('remotes are lines of NAME = "URL"')
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+    if not _are_texts(keys):
         raise ValueError("trusted_keys are a list of texts")
+    for name in ("conflicts", "strategy"):
+        if not isinstance(document.get(name, ""), str):
+            raise ValueError(f"{name} is a text")
+    globs = document.get("allow_overlap")
+    if globs is not None and not _are_texts(globs):
+        raise ValueError("allow_overlap is a list of texts")
+    gc = document.get("gc", {})
+    if not isinstance(gc, dict) or not all(type(value) in (str, int) for value in gc.values()):
+        raise ValueError("gc has lines of NAME = VALUE")
+    for name in gc:
+        if name not in _OF_GC:
+            raise ValueError(f"there is no setting `gc.{name}`; there are {', '.join(_OF_GC)}")
     timeout_s = document.get("remote_timeout_s", Config().remote_timeout_s)
     if type(timeout_s) not in (int, float) or not 0 < timeout_s < 1e6:
         raise ValueError("remote_timeout_s is a number of seconds")
-    return Config(remotes, tuple(map(_key, keys)), float(timeout_s))
+    return Config(
+        document.get("conflicts"),
+        None if globs is None else tuple(globs),
+        document.get("strategy"),
+        gc,
+        remotes,
+        tuple(map(_key, keys)),
+        float(timeout_s),
+    )
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def _key(text: str) -> str:

@@ -11,7 +11,8 @@ from cas.errors import CasError, ExitCode
 from cas.format import NoStore
 from cas.quoting import quoted
 from cas.store import Store
-from cli.options import emit, json_option, store_option, store_path
+from cli.options import emit, json_option, store_option
+from cli.settings import store_path
 from mounter.probe import Finding, probe
 
 

@@ -10,7 +10,8 @@ import click
 from cas.format import restore_store
 from cas.sharing import is_shared
 from cas.store import Store
-from cli.options import emit, json_option, store_option, store_path, text_of
+from cli.options import emit, json_option, store_option, text_of
+from cli.settings import store_path
 
 
 @click.command("init")

@@ -59,6 +59,7 @@ _SECTIONS = {
         "rebuild-index": "verify",
     },
     "Set up": {
+        "config": "config",
         "doctor": "doctor",
         "completion": "completion",
     },

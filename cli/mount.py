@@ -25,9 +25,9 @@ from cli.options import (
     open_store,
     remote_option,
     store_option,
-    store_path,
     text_of,
 )
+from cli.settings import store_path
 from mounter.mounting import Mount, mount, umount
 from mounter.plan import Strategy
 

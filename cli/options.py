@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,18 +15,10 @@ from cas.locating import located
 from cas.quoting import quoted
 from cas.store import Store
 from cli.crashes import crashes_told
+from cli.settings import store_path, use_settings
 
 STANDARD_OUTPUT = b"standard output"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def store_path(ctx: click.Context) -> str:
-    """Return the path of the store that the options or the environment name."""
-    chosen = ctx.find_root().obj or os.environ.get("CAS_STORE")
-    if chosen:
-        return str(chosen)
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(cache, "sysroot-cas")
 
 
 def open_store(ctx: click.Context, *, create: bool = False) -> Store:
@@ -38,9 +29,14 @@ def open_store(ctx: click.Context, *, create: bool = False) -> Store:
 
 
 def remember_store(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
-    """Keep the value of --store, before or after the command, for `store_path`."""
+    """Keep the value of --store, before or after the command, for `store_path`.
+
+    What that store's configuration says is used for other options then.
+    """
     if value is not None:
         ctx.find_root().obj = value
+    if ctx.parent is not None:
+        use_settings(ctx)
 
 
 def store_option(function: _Function) -> _Function:
@@ -51,6 +47,7 @@ def store_option(function: _Function) -> _Function:
         help="The directory of the store.",
         expose_value=False,
         callback=remember_store,
+        is_eager=True,
     )(function)
 
 

@@ -26,7 +26,8 @@ from cli.options import (
     open_store,
     store_option,
 )
-from cli.remotes import Transfer, config_of, remote_of, transfer_options
+from cli.remotes import Transfer, remote_of, transfer_options
+from cli.settings import config_of
 
 _Done = TypeVar("_Done", Pulled, Pushed)
 _REFUSALS = {

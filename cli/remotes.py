@@ -11,12 +11,13 @@ from urllib.parse import urlsplit
 
 import click
 
-from cas.config import Config, read_config
+from cas.config import Config
 from cas.errors import CasError, InputRefused, hint_for
 from cas.remote.bucket import JOBS, NoRemotes, Remote
 from cas.signature import BadSignature, Signature
-from cli.options import note, store_path
+from cli.options import note
 from cli.quantities import seconds
+from cli.settings import config_of
 
 if TYPE_CHECKING:
     from cas.artifact import Artifact
@@ -58,11 +59,6 @@ def transfer_options(function: _Function) -> _Function:
         show_default=True,
         help="How many requests there are at once.",
     )(function)
-
-
-def config_of(ctx: click.Context) -> Config:
-    """Return the configuration of the store, whether there is one. Raises BadConfig, OSError."""
-    return read_config(os.path.realpath(os.fsencode(store_path(ctx))))
 
 
 def remote_of(config: Config, text: str, how: Transfer | None = None) -> Remote:

@@ -21,8 +21,8 @@ from cli.options import (
     read_text,
     remote_option,
     store_option,
-    store_path,
 )
+from cli.settings import store_path
 from mounter.isolation import SHARED, Bind, Sandbox
 from mounter.mounting import planned
 from mounter.plan import Plan, Strategy

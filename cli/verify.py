@@ -20,8 +20,8 @@ from cli.options import (
     open_store,
     progress,
     store_option,
-    store_path,
 )
+from cli.settings import store_path
 
 _STEPS = 1000
 

@@ -1,0 +1,94 @@
+"""What the configuration of a store, and the environment, say for options that are not given."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import click
+
+from cas.config import BadConfig, Config, config_path, read_config
+
+
+class Setting(NamedTuple):
+    """The `name` of a setting in the file; the option it is for, and the variable that is, too.
+
+    `command` is one that has the option.
+    """
+
+    name: str
+    option: str
+    variable: str
+    command: str
+
+    def of(self, config: Config) -> Any:
+        """Return the value in a configuration, None if there is none."""
+        table, _, name = self.name.rpartition(".")
+        return config.gc.get(name) if table else getattr(config, name)
+
+    def parameter(self, ctx: click.Context) -> click.Parameter:
+        """Return the option of its command."""
+        commands = ctx.find_root().command
+        assert isinstance(commands, click.Group)
+        command = commands.get_command(ctx, self.command)
+        assert command is not None
+        (option,) = (one for one in command.params if one.name == self.option)
+        return option
+
+    def check(self, option: click.Parameter, value: Any, ctx: click.Context) -> None:
+        """Raise BadConfig if the value in the file is none for the option."""
+        try:
+            option.type_cast_value(ctx, value)
+        except click.BadParameter as error:
+            where = config_path(os.path.realpath(os.fsencode(store_path(ctx))))
+            raise BadConfig(where, f"{self.name}: {error.message}") from error
+
+
+SETTINGS = (
+    Setting("conflicts", "conflicts", "CAS_CONFLICTS", "mount"),
+    Setting("allow_overlap", "allow_overlap", "CAS_ALLOW_OVERLAP", "mount"),
+    Setting("strategy", "strategy", "CAS_STRATEGY", "mount"),
+    Setting("gc.max_age", "max_age", "CAS_GC_MAX_AGE", "gc"),
+    Setting("gc.max_size", "max_size", "CAS_GC_MAX_SIZE", "gc"),
+    Setting("gc.keep_last", "keep_last", "CAS_GC_KEEP_LAST", "gc"),
+    Setting("gc.grace", "grace", "CAS_GC_GRACE", "gc"),
+)
+_BY_OPTION = {setting.option: setting for setting in SETTINGS}
+
+
+def store_path(ctx: click.Context) -> str:
+    """Return the path of the store that the options or the environment name."""
+    chosen = ctx.find_root().obj or os.environ.get("CAS_STORE")
+    if chosen:
+        return str(chosen)
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(cache, "sysroot-cas")
+
+
+def config_of(ctx: click.Context) -> Config:
+    """Return the configuration of the store, whether there is one. Raises BadConfig, OSError."""
+    return read_config(os.path.realpath(os.fsencode(store_path(ctx))))
+
+
+def use_settings(ctx: click.Context) -> None:
+    """Let options of a command have the environment's values, else those of the store.
+
+    Raises UsageError, which is an error of the command.
+    """
+    options = [one for one in ctx.command.params if one.name in _BY_OPTION]
+    if not options:
+        return
+    defaults: dict[str, Any] = {}
+    try:
+        config = config_of(ctx)
+        for option in options:
+            setting = _BY_OPTION[str(option.name)]
+            option.envvar = setting.variable
+            if (value := setting.of(config)) is not None:
+                setting.check(option, value, ctx)
+                defaults[setting.option] = value
+    except BadConfig as error:
+        raise click.UsageError(f"{error.message} ({error.hint})", ctx) from error
+    except OSError as error:
+        raise click.UsageError(f"{error.filename}: {error.strerror}", ctx) from error
+    ctx.default_map = defaults
