@@ -57,6 +57,8 @@ _OPTIONS = (
     click.option("--map-root", is_flag=True, help="Be root inside."),
     click.option("--cap", "capabilities", metavar="NAME", multiple=True,
                  help="Keep a capability, such as chown, or `all`."),
+    click.option("--trace", metavar="FILE",
+                 help="Write to FILE which files of which ID CMD opened, as JSON."),
 )  # fmt: skip
 
 
@@ -87,6 +89,7 @@ def run_command(ctx: click.Context, /, command: tuple[str, ...], **options: Any)
     cas run --sysroot /work/sysroot=glibc,zlib -- cc --sysroot=/work/sysroot hello.c
     cas run --bind build:/work --chdir /work --env WORKDIR=/work \\
         --dependencies deps.txt -- bash -c ./do_compile
+    cas run --trace used.json --sysroot sysroot=glibc,zlib,gtk -- make
     """
     code = RUN_FAILED
     try:
@@ -124,6 +127,10 @@ def _run(ctx: click.Context, command: Sequence[str], options: dict[str, Any]) ->
                             upper=uppers.get(target),
                         )
                     )
+        if options["trace"] is not None:
+            from cli.tracing import run_traced
+
+            return run_traced(options["trace"], command, plans, sandbox)
         return run_plans(command, plans, note, sandbox)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mounter.mounting import Mount, carry_out, mount, mounted, planned, umount
     from mounter.plan import NoStrategy, Plan, Strategy
     from mounter.running import run, run_plans
+    from mounter.tracing import Tracer
     from mounter.updating import update
 
 _HOME = {
@@ -29,6 +30,7 @@ _HOME = {
     "Plan": "plan",
     "Sandbox": "isolation",
     "Strategy": "plan",
+    "Tracer": "tracing",
     "all_mounts": "listing",
     "carry_out": "mounting",
     "decide": "executing",
@@ -52,6 +54,7 @@ __all__ = [
     "Plan",
     "Sandbox",
     "Strategy",
+    "Tracer",
     "all_mounts",
     "carry_out",
     "decide",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import os
 import socket
 import struct
 from collections.abc import Mapping
@@ -95,6 +97,35 @@ class Sandbox:
 
 def _plain(name: str) -> str:
     return name.lower().removeprefix("cap_")
+
+
+def map_ids(pid: int, *, map_root: bool) -> None:
+    """Give a process's user namespace the ids of this one: all for root, else one's own.
+
+    With `map_root`, one's own id is 0 in there. Root without capabilities, as within another
+    sandbox, is treated like others. Raises OSError.
+    """
+    if os.geteuid() == 0:
+        with contextlib.suppress(PermissionError):
+            _map_all(pid)
+            return
+    # Whoever may not set gids at will must first give up setgroups(2) (user_namespaces(7)).
+    _write_proc(pid, "setgroups", "deny")
+    for kind, own in (("uid", os.geteuid()), ("gid", os.getegid())):
+        _write_proc(pid, f"{kind}_map", f"{0 if map_root else own} {own} 1\n")
+
+
+def _map_all(pid: int) -> None:
+    for kind in ("uid", "gid"):
+        with open(f"/proc/self/{kind}_map") as file:
+            ranges = [line.split() for line in file]
+        lines = [f"{inside} {inside} {count}\n" for inside, _, count in ranges]
+        _write_proc(pid, f"{kind}_map", "".join(lines))
+
+
+def _write_proc(pid: int, name: str, text: str) -> None:
+    with open(f"/proc/{pid}/{name}", "w") as file:
+        file.write(text)
 
 
 def give_up_privileges(sandbox: Sandbox) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -97,6 +98,19 @@ class RootFs:
             os.makedirs(target)
         else:
             self._points.append(MountPoint(target))
+
+
+def mount_proc() -> None:
+    """Show the processes of this PID namespace in /proc; say so if the kernel refuses."""
+    try:
+        flags = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
+        syscalls.mount(b"proc", b"/proc", b"proc", flags)  # equal to the MS_ flags of these names
+    except PermissionError:
+        print(
+            "cas: the command sees the processes of others in /proc: the kernel gives it none of "
+            "its own where parts of that are hidden, as in a container",
+            file=sys.stderr,
+        )
 
 
 def _attach(placed: Placed) -> None:

@@ -23,6 +23,7 @@ from mounter.upper import claimed_upper
 
 if TYPE_CHECKING:
     from cas.composition import Composition
+    from mounter.tracing import Tracer
 
 _Path = TypeVar("_Path", bound=StrPath)
 _Note = Callable[[str], None]
@@ -61,10 +62,12 @@ def run_plans(
     plans: Sequence[Plan],
     note: _Note = lambda text: None,
     sandbox: Sandbox = _AS_USUAL,
+    tracer: Tracer | None = None,
 ) -> int:
     """Run `command` with what each plan says at its target; see `run`.
 
-    The caller has leases on what the plans use.
+    The caller has leases on what the plans use. A `tracer` of these plans sees what the command
+    opens; if it cannot, TraceRefused is raised before the command begins.
     """
     arguments = [os.fsencode(argument) for argument in command]
     refuse_unfit_paths(plans, sandbox)
@@ -72,7 +75,7 @@ def run_plans(
         for plan in plans:
             stack.enter_context(claimed_upper(plan))
         try:
-            return _run_in_namespace(arguments, plans, note, sandbox)
+            return _run_in_namespace(arguments, plans, note, sandbox, tracer)
         except NamespaceRefused as refusal:
             _refuse_without_namespaces(plans, sandbox, refusal)
             linked = ", and its sysroots are linked, and visible outside" if plans else ""
@@ -80,22 +83,27 @@ def run_plans(
         for plan in plans:
             carry_out(plan.by(Strategy.LINKED))
             stack.callback(umount, plan.store, plan.target)
-        return run_plainly(arguments, sandbox)
+        return run_plainly(arguments, sandbox, tracer)
 
 
 def _run_in_namespace(
-    arguments: list[bytes], plans: Sequence[Plan], note: _Note, sandbox: Sandbox
+    arguments: list[bytes],
+    plans: Sequence[Plan],
+    note: _Note,
+    sandbox: Sandbox,
+    tracer: Tracer | None,
 ) -> int:
     if not any(plan.strategy in _LINKED for plan in plans):
         try:
-            return run_sandboxed(arguments, [_overlaid(plan) for plan in plans], sandbox)
+            placed = [_overlaid(plan) for plan in plans]
+            return run_sandboxed(arguments, placed, sandbox, tracer)
         except StrategyRefused as refusal:
             if any(plan.strategy is Strategy.OVERLAY or plan.upper for plan in plans):
                 raise NoStrategy(plans[0].target, [f"overlay: {refusal}"]) from refusal
             note(f"the sysroots are linked, not overlaid: {refusal}")
     with contextlib.ExitStack() as stack:
         placed = [_linked(plan, stack) for plan in plans]
-        return run_sandboxed(arguments, placed, sandbox)
+        return run_sandboxed(arguments, placed, sandbox, tracer)
 
 
 def _refuse_without_namespaces(

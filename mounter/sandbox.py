@@ -15,14 +15,17 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, NoReturn, TextIO
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TextIO
 
 from cas.errors import CasError, hint_for
 from cas.quoting import quoted
 from mounter import syscalls
-from mounter.isolation import Sandbox, give_up_privileges, raise_loopback
+from mounter.isolation import Sandbox, give_up_privileges, map_ids, raise_loopback
 from mounter.plan import StrategyRefused
-from mounter.rootfs import Placed, RootFs
+from mounter.rootfs import Placed, RootFs, mount_proc
+
+if TYPE_CHECKING:
+    from mounter.tracing import Tracer
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
@@ -44,19 +47,26 @@ class NamespaceRefused(Exception):
     """The kernel gives no namespaces here; nothing has been done. The text says why."""
 
 
-def run_sandboxed(command: Sequence[bytes], sysroots: Sequence[Placed], sandbox: Sandbox) -> int:
+def run_sandboxed(
+    command: Sequence[bytes],
+    sysroots: Sequence[Placed],
+    sandbox: Sandbox,
+    tracer: Tracer | None = None,
+) -> int:
     """Run a command with `sysroots` mounted where nobody else sees them; return its exit code.
 
     The code is that of a shell: 128 and the signal's number if a signal ended the command, 126
     if it cannot be executed, 127 if it is not found. Signals that are sent to this process
-    reach the command. Forks, so best called from a process with one thread.
+    reach the command. Forks, so best called from a process with one thread. A `tracer` sees what
+    the command opens.
 
     Raises NamespaceRefused, StrategyRefused (before the command was begun), CasError, OSError.
     """
     with _BlockedSignals() as mask:
         status, status_end = os.pipe()
         go, go_end = os.pipe()
-        task = _Task(command, sysroots, sandbox, mask, os.getpid(), go, status_end)
+        watched = tracer is not None
+        task = _Task(command, sysroots, sandbox, mask, os.getpid(), go, status_end, watched)
         keeper = _fork()
         if keeper == 0:
             os.close(status)
@@ -66,24 +76,37 @@ def run_sandboxed(command: Sequence[bytes], sysroots: Sequence[Placed], sandbox:
         os.close(go)
         with open(status) as reports, open(go_end, "wb", buffering=0) as permission:
             try:
-                init = _introduce(keeper, sandbox, lambda: _report_of(reports), permission.write)
+                init = _introduce(
+                    keeper, sandbox, lambda: _report_of(reports), permission.write, tracer
+                )
             except BaseException as error:
-                os.kill(keeper, signal.SIGKILL)
+                if isinstance(error, CasError):
+                    permission.close()  # without it, the keeper takes away what it has made
+                else:
+                    os.kill(keeper, signal.SIGKILL)
                 os.waitpid(keeper, 0)
                 if isinstance(error, _Interrupted):
                     return _SIGNAL + error.number
                 raise
-            return supervise(keeper, forward_to=init)
+            with _reading(tracer):
+                return supervise(keeper, forward_to=init)
 
 
-def run_plainly(command: Sequence[bytes], sandbox: Sandbox) -> int:
+def run_plainly(command: Sequence[bytes], sandbox: Sandbox, tracer: Tracer | None = None) -> int:
     """Run a command without namespaces; otherwise like `run_sandboxed`."""
     with _BlockedSignals() as mask:
         task = _Task(command, (), sandbox, mask, os.getpid(), -1, -1)
+        if tracer is not None:
+            tracer.watch(b"")
         child = _fork()
         if child == 0:
             _child(lambda: _execute_plainly(task), -1)
-        return supervise(child, forward_to=child)
+        with _reading(tracer):
+            return supervise(child, forward_to=child)
+
+
+def _reading(tracer: Tracer | None) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if tracer is None else tracer.reading()
 
 
 def supervise(child: int, forward_to: int, *, reap_all: bool = False) -> int:
@@ -122,7 +145,7 @@ class _Task(NamedTuple):
     """What the processes of one sandbox have to know.
 
     `mask` are the signals that were blocked before. At `go` the caller gives its permissions, at
-    `status_end` it hears what has been done.
+    `status_end` it hears what has been done. It waits for a second permission if it is `watched`.
     """
 
     command: Sequence[bytes]
@@ -132,6 +155,7 @@ class _Task(NamedTuple):
     caller: int
     go: int
     status_end: int
+    watched: bool = False
 
 
 class _BlockedSignals:
@@ -200,12 +224,20 @@ def _introduce(
     sandbox: Sandbox,
     next_report: Callable[[], str],
     permit: Callable[[bytes], object],
+    tracer: Tracer | None,
 ) -> int:
     """Do the caller's part in setting up; return the process id of the init."""
     while line := next_report():
         key, value, hint = json.loads(line)
         if key == "unshared":
-            _map_ids(keeper, map_root=sandbox.map_root)
+            try:
+                map_ids(keeper, map_root=sandbox.map_root)
+            except OSError as error:
+                why = f"cannot map ids into a user namespace: {error}"
+                raise NamespaceRefused(why) from error
+            permit(b"x")
+        elif key == "mounted" and tracer is not None:
+            tracer.watch(b"/proc/%d/root" % keeper)
             permit(b"x")
         elif key == "init":
             return int(value)
@@ -216,38 +248,6 @@ def _introduce(
         else:
             raise CasError(f"cannot set up the sandbox: {value}", hint=hint)
     raise CasError("cannot set up the sandbox: its process died")
-
-
-def _map_ids(keeper: int, *, map_root: bool) -> None:
-    """Give the keeper's user namespace the ids of this one: all for root, else one's own.
-
-    With `map_root`, one's own id is 0 in there. Root without capabilities, as within another
-    sandbox, is treated like others.
-    """
-    try:
-        if os.geteuid() == 0:
-            with contextlib.suppress(PermissionError):
-                _map_all(keeper)
-                return
-        # Whoever may not set gids at will must first give up setgroups(2) (user_namespaces(7)).
-        _write_proc(keeper, "setgroups", "deny")
-        for kind, own in (("uid", os.geteuid()), ("gid", os.getegid())):
-            _write_proc(keeper, f"{kind}_map", f"{0 if map_root else own} {own} 1\n")
-    except OSError as error:
-        raise NamespaceRefused(f"cannot map ids into a user namespace: {error}") from error
-
-
-def _map_all(keeper: int) -> None:
-    for kind in ("uid", "gid"):
-        with open(f"/proc/self/{kind}_map") as file:
-            ranges = [line.split() for line in file]
-        lines = [f"{inside} {inside} {count}\n" for inside, _, count in ranges]
-        _write_proc(keeper, f"{kind}_map", "".join(lines))
-
-
-def _write_proc(pid: int, name: str, text: str) -> None:
-    with open(f"/proc/{pid}/{name}", "w") as file:
-        file.write(text)
 
 
 def _keep(task: _Task) -> int:
@@ -268,6 +268,10 @@ def _keep(task: _Task) -> int:
             raise_loopback()
         if task.sandbox.directory is not None:
             os.chdir(task.sandbox.directory)
+        if task.watched:
+            _report(task.status_end, "mounted", 0)
+            if not os.read(task.go, 1):
+                return 1
         syscalls.unshare(task.sandbox.namespaces & syscalls.CLONE_NEWPID)
         init = os.fork()
         if init == 0:
@@ -289,24 +293,12 @@ def _init(task: _Task) -> int:
         if not os.read(task.go, 1):
             return 1  # the caller died before this process was bound to it
     if task.sandbox.namespaces & syscalls.CLONE_NEWPID:
-        _mount_proc()
+        mount_proc()
     me = os.getpid()
     child = os.fork()
     if child == 0:
         _child(lambda: _execute(task, me), -1)
     return supervise(child, forward_to=child, reap_all=True)
-
-
-def _mount_proc() -> None:
-    try:
-        flags = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
-        syscalls.mount(b"proc", b"/proc", b"proc", flags)  # equal to the MS_ flags of these names
-    except PermissionError:
-        print(
-            "cas: the command sees the processes of others in /proc: the kernel gives it none of "
-            "its own where parts of that are hidden, as in a container",
-            file=sys.stderr,
-        )
 
 
 def _execute_plainly(task: _Task) -> int:

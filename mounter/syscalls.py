@@ -2,7 +2,8 @@
 
 Every function raises OSError with the errno, the name of the call and, where there is one, the
 path. Constants are those of the kernel's uapi headers (linux/mount.h, linux/sched.h,
-linux/prctl.h). The numbers of calls since Linux 5.1 are the same on all architectures but alpha.
+linux/prctl.h, linux/inotify.h). The numbers of calls since Linux 5.1 are the same on all
+architectures but alpha.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ CLONE_NEWUSER = 0x10000000
 FSCONFIG_CMD_CREATE = 6
 FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
+IN_DONT_FOLLOW = 0x02000000
+IN_ISDIR = 0x40000000
+IN_ONLYDIR = 0x01000000
+IN_OPEN = 0x20
+IN_Q_OVERFLOW = 0x4000
+IN_UNMOUNT = 0x2000
 MNT_DETACH = 2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
@@ -199,6 +206,17 @@ def limit_capabilities(keep: int) -> None:
 def exchange(one: bytes, other: bytes, dir_fd: int) -> None:
     """Swap two names in the directory open at `dir_fd` at once (renameat2(2), Linux 3.15)."""
     _checked(_libc.renameat2(dir_fd, one, dir_fd, other, RENAME_EXCHANGE), "renameat2", other)
+
+
+def inotify_init() -> int:
+    """Begin to watch directories; return the descriptor that tells of events, without waiting."""
+    return _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK), "inotify_init1")
+
+
+def inotify_add_watch(fd: int, path: bytes, mask: int) -> int:
+    """Watch a file or directory; return the number that its events have (inotify(7))."""
+    result = _libc.inotify_add_watch(fd, path, ctypes.c_uint32(mask))
+    return _checked(result, "inotify_add_watch", path)
 
 
 def _prctl(option: int, first: int, second: int = 0) -> int:

@@ -15,7 +15,7 @@ from tests.support import CAS, ROOT, Cas, make, snapshot
 # A user namespace in which no further one may be made, and then no capability either.
 _IN_NAMESPACE = ["unshare", "--user", "--map-current-user", "--keep-caps", "sh", "-euc"]
 _FORBID = "echo 0 > /proc/sys/user/max_user_namespaces; exec"
-_NO_NAMESPACES = [
+NO_NAMESPACES = [
     *_IN_NAMESPACE,
     f'{_FORBID} setpriv --bounding-set=-all --inh-caps=-all --ambient-caps=-all "$@"', "sh",
 ]  # fmt: skip
@@ -65,7 +65,7 @@ def test_run_without_namespaces_links_at_the_path_and_says_why(
 ) -> None:
     script = "cat sysroot/usr/x; sysroot/bin/tool; stat -c %h sysroot/usr/x; exit 6"
     done = _without_privileges(
-        cas, "run", "--sysroot", "sysroot=a", "--", "sh", "-c", script, wrapper=_NO_NAMESPACES
+        cas, "run", "--sysroot", "sysroot=a", "--", "sh", "-c", script, wrapper=NO_NAMESPACES
     )
 
     assert done.stdout == "atool\n3\n"
@@ -107,7 +107,7 @@ def test_run_where_proc_is_masked_says_that_others_are_seen(cas: Cas) -> None:
 
 
 def test_doctor_tries_and_tells_what_is_refused(cas: Cas, tree: Path) -> None:
-    done = _without_privileges(cas, "doctor", "--json", wrapper=_NO_NAMESPACES)
+    done = _without_privileges(cas, "doctor", "--json", wrapper=NO_NAMESPACES)
     refused = {finding["name"]: finding for finding in json.loads(done.stdout)}
     allowed = {finding["name"]: finding for finding in cas.json("doctor")}
 
@@ -171,14 +171,14 @@ def test_what_needs_namespaces_is_refused_without_them(cas: Cas, work: Path, tre
         ["--sysroot", "s=a", "--upper", "changes"],
         ["--sysroot", "s=a", "--strategy", "overlay"],
     ):
-        done = _without_privileges(cas, "run", *options, "--", "true", wrapper=_NO_NAMESPACES)
+        done = _without_privileges(cas, "run", *options, "--", "true", wrapper=NO_NAMESPACES)
         assert done.returncode == 125
         assert "no namespaces here" in done.stderr
     assert not (work / "s").exists()
     options = ["--chdir", "tree", "--clear-env", "--env", "A=b", "--rw", "--sysroot", f"{work}/s=a"]
     script = f"pwd; echo $A; cd {work}/s/usr; echo new > new; cat new; stat -c %h x"
     done = _without_privileges(
-        cas, "run", *options, "--", "/bin/sh", "-c", script, wrapper=_NO_NAMESPACES
+        cas, "run", *options, "--", "/bin/sh", "-c", script, wrapper=NO_NAMESPACES
     )
     assert done.stdout == f"{work}/tree\nb\nnew\n1\n"
     assert not (work / "s").exists()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmark import assemble, crowding, growing, sharing, starting, storing, using
+from benchmark import assemble, crowding, growing, sharing, starting, storing, tracing, using
 from benchmark.bench import bench_in
 from benchmark.charts import draw
 from benchmark.measuring import Failed, Table, command, say
@@ -25,6 +25,7 @@ JOBS = {
     "share": sharing.run,
     "grow": growing.run,
     "start": starting.run,
+    "trace": tracing.run,
 }
 
 QUICK_JOBS = ("assemble", "use", "start")

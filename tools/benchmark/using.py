@@ -120,15 +120,16 @@ def _uses(sources: Path, target: Path) -> dict[str, Callable[[], None]]:
 def _scan(sources: Path, sysroot: Path) -> None:
     """List the headers that each program includes, as a build system does for its dependencies."""
     for name in PROGRAMS:
-        command("g++", *_options(sysroot), "-M", sources / name)
+        command("g++", *options(sysroot), "-M", sources / name)
 
 
 def _compile(sources: Path, sysroot: Path) -> None:
     for name in COMPILED:
-        command("g++", *_options(sysroot), "-c", sources / name, "-o", sources / f"{name}.o")
+        command("g++", *options(sysroot), "-c", sources / name, "-o", sources / f"{name}.o")
 
 
-def _options(sysroot: Path) -> list[str]:
+def options(sysroot: Path) -> list[str]:
+    """Return how a compiler is told of a sysroot."""
     return [f"--sysroot={sysroot}", "-fPIC", *(f"-I{sysroot / path}" for path in INCLUDES)]
 
 
