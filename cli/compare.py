@@ -89,11 +89,7 @@ def diff_command(ctx: click.Context, a: str, b: str, unified: bool, as_json: boo
     (before, old), (after, new) = _tree(store, a), _tree(store, b)
     found = list(differences(before, after))
     shown = [_shown(one, old, new) if unified else None for one in found]
-    documents = [_difference_document(one) for one in found]
-    if unified:
-        documents = [
-            document | {"unified": lines} for document, lines in zip(documents, shown, strict=True)
-        ]
+    documents = list(map(_difference_document, found, shown))
     emit(as_json, documents, map(_difference_text, found, shown))
 
 
@@ -144,13 +140,14 @@ def _document(brought: Brought) -> dict[str, object]:
     return {"id": brought.id} | entry_document(brought.entry)
 
 
-def _difference_document(difference: Difference) -> dict[str, object]:
+def _difference_document(difference: Difference, shown: list[str] | None) -> dict[str, object]:
     before, after = difference.before, difference.after
     return {
         "path": os.fsdecode(difference.path),
         "how": difference.how,
         "a": before and entry_document(before),
         "b": after and entry_document(after),
+        "unified": shown,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict, TypeVar
@@ -110,7 +111,7 @@ def conflict_documents(conflicts: Sequence[Conflict]) -> list[dict[str, object]]
     """Return conflicts as what JSON can hold."""
     return [
         {
-            "path": conflict.path.decode("utf-8", "surrogateescape"),
+            "path": os.fsdecode(conflict.path),
             "winner": str(conflict.winner),
             "hidden": [str(signature) for signature in conflict.hidden],
             "hides_directory": conflict.directory,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from cas.remote.keys import generate
-from cli.options import emit, json_option, text_of
+from cli.options import emit, json_option
 
 
 @click.group("key")
@@ -30,4 +32,4 @@ def key_generate_command(file: bytes, as_json: bool) -> None:
     cas key generate farm.key
     """
     key = generate(file)
-    emit(as_json, {"public": key.public, "path": text_of(file)}, [key.public])
+    emit(as_json, {"public": key.public, "path": os.fsdecode(file)}, [key.public])

@@ -30,6 +30,7 @@ from cli.options import (
 from cli.settings import store_path
 from mounter.mounting import Mount, mount, umount
 from mounter.plan import Strategy
+from mounter.targets import mounted_path
 
 
 @click.command("mount")
@@ -75,9 +76,12 @@ def mount_command(
 @click.argument("target", type=click.Path(), required=False)
 @click.option("--all-stale", is_flag=True, help="Forget all mounts that are not there any more.")
 @click.option("--forget", is_flag=True, help="Of another mount namespace: take it for ended.")
+@json_option
 @store_option
 @click.pass_context
-def umount_command(ctx: click.Context, target: str | None, all_stale: bool, forget: bool) -> None:
+def umount_command(
+    ctx: click.Context, target: str | None, all_stale: bool, forget: bool, as_json: bool
+) -> None:
     """Take away what `cas mount` made at TARGET.
 
     The directory goes too, if `cas mount` made it. What it did not make is never deleted. Whether
@@ -93,10 +97,20 @@ def umount_command(ctx: click.Context, target: str | None, all_stale: bool, forg
     if (target is None) != all_stale or (forget and all_stale):
         raise click.UsageError("give a TARGET, or --all-stale", ctx)
     if target is not None:
+        where = os.fsdecode(mounted_path(target))
         umount(store_path(ctx), target, forget=forget)
+        emit(as_json, {"unmounted": [where], "forgotten": []}, [])
         return
-    for cleared in umount_stale(open_store(ctx).path):
-        print(f"forgot {text_of(cleared)}")
+    store = open_store(ctx)
+    forgotten: list[str] = []
+    try:
+        forgotten.extend(map(os.fsdecode, umount_stale(store.path)))
+    finally:  # what was forgotten before an error is told, too
+        emit(
+            as_json,
+            {"unmounted": [], "forgotten": forgotten},
+            [f"forgot {text_of(cleared)}" for cleared in forgotten],
+        )
 
 
 @click.command("mounts")
@@ -134,7 +148,7 @@ def mounts_command(ctx: click.Context, as_json: bool) -> None:
             {
                 "where": os.fsdecode(seen.where),
                 "state": seen.state,
-                "strategy": seen.strategy,
+                "strategy": None if seen.state == "running" else seen.strategy,
                 "ids": list(seen.ids),
                 "since_ns": seen.since_ns,
                 "user": seen.user,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from cas.pins import Pin
 from cli.options import (
     complete_id,
     emit,
@@ -19,28 +20,32 @@ from cli.options import (
 @click.command("pin")
 @click.argument("id_", metavar="ID", shell_complete=complete_id)
 @click.option("--reason", metavar="TEXT", default="", help="Why, for those who ask.")
+@json_option
 @store_option
 @click.pass_context
-def pin_command(ctx: click.Context, id_: str, reason: str) -> None:
+def pin_command(ctx: click.Context, id_: str, reason: str, as_json: bool) -> None:
     """Keep an artifact until it is unpinned.
 
     \b
     cas pin zlib --reason "release 4.2"
     """
-    print(f"pinned {open_store(ctx).pin(id_, reason).signature}")
+    pin = open_store(ctx).pin(id_, reason)
+    emit(as_json, _document(pin), [f"pinned {pin.signature}"])
 
 
 @click.command("unpin")
 @click.argument("id_", metavar="ID", shell_complete=complete_id)
+@json_option
 @store_option
 @click.pass_context
-def unpin_command(ctx: click.Context, id_: str) -> None:
+def unpin_command(ctx: click.Context, id_: str, as_json: bool) -> None:
     """Keep an artifact no longer.
 
     \b
     cas unpin zlib
     """
-    print(f"unpinned {open_store(ctx).unpin(id_)}")
+    signature = open_store(ctx).unpin(id_)
+    emit(as_json, {"id": str(signature)}, [f"unpinned {signature}"])
 
 
 @click.command("pins")
@@ -56,17 +61,18 @@ def pins_command(ctx: click.Context, as_json: bool) -> None:
     found = open_store(ctx).pins()
     emit(
         as_json,
-        [
-            {
-                "id": str(pin.signature),
-                "reason": pin.reason,
-                "since_ns": pin.since_ns,
-                "uid": pin.uid,
-            }
-            for pin in found
-        ],
+        [_document(pin) for pin in found],
         table(
             ("ID", "SINCE", "REASON"),
             [(str(pin.signature), time_of(pin.since_ns), text_of(pin.reason)) for pin in found],
         ),
     )
+
+
+def _document(pin: Pin) -> dict[str, object]:
+    return {
+        "id": str(pin.signature),
+        "reason": pin.reason,
+        "since_ns": pin.since_ns,
+        "uid": pin.uid,
+    }

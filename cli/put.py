@@ -60,8 +60,7 @@ def put_command(
         share = to_push(ctx, push, sign_key)
     result = store.put(whole, tree, move=move, replace=replace, place=place)
     artifact = result.artifact
-    if share is not None:
-        share(store, artifact)
+    pushed = None if share is None else share(store, artifact)
     status = "unchanged" if result.unchanged else "replaced" if result.replaced else "stored"
     emit(
         as_json,
@@ -72,6 +71,7 @@ def put_command(
             "files": artifact.files,
             "bytes": artifact.size,
             "new_bytes": result.new_bytes,
+            "push": pushed,
         },
         [
             f"{artifact.signature}: {status}",

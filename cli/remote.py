@@ -158,12 +158,12 @@ def remote_ls_command(
     \b
     cas remote ls s3://artifacts/yocto 'lib*'
     """
-    found = [
+    found = sorted(
         str(signature)
         for signature in recorded_in(remote_of(config_of(ctx), remote, how))
         if fnmatch.fnmatchcase(signature.recipe, pattern)
         or fnmatch.fnmatchcase(str(signature), pattern)
-    ]
+    )
     emit(as_json, found, found)
 
 

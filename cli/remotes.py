@@ -160,11 +160,12 @@ def pull_missing(ctx: click.Context, store: Store, remote: str, names: Iterable[
         pull_from(store, chosen, config.trusted_keys, missing, _tell)
 
 
-def to_push(ctx: click.Context, remote: str, key: str | None) -> Callable[[Store, Artifact], None]:
+def to_push(ctx: click.Context, remote: str, key: str | None) -> Callable[[Store, Artifact], str]:
     """Return what pushes an artifact, signed with the key in the file `key`, if it can be.
 
-    That it cannot is told, and is no error: it is stored. Raises InputRefused, NoRemotes, BadKey,
-    BadConfig, OSError.
+    That it cannot is told, and is no error: it is stored. What pushes returns what became of it in
+    a word, which is "failed" if the remote could not be used. Raises InputRefused, NoRemotes,
+    BadKey, BadConfig, OSError.
     """
     from cas.remote.keys import read_key
     from cas.remote.push import Terms
@@ -175,9 +176,13 @@ def to_push(ctx: click.Context, remote: str, key: str | None) -> Callable[[Store
     refuse_read_only(chosen)
     terms = Terms(None if key is None else read_key(key), trusted=config.trusted_keys)
 
-    def push(store: Store, artifact: Artifact) -> None:
+    def push(store: Store, artifact: Artifact) -> str:
+        done: list[Pushed] = []
         with _told("not pushed"):
-            push_to(store, chosen, terms, [artifact], _tell)
+            push_to(store, chosen, terms, [artifact], done.append)
+        for one in done:
+            _tell(one)
+        return done[0].outcome.value if done else "failed"
 
     return push
 

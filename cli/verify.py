@@ -88,6 +88,7 @@ def rebuild_index_command(ctx: click.Context, as_json: bool) -> None:
         {
             "artifacts": [str(artifact.signature) for artifact in rebuilt.artifacts],
             "lost": list(rebuilt.lost),
+            "lost_ids": [text.partition(": ")[0] for text in rebuilt.lost],
         },
         [
             *(f"lost {text}" for text in rebuilt.lost),

@@ -9,7 +9,6 @@ import subprocess
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -104,13 +103,10 @@ def test_commands_that_need_artifacts_pull_them(
 
 
 def test_remote_tells_what_it_has(there: Cas, remote: str, pushed: dict[str, Path]) -> None:
-    def asked(*arguments: str, code: int = 0) -> Any:
-        return json.loads(there("remote", *arguments, "--json", code=code).stdout)
-
-    assert asked("ls", remote) == sorted([ZLIB, GTK])
-    assert asked("ls", remote, "gtk*") == [GTK]
-    assert asked("has", remote, ZLIB, GTK) == {"missing": []}
-    assert asked("has", remote, ZLIB, ABSENT, code=3) == {"missing": [ABSENT]}
+    assert there.json("remote", "ls", remote) == sorted([ZLIB, GTK])
+    assert there.json("remote", "ls", remote, "gtk*") == [GTK]
+    assert there.json("remote", "has", remote, ZLIB, GTK) == {"missing": []}
+    assert there.json("remote", "has", remote, ZLIB, ABSENT, code=3) == {"missing": [ABSENT]}
     assert not there.store.exists()
 
 

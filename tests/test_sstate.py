@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -45,8 +44,7 @@ NATIVE: list[Member] = [
 
 def imported(cas: Cas, path: Path, code: int = 0) -> list[dict[str, Any]]:
     """Import what is at a path; return what became of each object."""
-    done: list[dict[str, Any]]
-    done = json.loads(cas("import", "sstate", "--json", path, code=code).stdout)["objects"]
+    done: list[dict[str, Any]] = cas.json("import", "sstate", path, code=code)["objects"]
     return done
 
 
