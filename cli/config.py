@@ -30,9 +30,10 @@ def config_command(ctx: click.Context, show: bool, as_json: bool) -> None:
     """
     config = config_of(ctx)
     settings = [(one.name, *_found(ctx, one, config)) for one in SETTINGS]
-    for name in ("trusted_keys", "remote_timeout_s", "remotes"):
+    for name in ("trusted_keys", "remote_timeout_s"):
         value = getattr(config, name)
         settings.append((name, value, "file" if value != getattr(Config(), name) else "default"))
+    settings += [(f"remotes.{name}", url, "file") for name, url in config.remotes.items()]
     where = config_path(os.path.realpath(os.fsencode(store_path(ctx))))
     document = {
         "path": os.fsdecode(where),
@@ -56,8 +57,6 @@ def _found(ctx: click.Context, setting: Setting, config: Config) -> tuple[Any, s
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} = {one}" for name, one in value.items()) or "-"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "-"
     return "-" if value is None else str(value)

@@ -81,6 +81,7 @@ def world(work: Path) -> Path:
     )
     names = {
         "hello.c": "#include <zlib.h>\nint main(void) { return 0; }\n",
+        "Makefile": "all:\n",
         "deps.txt": "glibc\nzlib\n",
     }
     make(work, names | dict.fromkeys(("wanted.txt", "live-signatures.txt"), f"{_ID}\n"))
@@ -88,6 +89,7 @@ def world(work: Path) -> Path:
         (_ID, "build/zlib/sysroot"),
         ("glibc:t:12345678", "glibc"),
         ("openssl:t:12345678", "glibc"),
+        ("gtk:t:12345678", "glibc"),
     ):
         _shell(work, f"cas put {name} {tree}")
     _shell(work, "cas key generate farm.key")

@@ -118,6 +118,7 @@ def _steps(cas: Cas, there: Cas, work: Path) -> Iterator[tuple[str, Any]]:
         ["show", ZLIB],
         ["files", ZLIB],
         ["du", "zlib", "zlib-ng"],
+        ["config", "--show"],
         ["which", "usr/lib/libz.so", "zlib", "zlib-ng@-1"],
         ["diff", "zlib", "zlib-ng"],
         ["plan", "sysroot", "zlib@2", "zlib-ng"],

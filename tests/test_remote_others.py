@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -19,6 +20,14 @@ from tests.remotes import ABSENT, GTK, ZLIB, Exchange, Proxy, proxy_to, pulled, 
 from tests.support import CAS, Cas, make, sound, tidy
 
 pytestmark = pytest.mark.xdist_group("object store")
+
+
+_PEAK = """
+import resource, subprocess, sys
+assert subprocess.run(sys.argv[1:]).returncode in (3, 6)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""Runs a command from a small process: one counts what its parent had when it was forked."""
 
 
 def names(count: int) -> list[str]:
@@ -131,15 +140,9 @@ def test_more_than_was_asked_for_is_not_taken(cas: Cas, proxy: Proxy, work: Path
             else exchange
         )
         argv = [os.fspath(CAS), "--store", os.fspath(there.store), "pull", s3(work), ZLIB]
-        process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        said = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        process.stdout.close()
-        assert process.returncode in (3, 6)
-        assert b"missing" in said or b"damaged" in said
-        peaks[number] = usage.ru_maxrss
+        done = subprocess.run([sys.executable, "-c", _PEAK, *argv], capture_output=True, text=True)
+        assert "missing" in done.stdout or "damaged" in done.stdout
+        peaks[number] = int(done.stdout.split()[-1])
         sound(there.store)
         tidy(there.store)
     assert max(peaks) < 200 << 10  # KiB
