@@ -12,7 +12,7 @@ import click
 from cas.composition import Composition
 from cas.conflicts import Conflict, ConflictPolicy
 from cas.store import Store
-from cli.options import complete_id, read_ids
+from cli.options import complete_id, is_quiet, read_ids
 from mounter.plan import Strategy
 
 STRATEGIES = [s.value for s in Strategy if s is not Strategy.LINKED]
@@ -95,9 +95,9 @@ def compose(store: Store, names: Sequence[str], purpose: str, overlaps: Overlaps
         allow=[*overlaps["allow_overlap"], *(glob for file in files for glob in read_ids(file))],
         purpose=purpose,
     )
-    for conflict in composition.conflicts:
-        print(f"cas: conflict: {conflict}", file=sys.stderr)
-    if composition.conflicts:
+    if composition.conflicts and not is_quiet():
+        for conflict in composition.conflicts:
+            print(f"cas: conflict: {conflict}", file=sys.stderr)
         count = len(composition.conflicts)
         print(
             f"cas: {count} conflict{'s' if count > 1 else ''}"

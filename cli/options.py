@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +19,8 @@ from cli.crashes import crashes_told
 from cli.settings import store_path, use_settings
 
 STANDARD_OUTPUT = b"standard output"
+_NUMBER = re.compile(r"[0-9.]+( bytes| [KMGT]iB)?")
+_QUIET = "cas.quiet"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -39,8 +42,26 @@ def remember_store(ctx: click.Context, _: click.Parameter, value: str | None) ->
         use_settings(ctx)
 
 
+def _remember_quiet(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.find_root().meta[_QUIET] = value or is_quiet()
+
+
+def is_quiet() -> bool:
+    """Tell whether the command is to say nothing but data and errors."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and bool(ctx.find_root().meta.get(_QUIET))
+
+
 def store_option(function: _Function) -> _Function:
-    """Add --store to a command."""
+    """Add what all commands have: --store and --quiet."""
+    function = click.option(
+        "-q",
+        "--quiet",
+        is_flag=True,
+        help="Say nothing but data and errors.",
+        expose_value=False,
+        callback=_remember_quiet,
+    )(function)
     return click.option(
         "--store",
         metavar="DIR",
@@ -101,8 +122,9 @@ def emit(as_json: bool, document: object, lines: Iterable[str]) -> None:
 
 
 def note(text: str) -> None:
-    """Say something to a person, beside the data."""
-    print(f"cas: note: {text}", file=sys.stderr)
+    """Say something to a person, beside the data, unless with --quiet."""
+    if not is_quiet():
+        print(f"cas: note: {text}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -111,7 +133,7 @@ def progress(label: str, length: int) -> Iterator[Callable[[int], None]]:
 
     Gives a function to be told how many more are.
     """
-    if not sys.stderr.isatty() or not length:
+    if not sys.stderr.isatty() or not length or is_quiet():
         yield lambda count: None
         return
     with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
@@ -124,7 +146,7 @@ def byte_progress(label: str, length: int) -> Iterator[Callable[[int], None]]:
 
     Gives a function to be told when one more is done, and its bytes.
     """
-    if not sys.stderr.isatty() or not length:
+    if not sys.stderr.isatty() or not length or is_quiet():
         yield lambda count: None
         return
     from cli.quantities import size_text
@@ -164,9 +186,11 @@ def read_text(path: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lay out rows in columns, numbers (all digits in a column's cells) to the right."""
+    """Lay out rows in columns, numbers and sizes to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    numeric = [bool(rows) and all(row[i].isdigit() for row in rows) for i in range(len(header))]
+    numeric = [
+        bool(rows) and all(_NUMBER.fullmatch(row[i]) for row in rows) for i in range(len(header))
+    ]
     return [
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import complete_id, emit, json_option, open_store, store_option
+from cli.quantities import size_text
 
 if TYPE_CHECKING:
     from cas.tree import Place
@@ -76,7 +77,8 @@ def put_command(
         [
             f"{artifact.signature}: {status}",
             f"tree {artifact.tree}",
-            f"{artifact.files} files, {artifact.size} bytes, {result.new_bytes} bytes new",
+            f"{artifact.files} files, {size_text(artifact.size)}, "
+            f"{size_text(result.new_bytes)} new",
         ],
     )
 
@@ -101,5 +103,5 @@ def rm_command(ctx: click.Context, ids: tuple[str, ...], force: bool, as_json: b
     emit(
         as_json,
         {"removed": names, "freed_bytes": removed.freed},
-        [*(f"removed {name}" for name in names), f"{removed.freed} bytes freed"],
+        [*(f"removed {name}" for name in names), f"{size_text(removed.freed)} freed"],
     )

@@ -26,6 +26,7 @@ from cli.options import (
     open_store,
     store_option,
 )
+from cli.quantities import size_text
 from cli.remotes import Transfer, remote_of, transfer_options
 from cli.settings import config_of
 
@@ -226,7 +227,9 @@ def _tell(as_json: bool, done: Sequence[Pulled | Pushed], counts: Sequence[dict[
     size = sum(count.get("sent_bytes", 0) + count.get("fetched_bytes", 0) for count in counts)
     many = ", ".join(f"{outcomes[one]} {one.value}" for one in Outcome if outcomes[one])
     told = [f"{document['id']}: {document['status']}" for document in documents]
-    emit(as_json, {"artifacts": documents}, [*told, f"{many or 'nothing to do'}; {size} bytes"])
+    emit(
+        as_json, {"artifacts": documents}, [*told, f"{many or 'nothing to do'}; {size_text(size)}"]
+    )
     for one in done:
         if one.why:
             note(f"{one.signature}: {one.why}")

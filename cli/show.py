@@ -24,6 +24,7 @@ from cli.options import (
     text_of,
     time_of,
 )
+from cli.quantities import size_text
 
 
 @click.command("has")
@@ -83,7 +84,7 @@ def ls_command(ctx: click.Context, pattern: str, as_json: bool) -> None:
             str(artifact.signature),
             artifact.tree[:12],
             str(artifact.files),
-            str(artifact.size),
+            size_text(artifact.size),
             time_of(artifact.created_ns),
         )
         for artifact in found
@@ -91,7 +92,7 @@ def ls_command(ctx: click.Context, pattern: str, as_json: bool) -> None:
     emit(
         as_json,
         [_document(artifact) for artifact in found],
-        table(("ID", "TREE", "FILES", "BYTES", "STORED"), rows),
+        table(("ID", "TREE", "FILES", "SIZE", "STORED"), rows),
     )
 
 
@@ -118,6 +119,8 @@ def show_command(ctx: click.Context, id_: str, as_json: bool) -> None:
     for key, value in document.items():
         if key.endswith("_ns") and isinstance(value, int):
             lines.append(f"{key.removesuffix('_ns').replace('_', ' ')}: {time_of(value)}")
+        elif key == "bytes":
+            lines.append(f"size: {size_text(artifact.size)}")
         elif isinstance(value, dict):
             lines += [f"{key} {name}: {count}" for name, count in value.items() if count]
         elif isinstance(value, bool):

@@ -166,6 +166,19 @@ def test_memory_that_is_short_is_said_in_a_sentence(cas: Cas, tree: Path, work: 
         assert "cas: Cannot allocate memory\nhint: memory" in said
 
 
+def test_quiet_commands_say_nothing_but_data_and_errors(cas: Cas, tree: Path, work: Path) -> None:
+    cas("put", ZLIB, tree)
+    cas("put", "fork:do_x:12345678", make(work / "fork", {"usr/include/zlib.h": "another"}))
+    plan = ("plan", "target", "zlib", "fork")
+    assert "conflict" in cas(*plan).stderr
+    assert "note" in cas("ls", "--store", work / "absent").stderr
+    for before, after in ((("--quiet",), ()), ((), ("-q",))):
+        assert cas(*before, *plan, *after).stdout == cas(*plan).stdout
+        assert cas(*before, *plan, *after).stderr == ""
+        assert cas(*before, "ls", "--store", work / "absent", *after).stderr == ""
+        assert "did you mean zlib?" in cas(*before, "show", "zlb", *after, code=3).stderr
+
+
 def test_errors_are_sentences_on_standard_error_alone(cas: Cas, tree: Path) -> None:
     cas("put", ZLIB, tree)
     for arguments, code in (
