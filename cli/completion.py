@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-
 import click
 from click.shell_completion import get_completion_class
 
@@ -46,21 +43,3 @@ def completion_command(ctx: click.Context, shell: str) -> None:
         print(_BASH, end="")
     else:
         print(kind(ctx.find_root().command, {}, "cas", "_CAS_COMPLETE").source())
-
-
-def ids_like(store: str, begun: str) -> list[str]:
-    """Return the recipes in a store whose names begin like that; the IDs, if it is one only.
-
-    All of them are links in `artifacts/`, so no index is opened for it.
-    """
-    links = os.path.join(store, "artifacts")
-    with contextlib.suppress(OSError):
-        recipe, colon, _ = begun.partition(":")
-        recipes = sorted(
-            name for name in os.listdir(links) if name.startswith(recipe) and not colon
-        ) or [recipe]
-        if len(recipes) > 1:
-            return recipes
-        ids = (f"{recipes[0]}:{rest}" for rest in os.listdir(os.path.join(links, recipes[0])))
-        return sorted(id_ for id_ in ids if id_.startswith(begun))
-    return []

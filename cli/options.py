@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import sys
 import time
@@ -73,10 +74,21 @@ def store_option(function: _Function) -> _Function:
 
 
 def complete_id(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Return the IDs in the store that begin like that, for a shell."""
-    from cli.completion import ids_like
+    """Return the recipes in the store that begin like that, for a shell; the IDs of one only.
 
-    return ids_like(store_path(ctx), incomplete)
+    All of them are links in `artifacts/`, so no index is opened for it.
+    """
+    links = os.path.join(store_path(ctx), "artifacts")
+    with contextlib.suppress(OSError):
+        recipe, colon = incomplete.partition(":")[:2]
+        recipes = sorted(
+            name for name in os.listdir(links) if name.startswith(recipe) and not colon
+        ) or [recipe]
+        if len(recipes) > 1:
+            return recipes
+        ids = (f"{recipes[0]}:{rest}" for rest in os.listdir(os.path.join(links, recipes[0])))
+        return sorted(id_ for id_ in ids if id_.startswith(incomplete))
+    return []
 
 
 def json_option(function: _Function) -> _Function:
