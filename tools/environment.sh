@@ -1,4 +1,4 @@
-# Sourced by tools/demo, tools/test and tools/bench, from the project's directory.
+# Sourced by the shell scripts of tools/, from the project's directory.
 
 say() { printf '%s\n' "$*" >&2; }
 
