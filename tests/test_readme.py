@@ -15,7 +15,10 @@ from tests.support import CAS
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text()
-DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(PROJECT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((PROJECT / "docs").glob("*.md")),
+]
 
 
 def _blocks(language: str) -> list[str]:
@@ -64,6 +67,20 @@ def test_readme_names_the_two_commands_that_exist() -> None:
     for command in ("tools/demo", "tools/test"):
         assert f"sh {command} " in README
         assert os.access(PROJECT / command, os.X_OK)
+
+
+def test_contributing_tells_of_each_script_of_tools() -> None:
+    told = re.findall(
+        r"^\| `sh tools/(\w+)` ", (PROJECT / "CONTRIBUTING.md").read_text(), re.MULTILINE
+    )
+    scripts = [
+        path.name
+        for path in (PROJECT / "tools").iterdir()
+        if path.is_file() and path.read_text().startswith("#!/bin/sh\n")
+    ]
+
+    assert sorted(told) == sorted(scripts)
+    assert all(os.access(PROJECT / "tools" / name, os.X_OK) for name in scripts)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
