@@ -112,7 +112,7 @@ def test_slow_link_is_no_stalled_one_whoever_sends_or_has_most(
     there("put", ABSENT, make(work / "large", {}))
 
     proxy.rate = 8e6
-    cas("push", "--timeout", "9", s3(work), ZLIB)
+    cas("push", "--timeout", "15", s3(work), ZLIB)
     proxy.rate = 4e5
     os.rename(work / "all/large", work / "large/large")
     there("put", "--replace", ABSENT, work / "large")

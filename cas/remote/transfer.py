@@ -30,7 +30,7 @@ from cas.workers import Worker, spread
 _Result = TypeVar("_Result")
 _Work = Callable[[Store, Bucket, Sequence[Signature], Callable[[_Result], None]], None]
 _MOST_PROCESSES = 4
-_SENDING = 4
+_SENDING = 2
 """So much less is sent at once: whether anything moves is not seen before a request has ended."""
 _COST_OF_AN_ARTIFACT = 1_000_000
 """How many bytes are sent in the time that an artifact takes besides."""
