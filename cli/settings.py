@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import click
 
 from cas.config import BadConfig, Config, config_path, read_config
+from cli.failure import RUN_FAILED, report
 
 
 class Setting(NamedTuple):
@@ -73,7 +74,7 @@ def config_of(ctx: click.Context) -> Config:
 def use_settings(ctx: click.Context) -> None:
     """Let options of a command have the environment's values, else those of the store.
 
-    Raises UsageError, which is an error of the command.
+    Raises BadConfig, OSError; Exit for a command that has an exit code of its own for errors.
     """
     options = [one for one in ctx.command.params if one.name in _BY_OPTION]
     if not options:
@@ -87,8 +88,9 @@ def use_settings(ctx: click.Context) -> None:
             if (value := setting.of(config)) is not None:
                 setting.check(option, value, ctx)
                 defaults[setting.option] = value
-    except BadConfig as error:
-        raise click.UsageError(f"{error.message} ({error.hint})", ctx) from error
-    except OSError as error:
-        raise click.UsageError(f"{error.filename}: {error.strerror}", ctx) from error
+    except (BadConfig, OSError) as error:
+        if ctx.info_name != "run":
+            raise
+        report(error)
+        ctx.exit(RUN_FAILED)
     ctx.default_map = defaults
