@@ -168,6 +168,20 @@ def test_answer_that_breaks_off_once_is_asked_for_anew(
     same(cas, there, ZLIB)
 
 
+def test_server_without_ranges_is_asked_once_for_a_part_and_then_for_the_whole(
+    cas: Cas, there: Cas, mirror: Proxy, work: Path
+) -> None:
+    files = {f"{n:03}": os.urandom(2000).hex() for n in range(200)}
+    cas("put", GTK, make(work / "most", dict(list(files.items())[:-1])))
+    cas("put", ZLIB, make(work / "all", files))
+    cas("push", f"file://{work}/remote", ZLIB)
+    there("put", GTK, work / "most")
+    mirror.seen.clear()
+
+    assert pulled(there, f"{mirror.url}/remote", ZLIB) == {ZLIB: "pulled"}
+    assert len([exchange for exchange in mirror.seen if "/packs/" in exchange.path]) == 2
+
+
 def test_listing_that_breaks_off_once_is_asked_for_anew(
     cas: Cas, proxy: Proxy, trees: dict[str, Path], work: Path
 ) -> None:

@@ -45,6 +45,10 @@ class BrokenOff(RemoteFailed):
     """An answer came in part."""
 
 
+class NoRanges(RemoteFailed):
+    """The server gives no parts, so that it cannot be asked for what is lacking of an answer."""
+
+
 class RemoteStalled(RemoteFailed):
     """Nothing came from the remote for as long as it may take."""
 
@@ -133,7 +137,7 @@ class Bucket:
 
     def look(self, key: str, at_most: int) -> tuple[bytes | None, str | None]:
         """Return what `get` does, and the tag of what that is, if there is one."""
-        return _again(lambda: self._look(key, at_most))
+        return _again(lambda: self._look(key, at_most), BrokenOff, NoRanges)
 
     def _look(
         self, key: str, at_most: int, start: int | None = None
@@ -165,7 +169,7 @@ class Bucket:
         if length == 0:
             return b""
         try:
-            return _again(lambda: self._look(key, length, start))[0]
+            return _again(lambda: self._look(key, length, start), BrokenOff)[0]
         except RemoteFailed as error:  # it is too short, or the server gives no ranges
             if "range" not in str(error.__cause__).lower():
                 raise
@@ -213,7 +217,7 @@ class Bucket:
 
     def keys(self, prefix: str) -> list[str]:
         """Return the keys below a prefix. Raises RemoteFailed."""
-        return _again(lambda: self._keys(prefix))
+        return _again(lambda: self._keys(prefix), BrokenOff)
 
     def _keys(self, prefix: str) -> list[str]:
         with self._asking(prefix):
@@ -258,22 +262,22 @@ class Bucket:
             elif isinstance(error, NotImplementedError):
                 what, hint = "it cannot do that", "a mirror by HTTP tells only of exact IDs"
         said = _printable(f"{self.remote.url}: {what} (at {key})")
-        kind = BrokenOff if any(sign in text for sign in _BROKEN) else RemoteFailed
+        kind = next((kind for sign, kind in _KINDS if sign in text), RemoteFailed)
         raise kind(said, hint=hint) from error
 
 
-def _again(ask: Callable[[], _Answer]) -> _Answer:
-    """Ask, and once more and again if the answer breaks off.
+def _again(ask: Callable[[], _Answer], *broken: type[RemoteFailed]) -> _Answer:
+    """Ask, and once more and again for some errors, which say that the answer broke off.
 
     obstore asks for what is lacking, but only where the server has ETags and ranges.
     """
     for _ in range(_BREAKS):
-        with contextlib.suppress(BrokenOff):
+        with contextlib.suppress(*broken):
             return ask()
     return ask()
 
 
-_BROKEN = ("response body error", "Range request not supported")
+_KINDS = (("response body error", BrokenOff), ("Range request not supported", NoRanges))
 _KNOWN = (
     ("NoSuchBucket", "there is no such bucket", "make it, or correct the URL"),
     ("RequestTimeTooSkewed", "its clock and this one differ", "set the clock (`timedatectl`)"),

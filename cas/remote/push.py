@@ -139,10 +139,10 @@ class _Pushing:
         fresh = record is not None and self._is_fresh(key)
         there = _Found(record, data is not None, tag, fresh, self._is_fresh(tree))
         if there.tree_fresh and not there.means(artifact):  # nobody has said yet that it is good
+            good = False
             with contextlib.suppress(BadTreeFile):
-                treefile.read(self._bucket, artifact.tree, self._alone)
-                return there
-            return there._replace(tree_fresh=False)
+                good = treefile.read(self._bucket, artifact.tree, self._alone)[0] is not None
+            return there._replace(tree_fresh=good)
         return there
 
     def _is_fresh(self, key: str) -> bool:
