@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from cas.config import Config, config_path
+from cas.config import Config
 from cli.options import emit, json_option, store_option, table, text_of
-from cli.settings import SETTINGS, Setting, config_of, store_path
+from cli.settings import SETTINGS, Setting, config_file, config_of
 
 
 @click.command("config")
@@ -34,7 +34,7 @@ def config_command(ctx: click.Context, show: bool, as_json: bool) -> None:
         value = getattr(config, name)
         settings.append((name, value, "file" if value != getattr(Config(), name) else "default"))
     settings += [(f"remotes.{name}", url, "file") for name, url in config.remotes.items()]
-    where = config_path(os.path.realpath(os.fsencode(store_path(ctx))))
+    where = config_file(ctx)
     document = {
         "path": os.fsdecode(where),
         "settings": [

@@ -8,14 +8,14 @@ import io
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from cas.errors import MEANINGS, CasError, ExitCode
 from cas.locating import located
 from cas.nearmiss import near_miss
-from cli.failure import report
+from cli.failure import RUN_FAILED, report
 from cli.options import STANDARD_OUTPUT, store_option
 
 _SECTIONS = {
@@ -92,6 +92,16 @@ class _LazyGroup(click.Group):
             near = near_miss(args[0], _COMMANDS)
             ctx.fail(f"there is no command {args[0]!r}{f'; {near}' if near else ''}")
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Parse and run the command; what is wrong with `cas run` itself ends it with its code."""
+        try:
+            return super().invoke(ctx)
+        except (CasError, OSError, MemoryError) as error:
+            if ctx.invoked_subcommand != "run":
+                raise
+            report(error)
+            ctx.exit(RUN_FAILED)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands, by what one wants to do."""

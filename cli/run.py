@@ -9,11 +9,10 @@ from typing import Any
 
 import click
 
-from cas.errors import CasError
 from cas.store import Store
 from cli.composing import STRATEGIES, Overlaps, compose, conflict_options
 from cli.crashes import crashes_told
-from cli.failure import RUN_FAILED, report
+from cli.failure import RUN_FAILED
 from cli.options import (
     note,
     pulled,
@@ -91,12 +90,7 @@ def run_command(ctx: click.Context, /, command: tuple[str, ...], **options: Any)
         --dependencies deps.txt -- bash -c ./do_compile
     cas run --trace used.json --sysroot sysroot=glibc,zlib,gtk -- make
     """
-    code = RUN_FAILED
-    try:
-        code = _run(ctx, command, options)
-    except (CasError, OSError, MemoryError) as error:
-        report(error)
-    ctx.exit(code)
+    ctx.exit(_run(ctx, command, options))
 
 
 def _run(ctx: click.Context, command: Sequence[str], options: dict[str, Any]) -> int:

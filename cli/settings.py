@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import click
 
 from cas.config import BadConfig, Config, config_path, read_config
-from cli.failure import RUN_FAILED, report
 
 
 class Setting(NamedTuple):
@@ -41,8 +40,7 @@ class Setting(NamedTuple):
         try:
             option.type_cast_value(ctx, value)
         except click.BadParameter as error:
-            where = config_path(os.path.realpath(os.fsencode(store_path(ctx))))
-            raise BadConfig(where, f"{self.name}: {error.message}") from error
+            raise BadConfig(config_file(ctx), f"{self.name}: {error.message}") from error
 
 
 SETTINGS = (
@@ -68,29 +66,32 @@ def store_path(ctx: click.Context) -> str:
 
 def config_of(ctx: click.Context) -> Config:
     """Return the configuration of the store, whether there is one. Raises BadConfig, OSError."""
-    return read_config(os.path.realpath(os.fsencode(store_path(ctx))))
+    return read_config(_store(ctx))
+
+
+def config_file(ctx: click.Context) -> bytes:
+    """Return where the configuration of the store is, or would be."""
+    return config_path(_store(ctx))
+
+
+def _store(ctx: click.Context) -> bytes:
+    return os.path.realpath(os.fsencode(store_path(ctx)))
 
 
 def use_settings(ctx: click.Context) -> None:
     """Let options of a command have the environment's values, else those of the store.
 
-    Raises BadConfig, OSError; Exit for a command that has an exit code of its own for errors.
+    Raises BadConfig, OSError.
     """
     options = [one for one in ctx.command.params if one.name in _BY_OPTION]
     if not options:
         return
     defaults: dict[str, Any] = {}
-    try:
-        config = config_of(ctx)
-        for option in options:
-            setting = _BY_OPTION[str(option.name)]
-            option.envvar = setting.variable
-            if (value := setting.of(config)) is not None:
-                setting.check(option, value, ctx)
-                defaults[setting.option] = value
-    except (BadConfig, OSError) as error:
-        if ctx.info_name != "run":
-            raise
-        report(error)
-        ctx.exit(RUN_FAILED)
+    config = config_of(ctx)
+    for option in options:
+        setting = _BY_OPTION[str(option.name)]
+        option.envvar = setting.variable
+        if (value := setting.of(config)) is not None:
+            setting.check(option, value, ctx)
+            defaults[setting.option] = value
     ctx.default_map = defaults
