@@ -104,12 +104,13 @@ def umount_command(
     store = open_store(ctx)
     forgotten: list[str] = []
     try:
-        forgotten.extend(map(os.fsdecode, umount_stale(store.path)))
+        for cleared in umount_stale(store.path):
+            forgotten.append(os.fsdecode(cleared))
     finally:  # what was forgotten before an error is told, too
         emit(
             as_json,
             {"unmounted": [], "forgotten": forgotten},
-            [f"forgot {text_of(cleared)}" for cleared in forgotten],
+            [f"forgot {text_of(path)}" for path in forgotten],
         )
 
 

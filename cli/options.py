@@ -139,13 +139,18 @@ def note(text: str) -> None:
         print(f"cas: note: {text}", file=sys.stderr)
 
 
+def _is_watched() -> bool:
+    """Tell whether a person looks on, who wants to see how far something is."""
+    return sys.stderr.isatty() and not is_quiet()
+
+
 @contextlib.contextmanager
 def progress(label: str, length: int) -> Iterator[Callable[[int], None]]:
     """Show how many steps of `length` are done, to a person at a terminal.
 
     Gives a function to be told how many more are.
     """
-    if not sys.stderr.isatty() or not length or is_quiet():
+    if not length or not _is_watched():
         yield lambda count: None
         return
     with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
@@ -158,7 +163,7 @@ def byte_progress(label: str, length: int) -> Iterator[Callable[[int], None]]:
 
     Gives a function to be told when one more is done, and its bytes.
     """
-    if not sys.stderr.isatty() or not length or is_quiet():
+    if not length or not _is_watched():
         yield lambda count: None
         return
     from cli.quantities import size_text

@@ -10,6 +10,8 @@ from cli.options import complete_id, emit, json_option, open_store, store_option
 from cli.quantities import size_text
 
 if TYPE_CHECKING:
+    from cas.put import PutResult
+    from cas.signature import Signature
     from cas.tree import Place
 
 
@@ -49,19 +51,26 @@ def put_command(
     store = open_store(ctx, create=True)
     if component and move:
         raise click.UsageError("--component leaves something out, so it cannot be moved", ctx)
-    place: Place = bytes
-    if component:
-        from cas.sstate import Layout
-
-        place = Layout(whole.recipe).place_of_component
+    place = _place_of_component(whole) if component else bytes
     share = None
     if push is not None:
         from cli.remotes import to_push
 
         share = to_push(ctx, push, sign_key)
     result = store.put(whole, tree, move=move, replace=replace, place=place)
+    pushed = None if share is None else share(store, result.artifact)
+    _tell(as_json, result, pushed)
+
+
+def _place_of_component(signature: Signature) -> Place:
+    from cas.sstate import Layout
+
+    return Layout(signature.recipe).place_of_component
+
+
+def _tell(as_json: bool, result: PutResult, pushed: str | None) -> None:
+    """Print what was stored, and what became of it in the remote."""
     artifact = result.artifact
-    pushed = None if share is None else share(store, artifact)
     status = "unchanged" if result.unchanged else "replaced" if result.replaced else "stored"
     emit(
         as_json,
