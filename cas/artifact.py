@@ -17,6 +17,7 @@ _CHECKSUM = struct.Struct("<I")
 _TREE = slice(_CHECKSUM.size, _CHECKSUM.size + 32)
 _BOOT = slice(_TREE.stop, _TREE.stop + 36)
 _REST = struct.Struct("<6Q3I")
+_ENTRIES = struct.Struct("<3Q")
 _LENGTH = _BOOT.stop + _REST.size
 _NO_BOOT = bytes(36)
 _HINT = "`cas verify --repair` makes it again from the artifact"
@@ -76,6 +77,11 @@ class Record(NamedTuple):
         if checksum != _checksum(self.name, data[_CHECKSUM.size :]):
             raise StoreDamaged(f"the record of {self.name} is damaged", hint=_HINT)
         return Digest(data[_TREE].hex())
+
+    @property
+    def entries(self) -> int:
+        """How many files, directories and symbolic links the artifact's tree has."""
+        return sum(_ENTRIES.unpack_from(self.data, _BOOT.stop))
 
     @property
     def is_safe(self) -> bool:

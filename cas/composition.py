@@ -38,6 +38,11 @@ class Composition(Closing):
         """The artifacts, lowest first; worked out each time."""
         return tuple(record.artifact() for record in self.records)
 
+    @property
+    def entries(self) -> int:
+        """How many entries the artifacts have, those that hide each other included."""
+        return sum(record.entries for record in self.records)
+
     def close(self) -> None:
         """End the lease."""
         self.lease.close()

@@ -57,8 +57,9 @@ def export(store: Store, name: str, target: str | bytes | os.PathLike[str]) -> A
     _refuse_unfit(target, store)
     directory, last = os.path.split(target)
     unfinished = last[:200] + b".cas-" + os.urandom(8).hex().encode()
+    purpose = f"export of {name}"
     with (
-        store.compose([name], conflicts=None, purpose=f"export of {name}") as composition,
+        store.compose([name], conflicts=None, purpose=purpose, counted=False) as composition,
         opened(directory) as parent,
         located(target),
     ):

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 
+from cas.counts import NAME as COUNTS
 from cas.dirs import opened
 from cas.errors import CasError, InputRefused, StoreDamaged
 from cas.filesystems import refuse_network
@@ -89,7 +90,7 @@ def restore_store(path: bytes) -> None:
 
 
 def _make_parts(path: bytes, *, again: bool = False) -> bytes:
-    """Make the directories of a store, and its lock, as far as they are missing; return that.
+    """Make a store's directories, lock and counts, as far as they are missing; return the lock.
 
     What is made `again` belongs to whom the store belongs.
     """
@@ -101,11 +102,12 @@ def _make_parts(path: bytes, *, again: bool = False) -> bytes:
                 with contextlib.suppress(FileExistsError):  # somebody was faster
                     make_subdirectory(name.encode(), store)
                     _give(name.encode(), store, owner)
-        if not os.path.lexists(os.path.join(path, b"lock")):
-            fd = os.open(b"lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=store)
-            share_new(fd, store)
-            os.close(fd)
-            _give(b"lock", store, owner)
+        for file in (b"lock", COUNTS):
+            if not os.path.lexists(os.path.join(path, file)):
+                fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=store)
+                share_new(fd, store)
+                os.close(fd)
+                _give(file, store, owner)
     return os.path.join(path, b"lock")
 
 

@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 from cas import links
 from cas.artifact import Artifact
+from cas.events import EventKind, forget_old
 from cas.index import IndexUnavailable, Writer
 from cas.known import Known
 from cas.pins import Pins
 from cas.policy import Idle, Policy, idle
 from cas.removal import Removal, Removed
 from cas.reserve import spare_space
-from cas.space import Release, reachable
+from cas.space import Release, space
 from cas.storage import Storage
 from cas.sweep import Sweep
 
@@ -87,7 +88,7 @@ class Collector:
         size = None
         if policy.max_size is not None:
             trees = {artifact.tree: artifact.overhead for artifact in artifacts}
-            size = reachable(self._storage, trees, all_merged)
+            size = space(self._storage, trees, all_merged).disk
         release = Release(self._storage, artifacts, [m for m in all_merged if m.tree not in used])
         excess = None if policy.max_size is None or size is None else size - policy.max_size
         doomed = tuple(_doomed(found, release, excess))
@@ -110,12 +111,15 @@ class Collector:
                     freed += done.freed
                 progress(len(batch))
             freed += self._sweep.compositions(plan.before_ns)
+        forget_old(self._storage.fd)
         return Collected(tuple(gone), freed)
 
     def _remove(self, batch: Sequence[Doomed]) -> Iterator[Removed]:
         """Remove artifacts at once; one by one where there is no space for so large a change."""
+        reasons = {one.artifact.signature: one.reason for one in batch}
+        still = partial(self._still, batch)
         try:
-            yield self._removal.remove(partial(self._still, batch))
+            yield self._removal.remove(still, EventKind.COLLECTED, lambda a: reasons[a.signature])
         except IndexUnavailable:
             if len(batch) == 1:
                 raise

@@ -18,6 +18,7 @@ DIRECTORIES = (
     "known",
     "layers",
     "leases",
+    "log",
     "manifests",
     "mounts",
     "objects",
@@ -25,7 +26,7 @@ DIRECTORIES = (
     "quarantine",
     "tmp",
 )
-FILES = ("boot", "config.toml", "format", "lock", "reserve")
+FILES = ("boot", "config.toml", "counts", "format", "lock", "reserve")
 _OBJECT = re.compile(rb"([0-9a-f]{2}/[0-9a-f]{62}(\.x)?)(\.[0-9]+)?")
 EMPTY = (b"empty/1", b"empty/2")
 """Two empty directories, for compositions of less than the two layers that overlayfs needs."""

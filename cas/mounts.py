@@ -227,6 +227,8 @@ def check_plan(plan: Any) -> None:
     for name, kind in _PLAN.items():
         if name not in plan or not fits(plan[name], kind):
             raise ValueError(f"its {name} is {plan.get(name)!a:.40}")
+    if not fits(plan.get("entries", 0), int):
+        raise ValueError(f"its entries are {plan['entries']!a:.40}")
     for artifact in plan["artifacts"]:
         if artifact.keys() != {"id", "tree"} or not is_digest(artifact["tree"]):
             raise ValueError("its artifacts are not each an id and a tree")

@@ -18,6 +18,7 @@ from cas.compression import SUFFIXES, is_archive
 from cas.differences import differences
 from cas.dirs import is_within, opened
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
+from cas.events import EventKind, event, log
 from cas.index import Reader
 from cas.journal import Journal
 from cas.layers import overhead
@@ -94,13 +95,15 @@ def put_tree(
                 f"{quoted(path)} is an archive, whose files cannot become the store's",
                 hint="store it without moving it, and delete it then",
             )
-        source = partial(read_archive, os.path.abspath(path), place)
-        return put_reading(storage, signature, known, source, replace=replace)
+        where = os.path.abspath(path)
+        source = partial(read_archive, where, place)
+        return put_reading(storage, signature, known, source, quoted(where), replace=replace)
     root = os.path.realpath(path)
     _refuse_root(root, storage.path)
     with opened(root) as fd, _putting(storage, signature, fd) as journal:
         reading = read_tree(root, fd, place, storage.objects, journal, move=move)
-        result = _record_reading(storage, signature, known, reading, replace=replace)
+        origin = quoted(root)
+        result = _record_reading(storage, signature, known, reading, origin, replace=replace)
         if move:
             with uninterrupted():  # what would be left are files of the store
                 journal.forget()
@@ -113,10 +116,13 @@ def put_reading(
     signature: Signature,
     known: Artifact | None,
     source: Source,
+    origin: str,
     *,
     replace: bool = False,
 ) -> PutResult:
     """Store the tree that `source` reads, whose signature has the artifact `known` so far.
+
+    `origin` tells people who look at the log where it comes from.
 
     When this raises, nothing was stored. Raises SignatureConflict unless `replace`, CasError,
     OSError, what `source` raises; and Overtaken, when it has to be called again with what is known
@@ -124,7 +130,7 @@ def put_reading(
     """
     with _putting(storage, signature, storage.fd) as journal:
         reading = source(storage.objects, journal)
-        return _record_reading(storage, signature, known, reading, replace=replace)
+        return _record_reading(storage, signature, known, reading, origin, replace=replace)
 
 
 @contextlib.contextmanager
@@ -148,6 +154,7 @@ def _record_reading(
     signature: Signature,
     known: Artifact | None,
     reading: Reading,
+    origin: str,
     *,
     replace: bool,
 ) -> PutResult:
@@ -161,11 +168,16 @@ def _record_reading(
     if unchanged and reading.new and storage.layers.exists(digest):
         _refuse_damaged(storage, digest)  # something of it had to be stored again
     artifact = _artifact(signature, digest, reading)
+    had_layer = storage.layers.exists(digest)
     if not unchanged or not storage.layers.exists(digest):
         with scratch(storage.fd, "put") as work:
             artifact = _record(storage, artifact, known, manifest, work, reading.new > 0)
     if known is not None and unchanged:
         return PutResult(known, reading.new_bytes, unchanged=True)
+    instead = f", in place of {known.tree}" if known else ""
+    size = reading.new_disk + (0 if had_layer else artifact.overhead)
+    stored = event(EventKind.PUT, signature, tree=digest, size=size, what=f"from {origin}{instead}")
+    log(storage.fd, [stored])
     return PutResult(artifact, reading.new_bytes, replaced=known.tree if known else None)
 
 

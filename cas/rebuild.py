@@ -13,6 +13,7 @@ from cas import links
 from cas.artifact import Artifact
 from cas.dirs import opened
 from cas.errors import StoreDamaged
+from cas.events import EventKind, event, log
 from cas.format import NoStore, restore_store
 from cas.index import Index
 from cas.layers import Layers, overhead
@@ -51,7 +52,10 @@ def rebuild_index(store: str | bytes | os.PathLike[str]) -> Rebuilt:
         lock = os.open(b"lock", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            return _rebuild(path, fd, os.path.join(path, work.path), work.fd)
+            rebuilt = _rebuild(path, fd, os.path.join(path, work.path), work.fd)
+            counts = f"{len(rebuilt.artifacts)} artifacts, {len(rebuilt.lost)} lost"
+            log(fd, [event(EventKind.REBUILT, what=counts)])
+            return rebuilt
         finally:
             os.close(lock)
 

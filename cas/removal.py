@@ -9,6 +9,7 @@ from typing import NamedTuple
 from cas import links
 from cas.artifact import Artifact
 from cas.errors import InUse
+from cas.events import EventKind, event, log
 from cas.index import Writer
 from cas.known import Known, Merged
 from cas.leases import Use, live_leases
@@ -49,11 +50,16 @@ class Removal:
         """Return all trees that are in use. Raises OSError, StoreDamaged."""
         return {tree for use in self.uses() for tree in use.trees}
 
-    def remove(self, choose: Callable[[Writer], Sequence[Artifact]]) -> Removed:
+    def remove(
+        self,
+        choose: Callable[[Writer], Sequence[Artifact]],
+        kind: EventKind,
+        why: Callable[[Artifact], str] = lambda artifact: "",
+    ) -> Removed:
         """Forget the artifacts that `choose` returns, and what only they need.
 
         `choose` is called under the store's exclusive lock. If it raises, nothing is removed.
-        Raises what it raises, and OSError.
+        The log tells what happened to each, and why. Raises what `choose` raises, and OSError.
         """
         with spare_space(self._storage.fd):
             with self._storage.index.locked(exclusive=True):
@@ -62,6 +68,7 @@ class Removal:
                     for artifact in artifacts:
                         writer.delete(artifact.signature)
                 freed = sum(links.remove(self._storage.fd, a.signature) for a in artifacts)
+            log(self._storage.fd, [event(kind, a.signature, what=why(a)) for a in artifacts])
             freed += self.discard({artifact.tree for artifact in artifacts})
         return Removed(artifacts, freed)
 
@@ -82,7 +89,10 @@ class Removal:
                     idle = [t for t in asked if t not in used and not reader.of_tree(t)]
                 for tree in idle:
                     storage.layers.withdraw(tree, aside)
-            return freed + self._reclaim(idle, aside)
+            freed += self._reclaim(idle, aside)
+        if freed:
+            log(storage.fd, [event(EventKind.FREED, size=freed)])
+        return freed
 
     def _reclaim(self, trees: Sequence[Digest], aside: Scratch) -> int:
         """Delete trees that are out of sight, by all processors."""

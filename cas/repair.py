@@ -12,6 +12,7 @@ from cas import links
 from cas.census import content_name, content_path
 from cas.dirs import opened, reachable, walk
 from cas.errors import StoreDamaged
+from cas.events import EventKind
 from cas.findings import FaultKind, Finding
 from cas.known import Known
 from cas.layers import node_of
@@ -181,7 +182,11 @@ class Repair:
 
     def _withdraw(self, tree: Digest) -> Iterator[str]:
         """Forget all artifacts that are a tree, so that the next build makes them again."""
-        removed = self._removal.remove(lambda writer: writer.of_tree(tree))
+        removed = self._removal.remove(
+            lambda writer: writer.of_tree(tree),
+            EventKind.DAMAGED,
+            lambda artifact: "cannot be healed, and is forgotten",
+        )
         for artifact in removed.artifacts:
             yield f"took {artifact.signature} out of service"
         merged = [layer for layer in self._known.all_merged() if layer.tree == tree]

@@ -14,7 +14,7 @@ from cas.dirs import opened, walk
 from cas.errors import InputRefused
 
 _SHARED = stat.S_ISGID | stat.S_IWGRP
-_WRITTEN_IN_PLACE = (b"index/data.mdb", b"reserve")
+_WRITTEN_IN_PLACE = (b"counts", b"index/data.mdb", b"reserve")
 _CONTENTS = (b"layers", b"manifests", b"objects")
 
 
@@ -63,7 +63,7 @@ def share(store_fd: int, group: int) -> None:
     for node in walk(store_fd, vanishing=True):
         if stat.S_ISDIR(node.stat.st_mode):
             _open_to(node.dir_fd, node.name, group, 0o2775)
-        elif node.path in _WRITTEN_IN_PLACE:
+        elif node.path in _WRITTEN_IN_PLACE or node.path.startswith(b"log/"):
             _open_to(node.dir_fd, node.name, group, 0o664)
         elif stat.S_ISREG(node.stat.st_mode) and node.path.split(b"/")[0] not in _CONTENTS:
             _open_to(node.dir_fd, node.name, group, 0o644)

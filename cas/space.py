@@ -6,9 +6,10 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from cas.artifact import Artifact
-from cas.dirs import Node, disk_use, opened, walk
+from cas.dirs import disk_use, opened, walk
 from cas.errors import StoreDamaged
 from cas.known import Merged
 from cas.layers import overhead
@@ -20,29 +21,44 @@ from cas.storage import Storage
 _NOT_WALKED = (b"layers", b"manifests", b"tmp")
 
 
-def reachable(storage: Storage, trees: dict[Digest, int], merged: Iterable[Merged]) -> int:
-    """Return the bytes of disk that a store takes, but for what a sweep would give back.
+class Space(NamedTuple):
+    """What a store takes.
 
-    `trees` are those of its artifacts, with their overheads. Raises OSError.
+    `disk` bytes of disk, but for `unused` ones, which a sweep would give back; `contents` objects
+    in use are part of that, of `content_bytes` in all.
     """
-    taken = sum(trees.values())
+
+    disk: int
+    unused: int
+    contents: int
+    content_bytes: int
+
+
+def space(storage: Storage, trees: dict[Digest, int], merged: Iterable[Merged]) -> Space:
+    """Measure what a store takes. `trees` are those of its artifacts, with their overheads.
+
+    Raises OSError.
+    """
+    disk = sum(trees.values()) + os.fstat(storage.fd).st_blocks * 512
+    unused = contents = content_bytes = 0
     for layer in merged:
         if layer.tree not in trees:
-            taken += _overhead(storage, layer.tree)
-    taken += os.fstat(storage.fd).st_blocks * 512
+            disk += _overhead(storage, layer.tree)
     for name in map(os.fsencode, os.listdir(storage.fd)):
         found = os.stat(name, dir_fd=storage.fd, follow_symlinks=False)
-        taken += found.st_blocks * 512
-        if stat.S_ISDIR(found.st_mode) and name not in _NOT_WALKED:
-            with opened(name, storage.fd) as root:
-                for node in walk(root, vanishing=True):
-                    if not _unreached(name, node):
-                        taken += node.stat.st_blocks * 512
-    return taken
-
-
-def _unreached(directory: bytes, node: Node) -> bool:
-    return directory == b"objects" and stat.S_ISREG(node.stat.st_mode) and node.stat.st_nlink == 1
+        disk += found.st_blocks * 512
+        if not stat.S_ISDIR(found.st_mode) or name in _NOT_WALKED:
+            continue
+        with opened(name, storage.fd) as root:
+            for node in walk(root, vanishing=True):
+                is_object = name == b"objects" and stat.S_ISREG(node.stat.st_mode)
+                if is_object and node.stat.st_nlink == 1:
+                    unused += node.stat.st_blocks * 512
+                    continue
+                disk += node.stat.st_blocks * 512
+                contents += is_object
+                content_bytes += node.stat.st_size if is_object else 0
+    return Space(disk, unused, contents, content_bytes)
 
 
 def _overhead(storage: Storage, tree: Digest) -> int:

@@ -14,31 +14,28 @@ from cas.artifact import Artifact
 from cas.composing import compose
 from cas.composition import Composition
 from cas.conflicts import ConflictPolicy
+from cas.counts import Counts, count
+from cas.events import Event, EventKind, event, log
 from cas.index import Writer
-from cas.layout import layer_path
 from cas.locating import located, naming_paths
-from cas.manifest import Digest, Manifest
 from cas.objects import Overtaken
-from cas.opening import OpenStore, StrPath
-from cas.quoting import quoted
+from cas.opening import StrPath
+from cas.questions import StoreQuestions
 from cas.resolve import resolve
-from cas.signature import NoSuchSignature, Signature, named_by
+from cas.signature import NoSuchSignature, Signature
 from cas.storage import Storage
-from cas.trust import trusted
 
 if TYPE_CHECKING:
     from cas.findings import Finding
     from cas.gc import Collected, GcPlan
-    from cas.leases import Use
     from cas.pins import Pin
     from cas.policy import Policy
     from cas.put import PutResult, Source
     from cas.removal import Removed
     from cas.tree import Place
-    from cas.usage import DiskUsage
 
 
-class Store(OpenStore):
+class Store(StoreQuestions):
     """An open store. Use it as a context manager, or close it. `objects` are its contents.
 
     In a child that was forked meanwhile it is good for nothing but to be closed (NotOwner), which
@@ -62,11 +59,11 @@ class Store(OpenStore):
         return self._put(signature, put)
 
     @naming_paths
-    def receive(self, signature: str | Signature, source: Source) -> PutResult:
+    def receive(self, signature: str | Signature, source: Source, origin: str) -> PutResult:
         """Store the tree that `source` makes objects of; see `cas.put.put_reading`."""
         from cas.put import put_reading
 
-        return self._put(signature, partial(put_reading, source=source))
+        return self._put(signature, partial(put_reading, source=source, origin=origin))
 
     def _put(
         self,
@@ -86,48 +83,6 @@ class Store(OpenStore):
         return done
 
     @naming_paths
-    def find(self, signature: str | Signature) -> Artifact | None:
-        """Return the artifact of a whole signature, or None. Raises BadSignature, StoreDamaged."""
-        if isinstance(signature, str):
-            signature = Signature.parse(signature)
-        with self._index.read() as reader:
-            found = reader.get(signature)
-        return None if found is None else trusted(self._storage, found)
-
-    @naming_paths
-    def resolve(self, text: str) -> Artifact:
-        """Return the artifact that a signature or an unambiguous abbreviation names.
-
-        Raises NoSuchSignature, AmbiguousSignature, StoreDamaged.
-        """
-        with self._index.read() as reader:
-            (found,) = resolve(reader, [text], self.path)
-        artifact = trusted(self._storage, found)
-        if artifact is None:
-            raise NoSuchSignature([text], quoted(self.path))
-        return artifact
-
-    def artifacts(self) -> list[Artifact]:
-        """Return every artifact, in the order of signatures. Raises StoreDamaged."""
-        with self._index.read() as reader:
-            records = reader.records()
-        return [record.artifact() for record in records]
-
-    @naming_paths
-    def manifest(self, artifact: Artifact) -> Manifest:
-        """Return what an artifact consists of. Raises BadManifest, OSError."""
-        return self.tree(artifact.tree)
-
-    @naming_paths
-    def tree(self, tree: Digest) -> Manifest:
-        """Return what a stored tree consists of. Raises BadManifest, OSError."""
-        return self._layers.manifest(tree)
-
-    def layer_path(self, artifact: Artifact) -> bytes:
-        """Return the absolute path of an artifact's layer. It must not be written to."""
-        return os.path.join(self.path, layer_path(artifact.tree))
-
-    @naming_paths
     def compose(
         self,
         names: Iterable[str],
@@ -135,27 +90,33 @@ class Store(OpenStore):
         conflicts: ConflictPolicy | None = ConflictPolicy.WARN,
         allow: Sequence[str] = (),
         purpose: str = "",
+        counted: bool = True,
     ) -> Composition:
         """Compose the artifacts of signatures or abbreviations, a later one over the earlier.
 
         A name may end in `@N`, its priority (default 0): higher ones come later. Conflicts at
         paths that no pattern of `allow` matches are dealt with as `conflicts` says; see
         `cas.conflicts.judge`; with None they are not looked for. `purpose` tells people who look
-        at leases what it is for.
+        at leases what it is for. If it is for a sysroot, what is missing is `counted`.
 
         The composition holds a lease and must be closed. Raises BadSignature, NoSuchSignature
         (which names all that are missing), AmbiguousSignature, ConflictRefused, StoreDamaged,
         OSError.
         """
-        return compose(
-            self._storage,
-            self._known,
-            self._merging,
-            names,
-            conflicts=conflicts,
-            allow=allow,
-            purpose=purpose,
-        )
+        try:
+            return compose(
+                self._storage,
+                self._known,
+                self._merging,
+                names,
+                conflicts=conflicts,
+                allow=allow,
+                purpose=purpose,
+            )
+        except NoSuchSignature as error:
+            if counted:
+                count(self.path, Counts(mount_misses=len(error.missing)))
+            raise
 
     @naming_paths
     def remove(self, names: Iterable[str], *, force: bool = False) -> Removed:
@@ -176,53 +137,10 @@ class Store(OpenStore):
             return artifacts
 
         pins, removal = self._pins, self._removal
-        removed = removal.remove(choose)
+        removed = removal.remove(choose, EventKind.REMOVED)
         for artifact in removed.artifacts:
             pins.remove(artifact.signature)
         return removed._replace(freed=removed.freed + removal.discard_merged())
-
-    @naming_paths
-    def uses(self) -> list[Use]:
-        """Return what living processes and mounts use. Raises OSError, StoreDamaged."""
-        return self._removal.uses()
-
-    @naming_paths
-    def last_used_ns(self, artifact: Artifact) -> int:
-        """Return when an artifact was last used or put, in nanoseconds since 1970.
-
-        It is right to two minutes.
-        """
-        return links.last_used_ns(self.fd, artifact)
-
-    @naming_paths
-    def disk_usage(self, names: Iterable[str]) -> DiskUsage:
-        """Return what artifacts take on the disk; see `cas.usage`.
-
-        Raises NoSuchSignature, AmbiguousSignature, StoreDamaged, OSError.
-        """
-        from cas.usage import disk_usage
-
-        with self._index.read() as reader:
-            chosen = tuple(dict.fromkeys(resolve(reader, list(names), self.path)))
-        return disk_usage(self._storage, self._known, self.artifacts(), chosen)
-
-    @naming_paths
-    def is_pinned(self, signature: Signature) -> bool:
-        """Tell whether a signature is pinned. Raises OSError."""
-        return signature in self._pins.signatures()
-
-    def signatures(self) -> set[Signature]:
-        """Return the signatures of all artifacts. Raises StoreDamaged."""
-        with self._index.read() as reader:
-            return reader.signatures()
-
-    def matching(self, names: Iterable[str]) -> frozenset[Signature]:
-        """Return whole signatures as they are, and for each abbreviation all that it may name.
-
-        Raises BadSignature.
-        """
-        with self._index.read() as reader:
-            return frozenset(s for name in names for s in named_by(name, reader.like))
 
     @naming_paths
     def pin(self, name: str, reason: str = "") -> Pin:
@@ -236,6 +154,7 @@ class Store(OpenStore):
             (artifact,) = resolve(reader, [name], self.path)
             pin = Pin(artifact.signature, reason, time.time_ns(), os.geteuid())
             self._pins.add(pin)
+        log(self.fd, [event(EventKind.PINNED, pin.signature, what=reason)])
         return pin
 
     @naming_paths
@@ -246,12 +165,8 @@ class Store(OpenStore):
         """
         signature = self._pins.find(name)
         self._pins.remove(signature)
+        log(self.fd, [event(EventKind.UNPINNED, signature)])
         return signature
-
-    @naming_paths
-    def pins(self) -> list[Pin]:
-        """Return the pins in the order of signatures. Raises StoreDamaged, OSError."""
-        return self._pins.all()
 
     @naming_paths
     def share(self, group: int) -> None:
@@ -295,7 +210,11 @@ class Store(OpenStore):
         from cas.verify import verify
 
         with located(self.fd):
-            yield from verify(self._storage, self._known, names, quick=quick, progress=progress)
+            found = verify(self._storage, self._known, names, quick=quick, progress=progress)
+            for finding in found:
+                if finding.kind.is_damage:
+                    log(self.fd, [_damaged(finding)])
+                yield finding
 
     def repair(self, findings: Sequence[Finding]) -> Iterator[str]:
         """Heal what a full `verify` found, as far as it can be; yield what was done, as text.
@@ -306,4 +225,12 @@ class Store(OpenStore):
         from cas.repair import Repair
 
         with located(self.fd):
-            yield from Repair(self._storage, self._known, self._removal).run(findings)
+            for done in Repair(self._storage, self._known, self._removal).run(findings):
+                log(self.fd, [event(EventKind.REPAIRED, what=done)])
+                yield done
+
+
+def _damaged(finding: Finding) -> Event:
+    signatures = finding.signatures
+    whose = signatures[0] if len(signatures) == 1 else ""
+    return event(EventKind.DAMAGED, whose, what=str(finding))

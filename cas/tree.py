@@ -40,6 +40,9 @@ Place = Callable[[bytes], bytes | None]
 _Seen = tuple[int, int, int] | None
 """Inode number, size and time (ns) of a file; None of a directory."""
 
+_BLOCK = 4096  # bytes; of the file systems that are usual
+_COUNTED = ("size", "new", "new_bytes", "new_disk", "set_id_bits", "xattrs", "owners")
+
 
 class EntryRefused(InputRefused):
     """A tree holds something that a sysroot cannot."""
@@ -59,8 +62,8 @@ class TreeLeftOver(CasError):
 class Reading:
     """What is known of a tree while it is read.
 
-    `new` is how many objects were made, `new_bytes` their size. `seen` tells what the files were,
-    for who takes them away.
+    `new` is how many objects were made, `new_bytes` their size, `new_disk` about what that is on
+    the disk. `seen` tells what the files were, for who takes them away.
     """
 
     nodes: dict[bytes, bytes] = field(default_factory=dict)
@@ -69,6 +72,7 @@ class Reading:
     size: int = 0
     new: int = 0
     new_bytes: int = 0
+    new_disk: int = 0
     set_id_bits: int = 0
     xattrs: int = 0
     owners: int = 0
@@ -82,6 +86,13 @@ class Reading:
     def dropped(self) -> Dropped:
         """What of the tree is not kept."""
         return Dropped(self.set_id_bits, self.xattrs, self.owners)
+
+    def count_new(self, made: bool, size: int) -> None:
+        """Count an object of `size` bytes, if it was made."""
+        if made:
+            self.new += 1
+            self.new_bytes += size
+            self.new_disk += -(-size // _BLOCK) * _BLOCK
 
     def recount(self) -> None:
         """Count the entries of `nodes`."""
@@ -105,7 +116,7 @@ class Reading:
         self.nodes.update(other.nodes)
         self.seen.update(other.seen)
         self.kinds.update(other.kinds)
-        for name in ("size", "new", "new_bytes", "set_id_bits", "xattrs", "owners"):
+        for name in _COUNTED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
@@ -173,8 +184,7 @@ def _read_files(
             executable = done.key.executable
             part.nodes[path] = file_node(done.key.digest, done.size, executable=executable)
             part.size += done.size
-            part.new += done.new
-            part.new_bytes += done.new * done.size
+            part.count_new(done.new, done.size)
             if move:
                 part.seen[path] = _content(done.stat)
     give(part)

@@ -6,6 +6,7 @@ from cas import links
 from cas.artifact import Artifact
 from cas.boot import boot_id
 from cas.errors import StoreDamaged
+from cas.events import EventKind, event, log
 from cas.storage import Storage
 
 
@@ -30,4 +31,7 @@ def trusted(storage: Storage, artifact: Artifact) -> Artifact | None:
                 else:
                     writer.delete(artifact.signature)
                     links.remove(storage.fd, artifact.signature)
+                    what = f"a power failure may have cut it, and it is forgotten: {damage}"
+                    lost = event(EventKind.DAMAGED, artifact.signature, what=what)
+                    log(storage.fd, [lost])
     return checked

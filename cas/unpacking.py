@@ -135,8 +135,7 @@ class _Unpacking:
         )
         if size != member.size:
             raise self._refused(member, "longer than the archive")
-        self._reading.new += new
-        self._reading.new_bytes += new * member.size
+        self._reading.count_new(new, member.size)
         return file_node(key.digest, member.size, executable=key.executable)
 
     def _note(self, member: tarfile.TarInfo) -> None:

@@ -45,14 +45,17 @@ def disk_usage(
     seen: dict[bytes, int] = {}
     each: list[Usage] = []
     for artifact in chosen:
-        sizes = _sizes(storage, artifact)
+        sizes = sizes_of(storage, artifact)
         seen |= sizes
         each.append(Usage(artifact, sum(sizes.values()), release.alone(artifact)))
     return DiskUsage(tuple(each), sum(seen.values()), sum(map(release.of, chosen)))
 
 
-def _sizes(storage: Storage, artifact: Artifact) -> dict[bytes, int]:
-    """Return the bytes of disk of all that an artifact has, by paths: objects, layer and link."""
+def sizes_of(storage: Storage, artifact: Artifact) -> dict[bytes, int]:
+    """Return the bytes of disk of all that an artifact has, by paths: objects, layer and link.
+
+    Raises OSError, StoreDamaged.
+    """
     layer, link = layer_path(artifact.tree), artifact_path(artifact.signature)
     owner = os.stat(layer, dir_fd=storage.fd).st_uid
     sizes = {layer: artifact.overhead}

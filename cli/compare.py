@@ -107,7 +107,7 @@ def _word(found: Whence, brought: Brought) -> str:
 def _composed(store: Store, names: Sequence[str]) -> list[tuple[str, Manifest]]:
     """Return the IDs and manifests of a composition, lowest first."""
     try:
-        with store.compose(names, conflicts=None) as composition:
+        with store.compose(names, conflicts=None, counted=False) as composition:
             return _manifests(store, zip(composition.ids, composition.trees, strict=True))
     except NoLease:  # who may only read can look at what nothing holds
         found = [(w, store.resolve(w.name)) for w in in_order(names)]

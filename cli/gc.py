@@ -87,6 +87,16 @@ def gc_command(
         )
 
 
+def usual_policy(ctx: click.Context) -> Policy:
+    """Return what `cas gc` without options goes by: what environment and configuration say.
+
+    Raises BadConfig, OSError.
+    """
+    with gc_command.make_context("gc", [], parent=ctx.find_root()) as usual:
+        said = usual.params
+    return Policy(said["max_age"], said["max_size"], None, said["keep_last"], said["grace"])
+
+
 def _live(store: Store, path: str) -> frozenset[Signature]:
     """Return what a list of IDs says is to be kept. Raises InputRefused if it keeps nothing."""
     live = store.matching(_names(path))

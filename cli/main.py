@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from typing import Any, NoReturn
 
 import click
@@ -31,6 +32,8 @@ _SECTIONS = {
         "show": "show",
         "files": "show",
         "du": "usage",
+        "stats": "stats",
+        "log": "log",
         "diff": "compare",
         "which": "compare",
         "export": "exchange",
@@ -146,6 +149,11 @@ def _end(number: int, _: object) -> None:
     sys.exit(128 + number)
 
 
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """Tell a warning of Python's as what it says, without where in the code that was."""
+    print(f"cas: warning: {message}", file=sys.stderr)
+
+
 def main() -> NoReturn:
     """Run the command line and end the process with its exit code.
 
@@ -154,6 +162,7 @@ def main() -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup(1) lets one be ignored
             signal.signal(number, _end)
+    warnings.showwarning = _warn
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # whatever the locale has no letter for
     try:

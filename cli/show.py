@@ -47,7 +47,7 @@ def has_command(
     signatures = [Signature.parse(text) for text in ids]
     try:
         store = open_pulled(ctx, remote, ids)
-        missing = [str(s) for s in signatures if store.find(s) is None]
+        missing = list(map(str, store.missing(signatures)))
     except NoStore:
         missing = list(ids)
     emit(as_json, {"missing": missing}, missing)

@@ -27,6 +27,7 @@ from mounter.overlay import attach_overlay
 from mounter.placing import STORE_READ_ONLY
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
 from mounter.probe import tried
+from mounter.recording import count_made
 from mounter.rootfs import Placed, RootFs
 from mounter.running import refuse_unfit_paths
 from mounter.targets import existing_parent, refuse_around_store
@@ -101,6 +102,7 @@ def enter(plans: Sequence[Plan], purpose: str = "a plan", *, inherited: bool = T
         placed = [Placed(p, f"cas-{le.name}") for p, le in zip(plans, leases, strict=True)]
         _leave()
         RootFs().assemble(placed, ())
+        count_made(plans, overlaid=True)
     except StrategyRefused as refusal:
         _close(leases)
         raise NoStrategy(plans[0].target, [f"overlay: {refusal}"]) from refusal

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from cas import mounts
 from cas.leases import held_leases
+from cas.usernames import user_name
 from mounter.mounting import umount
 from mounter.plan import Strategy
 
@@ -40,7 +40,7 @@ def all_mounts(store: bytes) -> Iterator[Seen]:
             strategy=record.strategy,
             ids=tuple(artifact["id"] for artifact in plan["artifacts"]),
             since_ns=record.since_ns,
-            user=_user(record.by_uid),
+            user=user_name(record.by_uid),
             pid=record.by_pid,
         )
     for lease in held_leases(store):
@@ -50,7 +50,7 @@ def all_mounts(store: bytes) -> Iterator[Seen]:
             strategy="-",
             ids=tuple(id_ for id_, _ in lease.artifacts),
             since_ns=lease.since_ns,
-            user=_user(lease.uid),
+            user=user_name(lease.uid),
             pid=lease.pid,
         )
 
@@ -71,10 +71,3 @@ def _state(record: mounts.MountRecord) -> str:
         return "stale"
     kernel_mount = record.strategy == Strategy.OVERLAY.value
     return "elsewhere" if kernel_mount and not mounts.is_mounted(record) else "alive"
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

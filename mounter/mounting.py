@@ -18,7 +18,7 @@ from cas.signals import uninterrupted
 from mounter import syscalls
 from mounter.overlay import attach_overlay
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
-from mounter.recording import new_record, new_source
+from mounter.recording import count_made, new_record, new_source
 from mounter.targets import (
     StrPath,
     absolute,
@@ -221,6 +221,7 @@ def _mount_by_first(plan: Plan, created: Sequence[bytes], source: str) -> Mount:
                 from mounter import placing
 
                 placing.place(plan, candidate, created)
+            count_made([plan], overlaid=candidate is Strategy.OVERLAY)
             return Mount(plan.store, plan.target, candidate, tuple(reasons))
         except StrategyRefused as refusal:
             mounts.remove_record(plan.store, plan.target)

@@ -68,7 +68,8 @@ class Plan(NamedTuple):
     merged layer. A `writable` tree takes changes, which go with it, or stay in the directory
     `upper`; one that is not shows the changes that are in `upper`, and any number may, while
     nobody makes new ones. `reasons` says why no better `strategy` was decided on. The paths are
-    absolute. `lease` is the name of the lease under which all this is in use, if it has one.
+    absolute. `lease` is the name of the lease under which all this is in use, if it has one. The
+    artifacts have `entries` files, directories and links in all, as far as that is known.
     """
 
     store: bytes
@@ -80,13 +81,19 @@ class Plan(NamedTuple):
     writable: bool = False
     upper: bytes | None = None
     lease: str | None = None
+    entries: int = 0
 
     @classmethod
     def of(cls, composition: Composition, target: bytes) -> Plan:
         """Plan a composition, read-only, by the first strategy that works."""
         artifacts = tuple(map(Planned, composition.ids, composition.trees))
         return cls(
-            composition.store, composition.layers, target, artifacts, lease=composition.lease.name
+            composition.store,
+            composition.layers,
+            target,
+            artifacts,
+            lease=composition.lease.name,
+            entries=composition.entries,
         )
 
     @property
@@ -141,6 +148,7 @@ class Plan(NamedTuple):
             "upper": None if self.upper is None else os.fsdecode(self.upper),
             "artifacts": [{"id": planned.id, "tree": planned.tree} for planned in self.artifacts],
             "layers": [layers + tree for tree in reversed(self.layers)],
+            "entries": self.entries,
         }
 
     @classmethod
@@ -167,6 +175,7 @@ class Plan(NamedTuple):
                 reasons=tuple(document["reasons"]),
                 writable=document["writable"],
                 upper=None if upper is None else _absolute(upper),
+                entries=document.get("entries", 0),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputRefused(

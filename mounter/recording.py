@@ -5,14 +5,24 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cas import mounts
 from cas.boot import boot_id
+from cas.counts import Counts, count
 from cas.errors import InputRefused, StoreDamaged
 from cas.mountinfo import mount_namespace
 from cas.quoting import quoted
 from mounter.plan import Plan, Strategy
+
+
+def count_made(plans: Iterable[Plan], *, overlaid: bool) -> None:
+    """Count sysroots that were made, where the store can be written; see `cas.counts`."""
+    for plan in plans:
+        made = Counts(mount_hits=len(plan.artifacts))
+        if overlaid:
+            made = made._replace(overlays=1, entries=plan.entries)
+        count(plan.store, made)
 
 
 def new_source() -> str:

@@ -15,7 +15,7 @@ from mounter import linktree
 from mounter.isolation import Sandbox
 from mounter.mounting import carry_out, planned, umount
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
-from mounter.recording import new_source
+from mounter.recording import count_made, new_source
 from mounter.rootfs import Placed
 from mounter.sandbox import NamespaceRefused, run_plainly, run_sandboxed
 from mounter.targets import StrPath, is_inside, place_for, refuse_around_store
@@ -96,14 +96,18 @@ def _run_in_namespace(
     if not any(plan.strategy in _LINKED for plan in plans):
         try:
             placed = [_overlaid(plan) for plan in plans]
-            return run_sandboxed(arguments, placed, sandbox, tracer)
+            code = run_sandboxed(arguments, placed, sandbox, tracer)
+            count_made(plans, overlaid=True)
+            return code
         except StrategyRefused as refusal:
             if any(plan.strategy is Strategy.OVERLAY or plan.upper for plan in plans):
                 raise NoStrategy(plans[0].target, [f"overlay: {refusal}"]) from refusal
             note(f"the sysroots are linked, not overlaid: {refusal}")
     with contextlib.ExitStack() as stack:
         placed = [_linked(plan, stack) for plan in plans]
-        return run_sandboxed(arguments, placed, sandbox, tracer)
+        code = run_sandboxed(arguments, placed, sandbox, tracer)
+        count_made(plans, overlaid=False)
+        return code
 
 
 def _refuse_without_namespaces(

@@ -18,7 +18,7 @@ from mounter.mounting import Mount, NotMounted, is_unrecorded, refuse_out_of_rea
 from mounter.overlay import TooOld, attach_overlay, make_overlay
 from mounter.placing import make_beside, plan_of, remove_staging, staging_name
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
-from mounter.recording import new_record, new_source
+from mounter.recording import count_made, new_record, new_source
 from mounter.targets import StrPath, mounted_path
 
 if TYPE_CHECKING:
@@ -92,8 +92,11 @@ def update(composition: Composition, target: StrPath) -> Updated:
         if plan.strategy is Strategy.OVERLAY:
             if not mounts.is_mounted(record):
                 refuse_out_of_reach(record)
-            return _exchange_overlay(plan, record)
-        return _exchange_tree(plan, record)
+            done = _exchange_overlay(plan, record)
+        else:
+            done = _exchange_tree(plan, record)
+        count_made([plan], overlaid=plan.strategy is Strategy.OVERLAY)
+        return done
 
 
 def _exchange_overlay(plan: Plan, record: mounts.MountRecord) -> Updated:

@@ -161,9 +161,10 @@ def tidy(store: Path) -> None:
 def disk_of(path: Path) -> int:
     """Return the bytes of disk that a directory takes, as du(1) tells them.
 
-    Without the index, which grows when something is deleted from it, and never shrinks.
+    Without the index, which grows when something is deleted from it, and never shrinks, and
+    without the log, which grows by everything.
     """
-    command = ["du", "-s", "-B1", "--exclude=data.mdb", str(path)]
+    command = ["du", "-s", "-B1", "--exclude=data.mdb", "--exclude=log", str(path)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(done.stdout.split()[0])
 

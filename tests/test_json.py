@@ -118,6 +118,8 @@ def _steps(cas: Cas, there: Cas, work: Path) -> Iterator[tuple[str, Any]]:
         ["show", ZLIB],
         ["files", ZLIB],
         ["du", "zlib", "zlib-ng"],
+        ["stats", "--by", "recipe"],
+        ["log"],
         ["config", "--show"],
         ["which", "usr/lib/libz.so", "zlib", "zlib-ng@-1"],
         ["diff", "zlib", "zlib-ng"],

@@ -194,8 +194,7 @@ def _make(
     key, size, new = ingest_stream(objects, read, content.path, journal, executable=executable)
     if key.digest != digest or size != content.size:
         raise _damaged(content)
-    reading.new += new
-    reading.new_bytes += new * size
+    reading.count_new(new, size)
 
 
 def _complete(

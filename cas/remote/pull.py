@@ -140,7 +140,8 @@ class _Pulling:
         for attempt in range(2):
             why = ""
             try:
-                done = self._store.receive(signature, taking.source)
+                origin = self._bucket.remote.url
+                done = self._store.receive(signature, taking.source, origin)
                 artifact, new_bytes = done.artifact, done.new_bytes
                 outcome = Outcome.PULLED
             except SignatureConflict:  # another process has just stored it

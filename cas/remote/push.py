@@ -172,7 +172,8 @@ class _Pushing:
         if found.tree_fresh:
             return _Open(artifact, found, b"", [], [])
         names = [str(artifact.signature)]
-        with self._store.compose(names, conflicts=None, purpose=f"push of {names[0]}"):
+        purpose = f"push of {names[0]}"
+        with self._store.compose(names, conflicts=None, purpose=purpose, counted=False):
             manifest = self._store.manifest(artifact)
             sending = Sending(self._bucket, self._requests, self._is_fresh)
             sending.send(manifest, self._store.layer_path(artifact))

@@ -1,0 +1,172 @@
+"""`cas stats`: what the store holds, what it saves, and how much it is used."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import click
+
+from cas.artifact import Artifact
+from cas.counts import Counts
+from cas.policy import DAY_NS
+from cas.statistics import Day, Group, Statistics
+from cas.store import Store
+from cli.gc import usual_policy
+from cli.options import emit, json_option, open_store, progress, store_option, table
+from cli.quantities import size_text
+
+_BY: dict[str, Callable[[Artifact], str]] = {
+    "recipe": lambda artifact: artifact.signature.recipe,
+    "arch": lambda artifact: artifact.signature.arch or "-",
+    "task": lambda artifact: artifact.signature.task,
+}
+
+
+@click.command("stats")
+@click.option("--by", type=click.Choice(list(_BY)), help="Tell what each of these takes.")
+@click.option(
+    "--days",
+    type=click.IntRange(1, 400),
+    default=7,
+    show_default=True,
+    metavar="N",
+    help="Tell what happened on each of the last N days (UTC).",
+)
+@json_option
+@store_option
+@click.pass_context
+def stats_command(ctx: click.Context, by: str | None, days: int, as_json: bool) -> None:
+    """Tell what the store holds, saves, and how it is used.
+
+    Hits are artifacts that were there when `cas has` asked for them, or a sysroot was made. GREW
+    counts what puts took, less what came back. With --by, DISK is all that the artifacts of a line
+    have on the disk, OWN what no other line has, and SHARE adds to that an equal part of what
+    several have.
+
+    \b
+    cas stats
+    cas stats --by recipe --days 30
+    """
+    store = open_store(ctx)
+    found = store.statistics(days)
+    frees = found.space.unused + store.plan_gc(usual_policy(ctx)).frees
+    groups = None if by is None else _groups(store, _BY[by], found.artifacts)
+    lines = [*_summary(found, frees), "", *_days(found.days)]
+    if by is not None and groups is not None:
+        lines += ["", *_group_lines(by, groups)]
+    emit(as_json, _document(found, frees, groups), lines)
+
+
+def _groups(store: Store, name_of: Callable[[Artifact], str], artifacts: int) -> list[Group]:
+    with progress("Measuring", artifacts) as step:
+        return store.groups(name_of, step)
+
+
+def _summary(found: Statistics, frees: int) -> Iterator[str]:
+    space, ever = found.space, found.ever
+    yield f"artifacts        {found.artifacts}, of {found.trees} different trees"
+    yield f"their size       {size_text(found.logical)} in {found.files} files"
+    yield f"on the disk      {size_text(space.disk)}, with {space.contents} contents of " + (
+        size_text(space.content_bytes)
+    )
+    yield f"saved by sharing {size_text(_shared(found))}"
+    yield f"saved by mounts  {ever.overlays} sysroots of {ever.entries} files, directories and " + (
+        "links that nobody made"
+    )
+    yield f"cas has          {_rate(ever.has_hits, ever.has_misses)}"
+    yield f"sysroots         {_rate(ever.mount_hits, ever.mount_misses)}"
+    yield f"`cas gc` frees   {size_text(frees)}"
+
+
+def _shared(found: Statistics) -> int:
+    return max(0, found.logical - found.space.content_bytes)
+
+
+def _rate(hits: int, misses: int) -> str:
+    share = f" ({100 * hits / (hits + misses):.0f} %)" if hits + misses else ""
+    return f"{hits} hits{share}, {misses} misses"
+
+
+def _days(days: tuple[Day, ...]) -> list[str]:
+    rows = [
+        (
+            _date(day.day),
+            str(day.put),
+            str(day.gone),
+            _signed(day.put_bytes - day.freed_bytes),
+            *map(str, (*day.counts[:4], day.counts.overlays, day.damaged)),
+        )
+        for day in days
+        if any(day.counts) or any(day[2:])
+    ]
+    header = ("DAY", "PUT", "GONE", "GREW")
+    asked = ("HAS HITS", "MISSES", "SYSROOT HITS", "MISSES", "SYSROOTS", "DAMAGED")
+    return table((*header, *asked), rows)
+
+
+def _group_lines(by: str, groups: list[Group]) -> list[str]:
+    rows = [
+        (
+            group.name,
+            str(group.artifacts),
+            str(group.files),
+            *map(size_text, (group.logical, group.disk, group.own, group.share)),
+        )
+        for group in groups
+    ]
+    return table((by.upper(), "ARTIFACTS", "FILES", "SIZE", "DISK", "OWN", "SHARE"), rows)
+
+
+def _date(day: int) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(day * DAY_NS // 10**9))
+
+
+def _signed(size: int) -> str:
+    return f"-{size_text(-size)}" if size < 0 else size_text(size)
+
+
+def _document(found: Statistics, frees: int, groups: list[Group] | None) -> dict[str, object]:
+    space = found.space
+    return {
+        "artifacts": found.artifacts,
+        "trees": found.trees,
+        "files": found.files,
+        "bytes": found.logical,
+        "disk_bytes": space.disk,
+        "contents": space.contents,
+        "content_bytes": space.content_bytes,
+        "saved_bytes": _shared(found),
+        "gc_frees_bytes": frees,
+        "counts": _counts(found.ever),
+        "days": [
+            {
+                "date": _date(day.day),
+                "put": day.put,
+                "put_bytes": day.put_bytes,
+                "gone": day.gone,
+                "freed_bytes": day.freed_bytes,
+                "damaged": day.damaged,
+                "counts": _counts(day.counts),
+            }
+            for day in found.days
+        ],
+        "groups": None if groups is None else list(map(_group, groups)),
+    }
+
+
+def _counts(counts: Counts) -> dict[str, int]:
+    return counts._asdict()
+
+
+def _group(group: Group) -> dict[str, object]:
+    return {
+        "name": group.name,
+        "artifacts": group.artifacts,
+        "files": group.files,
+        "bytes": group.logical,
+        "disk_bytes": group.disk,
+        "own_bytes": group.own,
+        "share_bytes": group.share,
+        "last_used_ns": group.last_used_ns,
+    }
