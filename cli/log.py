@@ -70,7 +70,8 @@ def log_command(
     )
     found = list(itertools.islice(wanted, last))[::-1]
     rows = [
-        (time_of(event.time_ns), event.kind, user_name(event.uid), *_told(event)) for event in found
+        (time_of(event.time_ns), text_of(event.kind), user_name(event.uid), *_told(event))
+        for event in found
     ]
     emit(as_json, list(map(_document, found)), table(("TIME", "EVENT", "BY", "SIZE", "WHAT"), rows))
     if not found:

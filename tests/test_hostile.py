@@ -29,10 +29,12 @@ from hypothesis import strategies as st
 from cas import mounts
 from cas.artifact import Artifact, Dropped, Record
 from cas.boot import boot_id, contents_since_ns
+from cas.counts import Counts, count, read_counts
 from cas.dependencies import read_dependencies
 from cas.digest import of_bytes
 from cas.documents import seal
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
+from cas.events import read_log
 from cas.format import check_format
 from cas.known import Known
 from cas.layout import DIRECTORIES
@@ -61,7 +63,10 @@ _ARTIFACT = Artifact(
 _PLAN = {
     "version": 1, "store": "/s", "target": "/t", "strategy": "copy", "reasons": ["overlay: no"],
     "writable": False, "upper": None, "artifacts": [{"id": "a:t:12345678", "tree": T}],
-    "layers": [f"/s/layers/{T}"],
+    "layers": [f"/s/layers/{T}"], "entries": 3,
+}  # fmt: skip
+_EVENT = {
+    "time_ns": 1, "kind": "put", "uid": 0, "id": "a:t:12345678", "tree": T, "bytes": 1, "what": "x",
 }  # fmt: skip
 _LEASE = {
     "trees": [T], "artifacts": [["a:t:12345678", T]], "purpose": "run", "pid": 1, "uid": 0,
@@ -169,6 +174,21 @@ def _read_boot(data: bytes, work: Path) -> None:
     assert contents_since_ns(os.fsencode(work)) >= 0
 
 
+def _read_log(data: bytes, work: Path) -> None:
+    (work / "log").mkdir(exist_ok=True)
+    (work / "log/2026-11").write_bytes(data)
+    for found in read_log(os.fsencode(work)):
+        assert (type(found.kind), type(found.what), type(found.bytes)) == (str, str, int)
+        assert found.time_ns >= 0
+
+
+def _read_counts(data: bytes, work: Path) -> None:
+    (work / "counts").write_bytes(data)
+    for counts in read_counts(os.fsencode(work)).values():
+        assert all(number >= 0 for number in counts)
+    count(os.fsencode(work), Counts(1, 1, 1, 1, 1, 1))
+
+
 def _read_format(data: bytes, work: Path) -> None:
     for name in DIRECTORIES:
         (work / name).mkdir(exist_ok=True)
@@ -203,6 +223,8 @@ READERS = {
     "overlaps": Reader(_read_overlaps, _json([[T[:12], U[:12]], ["d/f", 1, [0], False]])),
     "merged": Reader(_read_merged, _json(["boot", T, T, U])),
     "boot": Reader(_read_boot, _json([boot_id(), 5])),
+    "log": Reader(_read_log, _json(_EVENT)),
+    "counts": Reader(_read_counts, bytes(range(192))),
     "format": Reader(_read_format, b"sysroot-cas store 1\n", StoreDamaged),
 }
 _FOUND = sorted(CORPUS.iterdir())
