@@ -18,6 +18,7 @@ import pytest
 
 import mounter
 from cas.store import Store
+from tests.schemas import check
 from tests.support import CAS, ROOT, Cas, make
 from tests.test_fallback import NO_NAMESPACES
 from tests.users import as_user
@@ -46,7 +47,9 @@ def stored(cas: Cas, work: Path) -> None:
 def _traced(cas: Cas, *arguments: str | Path, code: int = 0) -> Any:
     """Run with --trace; return the document."""
     cas("run", "--trace", "used.json", "--conflicts", "ignore", *arguments, code=code)
-    return json.loads((cas.directory / "used.json").read_text())
+    document = json.loads((cas.directory / "used.json").read_text())
+    check("run trace", document)
+    return document
 
 
 def _used(document: Any) -> dict[str, list[str]]:
