@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from cas.artifact import Artifact, Dropped
     from cas.composition import Composition
     from cas.conflicts import Conflict, ConflictPolicy, ConflictRefused
+    from cas.counts import Counts
     from cas.errors import CasError, ExitCode
+    from cas.events import Event, EventKind
+    from cas.findings import Finding
     from cas.format import NoStore, StoreTooNew
     from cas.gc import Collected, Doomed, GcPlan
     from cas.manifest import Digest, Entry, Kind, Manifest
@@ -26,7 +29,10 @@ if TYPE_CHECKING:
     from cas.put import PutResult, SignatureConflict
     from cas.removal import Removed
     from cas.signature import AmbiguousSignature, BadSignature, NoSuchSignature, Signature
+    from cas.space import Space
+    from cas.statistics import Day, Group, Statistics
     from cas.store import Store
+    from cas.usage import DiskUsage, Usage
 
 _HOME = {
     "AmbiguousSignature": "signature",
@@ -38,12 +44,19 @@ _HOME = {
     "Conflict": "conflicts",
     "ConflictPolicy": "conflicts",
     "ConflictRefused": "conflicts",
+    "Counts": "counts",
+    "Day": "statistics",
     "Digest": "manifest",
+    "DiskUsage": "usage",
     "Doomed": "gc",
     "Dropped": "artifact",
     "Entry": "manifest",
+    "Event": "events",
+    "EventKind": "events",
     "ExitCode": "errors",
+    "Finding": "findings",
     "GcPlan": "gc",
+    "Group": "statistics",
     "Kind": "manifest",
     "Manifest": "manifest",
     "NoStore": "format",
@@ -55,8 +68,11 @@ _HOME = {
     "Removed": "removal",
     "Signature": "signature",
     "SignatureConflict": "put",
+    "Space": "space",
+    "Statistics": "statistics",
     "Store": "store",
     "StoreTooNew": "format",
+    "Usage": "usage",
 }
 
 __all__ = [
@@ -69,12 +85,19 @@ __all__ = [
     "Conflict",
     "ConflictPolicy",
     "ConflictRefused",
+    "Counts",
+    "Day",
     "Digest",
+    "DiskUsage",
     "Doomed",
     "Dropped",
     "Entry",
+    "Event",
+    "EventKind",
     "ExitCode",
+    "Finding",
     "GcPlan",
+    "Group",
     "Kind",
     "Manifest",
     "NoStore",
@@ -86,8 +109,11 @@ __all__ = [
     "Removed",
     "Signature",
     "SignatureConflict",
+    "Space",
+    "Statistics",
     "Store",
     "StoreTooNew",
+    "Usage",
 ]
 
 
