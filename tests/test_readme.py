@@ -1,77 +1,43 @@
-"""The README tells the truth: its lines run, its table is that of the code, its links lead on."""
+"""The README and its neighbours tell the truth: scripts are there and run, links lead on."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from cas.errors import MEANINGS, ExitCode
-from tests.support import CAS
+from tests.documents import DOCUMENTS, PROJECT, prose
 
-PROJECT = Path(__file__).parent.parent
-README = (PROJECT / "README.md").read_text()
-DOCUMENTS = [
-    *(PROJECT / name for name in ("README.md", "CONTRIBUTING.md")),
-    *sorted((PROJECT / "docs").glob("*.md")),
-]
-
-
-def _blocks(language: str) -> list[str]:
-    return list(re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE))
-
-
-def test_lines_of_the_readme_run_as_they_stand(work: Path) -> None:
-    done = subprocess.run(
-        ["sh", "-euc", "".join(_blocks("sh"))],
-        cwd=work,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert done.returncode == 0, done.stderr
-    assert '#define ZLIB_VERSION "1.3"' in done.stdout
-    assert "\napp\n" in done.stdout
-    assert (work / "build/result").read_text() == "app\n"
-    assert not (work / "recipe-sysroot").exists()
-    first, second = _blocks("python")
-    assert _python(work, first)[1:] == ["include", "lib"] * 2
-    assert _python(work, second) == ["include", "lib"]
-
-
-def _python(work: Path, code: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=work, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return done.stdout.splitlines()
-
-
-def test_exit_codes_of_readme_help_and_code_agree() -> None:
-    table = {int(c): m for c, m in re.findall(r"^\| (\d) \| (.*) \|$", README, re.MULTILINE)}
-    text = subprocess.run([CAS, "--help"], capture_output=True, text=True, check=True).stdout
-    helped = {int(c): m for c, m in re.findall(r"^ +(\d)  (\S.*)$", text, re.MULTILINE)}
-
-    assert table == {code.value: meaning for code, meaning in MEANINGS.items()}
-    assert helped == table
-    assert set(MEANINGS) == set(ExitCode)
+README = DOCUMENTS["README.md"].read_text()
 
 
 def test_readme_names_the_two_commands_that_exist() -> None:
     for command in ("tools/demo", "tools/test"):
         assert f"sh {command} " in README
         assert os.access(PROJECT / command, os.X_OK)
+    assert set(re.findall(r"^sh (\S+)", README, re.MULTILINE)) == {"tools/demo", "tools/test"}
+
+
+def test_demo_shows_the_main_job_and_leaves_nothing(tmp_path: pytest.TempPathFactory) -> None:
+    done = subprocess.run(
+        ["sh", PROJECT / "tools/demo"],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    for said in ("Hello, sysroot!", "Read-only file system", "(exit code 4)", "Welcome, sysroot!"):
+        assert said in done.stdout
+    assert os.listdir(str(tmp_path)) == []
 
 
 def test_contributing_tells_of_each_script_of_tools() -> None:
     told = re.findall(
-        r"^\| `sh tools/(\w+)` ", (PROJECT / "CONTRIBUTING.md").read_text(), re.MULTILINE
+        r"^\| `sh tools/(\w+)` ", DOCUMENTS["CONTRIBUTING.md"].read_text(), re.MULTILINE
     )
     scripts = [
         path.name
@@ -83,7 +49,25 @@ def test_contributing_tells_of_each_script_of_tools() -> None:
     assert all(os.access(PROJECT / "tools" / name, os.X_OK) for name in scripts)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_of_documents_lead_to_files(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
-        assert (document.parent / target).exists(), target
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_of_documents_lead_to_files_and_headings(document: str) -> None:
+    path = DOCUMENTS[document]
+    for target in re.findall(r"\]\(([^)]+)\)", prose(document)):
+        if re.match(r"https?:", target):
+            continue
+        file, _, heading = target.partition("#")
+        aim = (path.parent / file).resolve() if file else path
+        assert aim.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", aim.read_text(), re.MULTILINE)
+            assert heading in map(_anchor, headings), target
+
+
+def _anchor(heading: str) -> str:
+    """Return how GitHub names a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def test_readme_leads_to_every_document() -> None:
+    for document in DOCUMENTS:
+        assert document == "README.md" or f"]({document})" in README

@@ -1,0 +1,65 @@
+"""docs/reference.md lists what there is, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import click
+
+import cas
+import mounter
+from cas.errors import MEANINGS, ExitCode
+from cli.main import cas as command_line
+from cli.settings import SETTINGS
+from tests.documents import DOCUMENTS
+from tests.support import CAS
+
+PAGE = DOCUMENTS["docs/reference.md"].read_text()
+
+
+def _help() -> str:
+    return subprocess.run([CAS, "--help"], capture_output=True, text=True, check=True).stdout
+
+
+def test_commands_are_grouped_and_described_as_in_the_help() -> None:
+    section = PAGE.partition("## Commands")[2].partition("\nAll take")[0]
+    told = re.findall(r"^(?:\*\*(.*)\*\*|\| `cas (.*)` \| (.*) \|)$", section, re.MULTILINE)
+
+    wanted = []
+    text = _help().partition("this message and exit.\n")[2].partition("Exit codes")[0]
+    context = click.Context(command_line)
+    for title, name, line in re.findall(r"(?m)^(?:(\S.*):|  ([a-z-]+)  +(\S.*))$", text):
+        command = command_line.get_command(context, name) if name else None
+        if isinstance(command, click.Group):
+            for inner in command.list_commands(context):
+                found = command.get_command(context, inner)
+                assert found is not None
+                wanted.append(("", f"{name} {inner}", found.get_short_help_str(100)))
+        else:
+            wanted.append((title, name, line))
+    assert told == wanted
+
+
+def test_exit_codes_of_page_help_and_code_agree() -> None:
+    table = {int(c): m for c, m in re.findall(r"^\| (\d) \| (.*) \|$", PAGE, re.MULTILINE)}
+    helped = {int(c): m for c, m in re.findall(r"^ +(\d)  (\S.*)$", _help(), re.MULTILINE)}
+
+    assert table == {code.value: meaning for code, meaning in MEANINGS.items()}
+    assert helped == table
+    assert set(MEANINGS) == set(ExitCode)
+
+
+def test_variables_are_those_that_there_are() -> None:
+    told = set(re.findall(r"`(CAS_\w+)`", PAGE))
+
+    assert told == {setting.variable for setting in SETTINGS} | {"CAS_STORE"}
+
+
+def test_public_names_are_all_there() -> None:
+    for package in (cas, mounter):
+        _, _, rows = PAGE.partition(f"| of `{package.__name__}` | |\n")
+        rows = rows.partition("\n\n")[0]
+        names = set(re.findall(r"`(\w+)`", rows))
+        of_store = {name for name in names - set(package.__all__) if hasattr(cas.Store, name)}
+        assert names - of_store == set(package.__all__)
