@@ -65,7 +65,7 @@ class _Box(NamedTuple):
 
 def _boxes() -> Iterator[_Box]:
     """Yield the boxes of the page's drawing, in the order of reading."""
-    (drawing,) = re.findall(r"^```\n(┌.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    (drawing,) = re.findall(r"^```text\n(┌.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     lines = drawing.splitlines()
     for top, line in enumerate(lines):
         for found in re.finditer(r"┌─ (\w+): (\w+) ─+┐", line):

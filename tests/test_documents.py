@@ -28,7 +28,7 @@ from tests.documents import (
     inline,
     run,
 )
-from tests.remotes import ENVIRONMENT, Seaweed
+from tests.remotes import ENVIRONMENT, ZLIB, Seaweed
 from tests.support import ROOT, make
 
 _IS_THIS = "test_documents.py: test_command_has_the_options_that_a_document_gives_it"
@@ -41,7 +41,7 @@ _BUILDROOT = (
     "   # and per-package directories"
 )
 RUN = {"sh", "console", "python"}
-DATA = {"toml": tomllib.loads, "json": json.loads}
+DATA: dict[str, Callable[[str], object]] = {"toml": tomllib.loads, "json": json.loads}
 SHOWN = {"text", "ini", "c", "make", "ninja"}
 COVERED = {
     (
@@ -99,8 +99,10 @@ def _sharing(place: Path) -> None:
 
 
 def _yocto(place: Path) -> None:
-    make(place, {"tmp/cas-ids/zlib": "zlib:core2-64:do_populate_sysroot:9f2c41d0\n"})
-    Store(place / "cas-store", create=True).close()
+    """What a build leaves in TMPDIR and in the store."""
+    make(place, {"tmp/cas-ids/zlib": f"{ZLIB}\n"})
+    with Store(place / "cas-store", create=True) as store:
+        store.put(ZLIB, make(place / "zlib", {"usr/include/zlib.h": ""}))
 
 
 PREPARED: dict[str, Callable[[Path], None]] = {
