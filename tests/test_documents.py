@@ -9,7 +9,7 @@ import itertools
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -17,6 +17,7 @@ import pytest
 
 from cas.store import Store
 from cli.main import cas as command_line
+from tests import schemas
 from tests.documents import (
     DOCUMENTS,
     PROJECT,
@@ -114,12 +115,13 @@ PREPARED: dict[str, Callable[[Path], None]] = {
     "docs/yocto.md": _yocto,
 }
 """What is there before the first block of a document runs."""
+COMMANDS = schemas.commands()
 BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
 
 
 @pytest.fixture
-def place(work: Path, request: pytest.FixtureRequest) -> Path:
-    """The directory in which blocks run, below a home directory, with what has to be there."""
+def place(work: Path) -> Path:
+    """The directory in which blocks run, below a home directory."""
     directory = work / "work"
     directory.mkdir()
     return directory
@@ -139,7 +141,8 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.usefixtures("bucket")
 @pytest.mark.parametrize("document", sorted({b.document for b in BLOCKS if b.tag in RUN}))
 def test_commands_of_document_do_what_it_shows(document: str, work: Path, place: Path) -> None:
-    PREPARED.get(document, lambda place: None)(place)
+    if prepare := PREPARED.get(document):
+        prepare(place)
     for block in blocks(document):
         others = {"user"} if ROOT else {"root"}
         if not others & set(block.words) and (block.tag in RUN or _is_file(block)):
@@ -186,21 +189,19 @@ def test_command_has_the_options_that_a_document_gives_it(document: str) -> None
             assert mistake is None, (mistake, words)
 
 
+def test_every_command_is_run_in_a_document() -> None:
+    texts = [block.text for block in BLOCKS if block.tag in RUN]
+    ran = {" ".join(words[1:3]) + " " for text in texts for words in commands(text)}
+
+    assert [name for name in COMMANDS if not any(one.startswith(f"{name} ") for one in ran)] == []
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_option_in_the_prose_of_a_document_is_one(document: str) -> None:
-    known = {option for command in _all(command_line) for option in _options(command)}
+    known = {option for command in COMMANDS.values() for option in _options(command)}
     for span in inline(document):
         if option := re.match(r"(--?[a-z][a-z-]*)", span):
             assert option[1] in known | OF_OTHERS.get(document, set()), span
-
-
-def _all(command: click.Command) -> Iterator[click.Command]:
-    yield command
-    if isinstance(command, click.Group):
-        for name in command.list_commands(click.Context(command)):
-            found = command.get_command(click.Context(command), name)
-            assert found is not None
-            yield from _all(found)
 
 
 def _options(command: click.Command) -> set[str]:
