@@ -35,6 +35,7 @@ _ENDS = "|&;()<>"
 _MARK = "@@ended-with-"
 _VARYING = [
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"),
+    (re.compile(r"\d{4}-\d\d-\d\d"), r"\d{4}-\d\d-\d\d"),
     (re.compile(r"\d+\.\d (?:Ki|Mi|Gi)B"), r"(?:\d+\.\d (?:Ki|Mi|Gi)B|\d+ bytes)"),
     (re.compile(r"…"), r".*?"),
     (re.compile(r" +"), r" +"),
