@@ -34,6 +34,7 @@ from tests.support import ROOT, make
 
 _IS_THIS = "test_documents.py: test_command_has_the_options_that_a_document_gives_it"
 _COLLECTS = "test_config.py: test_collection_has_the_limits_of_the_file"
+_PUSHES = "docs/sharing.md"
 _WEED = (
     "weed server -dir=/srv/weed -s3                        # SeaweedFS, if there is no server yet"
 )
@@ -130,16 +131,23 @@ def place(work: Path) -> Path:
 @pytest.fixture
 def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """An object store for the document that needs one, in the environment."""
-    if request.getfixturevalue("document") == "docs/sharing.md":
+    if request.getfixturevalue("document") == _PUSHES:
         seaweed: Seaweed = request.getfixturevalue("seaweed")
         endpoint = f"http://127.0.0.1:{seaweed.port}"
         for name, value in (ENVIRONMENT | {"AWS_ENDPOINT_URL": endpoint}).items():
             monkeypatch.setenv(name, value)
 
 
-@pytest.mark.xdist_group("object store")
 @pytest.mark.usefixtures("bucket")
-@pytest.mark.parametrize("document", sorted({b.document for b in BLOCKS if b.tag in RUN}))
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(name, marks=pytest.mark.xdist_group("object store"))
+        if name == _PUSHES
+        else name
+        for name in sorted({block.document for block in BLOCKS if block.tag in RUN})
+    ],
+)
 def test_commands_of_document_do_what_it_shows(document: str, work: Path, place: Path) -> None:
     if prepare := PREPARED.get(document):
         prepare(place)
