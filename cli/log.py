@@ -48,7 +48,7 @@ def log_command(
     last: int | None,
     as_json: bool,
 ) -> None:
-    """Tell what was put, removed and found damaged; when, by whom.
+    """Tell what was put, removed or damaged, when, and by whom.
 
     The last event comes last. With PATTERN only those of artifacts whose recipe or whole ID it
     matches, as in a shell. Events of the last thirteen months are kept. Who may not write to the
