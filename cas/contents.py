@@ -10,6 +10,7 @@ from cas import digest as hashing
 from cas.census import Content
 from cas.dirs import reachable
 from cas.documents import open_file
+from cas.progress import Progress, unseen
 from cas.workers import spread
 
 _TOGETHER = 20_000_000
@@ -21,12 +22,9 @@ _LITTLE = 10_000_000
 
 _Hashed = tuple[int, list[tuple[Content, str]]]
 
-Progress = Callable[[int, int], None]
-"""Gets how many bytes were read, of how many."""
-
 
 def damaged_contents(
-    root_fd: int, contents: Sequence[Content], progress: Progress = lambda done, total: None
+    root_fd: int, contents: Sequence[Content], progress: Progress = unseen
 ) -> list[tuple[Content, str]]:
     """Hash contents below `root_fd`, by all processors; `progress` gets bytes.
 
@@ -40,7 +38,7 @@ def damaged_contents(
         nonlocal done
         done += hashed[0]
         damaged.extend(hashed[1])
-        progress(done, total)
+        progress(done, total, done)
 
     spread(partial(_hash, root_fd), contents, take, weight=_weight, least=_LITTLE)
     return sorted(damaged)

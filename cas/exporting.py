@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from cas.archives import ENCODING, ERRORS
@@ -17,6 +17,7 @@ from cas.dirs import DirCursor, is_within, opened, remove
 from cas.errors import CasError, ExitCode, InputRefused
 from cas.locating import located
 from cas.manifest import Entry, Kind, Manifest
+from cas.progress import Progress, unseen
 from cas.quoting import quoted
 from cas.reading import check_content, contents_of
 from cas.signals import uninterrupted
@@ -27,7 +28,7 @@ from cas.store import Store
 Naming = Callable[[bytes], bytes | None]
 """What a path of the tree, b"" for its root, is called in an archive; None if it is left out."""
 
-
+_Entries = Iterator[tuple[Entry, int]]
 _LONGEST_NAME = 255  # bytes
 _OTHER_ARCHIVE = re.compile(rb"\.(tar(\.\w+)?|tgz|tbz2?|txz|zst|gz|bz2|xz|zip)$")
 
@@ -43,12 +44,18 @@ class AlreadyThere(CasError):
         )
 
 
-def export(store: Store, name: str, target: str | bytes | os.PathLike[str]) -> Artifact:
+def export(
+    store: Store,
+    name: str,
+    target: str | bytes | os.PathLike[str],
+    progress: Progress = unseen,
+) -> Artifact:
     """Write the tree of the artifact that `name` stands for to `target`, which is made.
 
     If that ends like an archive it is one, compressed as its end says, and with the name of an
     sstate object laid out like one. Else it is a directory, whose files are copies that may be
-    written to. Each content is checked. The whole appears at once, or not at all.
+    written to. Each content is checked. The whole appears at once, or not at all. `progress` gets
+    entries of the tree.
 
     Raises NoSuchSignature, AmbiguousSignature, AlreadyThere, StoreDamaged, InputRefused, NoZstd,
     OSError.
@@ -65,16 +72,17 @@ def export(store: Store, name: str, target: str | bytes | os.PathLike[str]) -> A
     ):
         (artifact,) = composition.artifacts
         manifest = store.manifest(artifact)
+        entries = _counted(manifest, store.layer_path(artifact), progress)
         try:
             if is_archive(target):
                 naming = _naming(artifact.signature, manifest, target)
                 beside = os.path.join(directory, unfinished)
                 with open(beside, "xb") as file, compressing(file, target) as stream:
-                    _write_archive(manifest, store.layer_path(artifact), stream, naming)
+                    _write_archive(entries, stream, naming)
             else:
                 os.mkdir(unfinished, dir_fd=parent)
                 with opened(unfinished, parent) as root:
-                    _write_directory(manifest, store.layer_path(artifact), root)
+                    _write_directory(entries, root)
             _appear(unfinished, last, parent, target)
         finally:
             with uninterrupted(), contextlib.suppress(FileNotFoundError):
@@ -131,10 +139,19 @@ def _appear(unfinished: bytes, last: bytes, parent: int, target: bytes) -> None:
         raise AlreadyThere(target) from error
 
 
-def _write_directory(manifest: Manifest, layer: bytes, root_fd: int) -> None:
+def _counted(manifest: Manifest, layer: bytes, progress: Progress) -> _Entries:
+    """Yield what `contents_of` does, and tell how much of that is done with."""
+    size = 0
+    for number, (entry, fd) in enumerate(contents_of(manifest, layer), 1):
+        yield entry, fd
+        size += entry.size
+        progress(number, len(manifest.nodes), size)
+
+
+def _write_directory(entries: _Entries, root_fd: int) -> None:
     """Write the tree into an empty directory. Raises StoreDamaged, OSError."""
     with DirCursor(root_fd) as cursor:
-        for entry, fd in contents_of(manifest, layer):
+        for entry, fd in entries:
             parent, _, name = entry.path.rpartition(b"/")
             dir_fd = cursor.at(parent)
             if entry.kind is Kind.DIRECTORY:
@@ -152,14 +169,14 @@ def _write_directory(manifest: Manifest, layer: bytes, root_fd: int) -> None:
                     os.close(new)
 
 
-def _write_archive(manifest: Manifest, layer: bytes, stream: IO[bytes], naming: Naming) -> None:
+def _write_archive(entries: _Entries, stream: IO[bytes], naming: Naming) -> None:
     """Write the tree as a tar archive. Raises StoreDamaged, OSError."""
     with tarfile.open(
         fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT, encoding=ENCODING, errors=ERRORS
     ) as archive:
         if root := naming(b""):
             archive.addfile(_member(Entry(root, Kind.DIRECTORY), root))
-        for entry, fd in contents_of(manifest, layer):
+        for entry, fd in entries:
             name = naming(entry.path)
             if name is None:
                 continue

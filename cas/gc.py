@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from cas.index import IndexUnavailable, Writer
 from cas.known import Known
 from cas.pins import Pins
 from cas.policy import Idle, Policy, idle
+from cas.progress import Progress
 from cas.removal import Removal, Removed
 from cas.reserve import spare_space
 from cas.space import Release, space
@@ -94,37 +95,43 @@ class Collector:
         doomed = tuple(_doomed(found, release, excess))
         return GcPlan(doomed, now - policy.least_age_ns, len(artifacts) - len(doomed), size)
 
-    def collect(self, plan: GcPlan, progress: Callable[[int], None]) -> Collected:
+    def collect(self, plan: GcPlan, progress: Progress) -> Collected:
         """Sweep, and carry out a plan. What was used, pinned or put since the plan stays.
 
         The sweep comes first: on a full disk, the index may need what it gives back. `progress`
-        gets how many more artifacts of the plan are done with, now and then. Raises OSError,
-        StoreDamaged, IndexUnavailable.
+        gets artifacts of the plan, and bytes that came back. Raises OSError, StoreDamaged,
+        IndexUnavailable.
         """
+
+        def show(_: int, __: int, size: int) -> None:
+            progress(start, len(plan.doomed), freed + size)
+
         gone: list[Artifact] = []
         with spare_space(self._storage.fd):
             freed = self._sweep.run()
             for start in range(0, len(plan.doomed), _BATCH):
                 batch = plan.doomed[start : start + _BATCH]
-                for done in self._remove(batch):
+                for done in self._remove(batch, show):
                     gone += done.artifacts
                     freed += done.freed
-                progress(len(batch))
+                progress(start + len(batch), len(plan.doomed), freed)
             freed += self._sweep.compositions(plan.before_ns)
         forget_old(self._storage.fd)
         return Collected(tuple(gone), freed)
 
-    def _remove(self, batch: Sequence[Doomed]) -> Iterator[Removed]:
+    def _remove(self, batch: Sequence[Doomed], progress: Progress) -> Iterator[Removed]:
         """Remove artifacts at once; one by one where there is no space for so large a change."""
         reasons = {one.artifact.signature: one.reason for one in batch}
         still = partial(self._still, batch)
         try:
-            yield self._removal.remove(still, EventKind.COLLECTED, lambda a: reasons[a.signature])
+            yield self._removal.remove(
+                still, EventKind.COLLECTED, lambda a: reasons[a.signature], progress
+            )
         except IndexUnavailable:
             if len(batch) == 1:
                 raise
             for one in batch:
-                yield from self._remove([one])
+                yield from self._remove([one], progress)
 
     def _still(self, batch: Sequence[Doomed], writer: Writer) -> list[Artifact]:
         """Return what may still go, now that nothing can change."""

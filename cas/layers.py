@@ -38,6 +38,9 @@ from cas.sharing import directory_mode
 if TYPE_CHECKING:
     from cas.layercheck import LayerCheck
 
+_TOGETHER = 500
+"""How many objects are deleted before that is told."""
+
 
 class Layers:
     """The `layers/` and `manifests/` of the store that is open at `store_fd` (borrowed)."""
@@ -131,11 +134,11 @@ class Layers:
             return os.stat(b"manifest-" + tree.encode(), dir_fd=scratch.fd).st_size
         return 0
 
-    def reclaim(self, tree: Digest, scratch: Scratch) -> int:
+    def reclaim(self, tree: Digest, scratch: Scratch) -> Iterator[int]:
         """Delete what `withdraw` moved, and the objects that nothing else links to.
 
-        Returns the bytes of disk given back. Objects of a damaged manifest stay for the sweep.
-        Raises OSError.
+        Yields the bytes of disk given back, part by part. Objects of a damaged manifest stay for
+        the sweep. Raises OSError.
         """
         name = b"manifest-" + tree.encode()
         freed = 0
@@ -152,7 +155,12 @@ class Layers:
             owner = os.stat(layer, dir_fd=scratch.fd).st_uid
             freed += remove_tree(layer, scratch.fd)
         keys = {key for entry in manifest if (key := ObjectKey.of(entry)) is not None}
-        return freed + sum(self._objects.remove_unused(key, owner) for key in keys)
+        for number, key in enumerate(keys, 1):
+            freed += self._objects.remove_unused(key, owner)
+            if number % _TOGETHER == 0:
+                yield freed
+                freed = 0
+        yield freed
 
     def check(self, objects: Mapping[int, bytes]) -> LayerCheck:
         """Return what compares layers with their manifests; see there. Raises OSError."""

@@ -26,6 +26,7 @@ from cas.layout import layer_path, manifest_path
 from cas.leases import Lease
 from cas.manifest import Digest, Kind, Manifest
 from cas.objects import Objects, Overtaken
+from cas.progress import Progress
 from cas.quoting import quoted
 from cas.scratch import Scratch, scratch
 from cas.signals import uninterrupted
@@ -55,14 +56,15 @@ class SignatureConflict(CasError):
 class PutResult(NamedTuple):
     """What a put did: the artifact, and how many bytes of content were new to the store.
 
-    `unchanged` if the same tree was there under this signature; `replaced` is the other tree
-    that was.
+    `new` is how many contents that were. `unchanged` if the same tree was there under this
+    signature; `replaced` is the other tree that was.
     """
 
     artifact: Artifact
     new_bytes: int
     unchanged: bool = False
     replaced: Digest | None = None
+    new: int = 0
 
 
 def put_tree(
@@ -74,13 +76,15 @@ def put_tree(
     move: bool,
     replace: bool,
     place: Place,
+    progress: Progress,
 ) -> PutResult:
     """Store the directory `tree`, whose signature has the artifact `known` so far.
 
     With `move` the directory is consumed: its files become the store's where that is safe, and
     it is gone at the end. A file named like a tar archive is stored as what would be unpacked from
     it. `place` tells where paths of the archive, or of a directory that is not moved, are in the
-    stored tree. When this raises, nothing was stored, and the directory is as it was.
+    stored tree. `progress` gets files. When this raises, nothing was stored, and the directory is
+    as it was.
 
     Raises InputRefused (what cannot be stored, by path), SignatureConflict unless `replace`,
     TreeLeftOver (stored, but not all of a moved tree removed), ArchiveRefused, NoZstd, CasError,
@@ -96,12 +100,12 @@ def put_tree(
                 hint="store it without moving it, and delete it then",
             )
         where = os.path.abspath(path)
-        source = partial(read_archive, where, place)
+        source = partial(read_archive, where, place, progress)
         return put_reading(storage, signature, known, source, quoted(where), replace=replace)
     root = os.path.realpath(path)
     _refuse_root(root, storage.path)
     with opened(root) as fd, _putting(storage, signature, fd) as journal:
-        reading = read_tree(root, fd, place, storage.objects, journal, move=move)
+        reading = read_tree(root, fd, place, storage.objects, journal, move=move, progress=progress)
         origin = quoted(root)
         result = _record_reading(storage, signature, known, reading, origin, replace=replace)
         if move:
@@ -173,12 +177,13 @@ def _record_reading(
         with scratch(storage.fd, "put") as work:
             artifact = _record(storage, artifact, known, manifest, work, reading.new > 0)
     if known is not None and unchanged:
-        return PutResult(known, reading.new_bytes, unchanged=True)
+        return PutResult(known, reading.new_bytes, unchanged=True, new=reading.new)
     instead = f", in place of {known.tree}" if known else ""
     size = reading.new_disk + (0 if had_layer else artifact.overhead)
     stored = event(EventKind.PUT, signature, tree=digest, size=size, what=f"from {origin}{instead}")
     log(storage.fd, [stored])
-    return PutResult(artifact, reading.new_bytes, replaced=known.tree if known else None)
+    replaced = known.tree if known else None
+    return PutResult(artifact, reading.new_bytes, replaced=replaced, new=reading.new)
 
 
 def _record(

@@ -14,6 +14,7 @@ from cas.layout import layer_path
 from cas.locating import naming_paths
 from cas.manifest import Digest, Manifest
 from cas.opening import OpenStore
+from cas.progress import Progress, unseen
 from cas.quoting import quoted
 from cas.resolve import resolve
 from cas.signature import NoSuchSignature, Signature, named_by
@@ -120,7 +121,7 @@ class StoreQuestions(OpenStore):
     def groups(
         self,
         name_of: Callable[[Artifact], str],
-        progress: Callable[[int], None] = lambda count: None,
+        progress: Progress = unseen,
     ) -> list[Group]:
         """Return what groups of artifacts take; see `cas.statistics.groups`."""
         from cas.statistics import groups

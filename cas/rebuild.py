@@ -21,6 +21,7 @@ from cas.layout import artifact_path, layer_path, manifest_path
 from cas.locating import located
 from cas.manifest import Digest, Kind, is_digest
 from cas.objects import Objects
+from cas.progress import Progress, unseen
 from cas.quoting import quoted
 from cas.scratch import scratch, temporary_path
 from cas.sharing import make_subdirectory
@@ -37,12 +38,12 @@ class Rebuilt(NamedTuple):
     lost: tuple[str, ...]
 
 
-def rebuild_index(store: str | bytes | os.PathLike[str]) -> Rebuilt:
+def rebuild_index(store: str | bytes | os.PathLike[str], progress: Progress = unseen) -> Rebuilt:
     """Make a new index for the store at a path from its links, manifests and layers.
 
     The old one is moved to `quarantine/`. What other processes have open is that: they must open
     the store again. Contents are not read now, but before each artifact is used the first time.
-    Raises NoStore, StoreDamaged, OSError.
+    `progress` gets artifacts. Raises NoStore, StoreDamaged, OSError.
     """
     path = os.path.realpath(os.fsencode(store))
     if not os.path.exists(os.path.join(path, b"format")):
@@ -52,7 +53,7 @@ def rebuild_index(store: str | bytes | os.PathLike[str]) -> Rebuilt:
         lock = os.open(b"lock", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            rebuilt = _rebuild(path, fd, os.path.join(path, work.path), work.fd)
+            rebuilt = _rebuild(path, fd, os.path.join(path, work.path), work.fd, progress)
             counts = f"{len(rebuilt.artifacts)} artifacts, {len(rebuilt.lost)} lost"
             log(fd, [event(EventKind.REBUILT, what=counts)])
             return rebuilt
@@ -60,20 +61,22 @@ def rebuild_index(store: str | bytes | os.PathLike[str]) -> Rebuilt:
             os.close(lock)
 
 
-def _rebuild(store: bytes, store_fd: int, work: bytes, work_fd: int) -> Rebuilt:
+def _rebuild(store: bytes, store_fd: int, work: bytes, work_fd: int, progress: Progress) -> Rebuilt:
     layers = Layers(store_fd, Objects(store, store_fd))
     artifacts: list[Artifact] = []
     lost: list[str] = []
-    for _, names in links.by_recipe(store_fd):
-        for signature in links.signatures(names):
-            try:
-                artifacts.append(artifact_of(layers, signature, store_fd))
-            except StoreDamaged as error:
-                lost.append(f"{signature}: {error.message}")
-            except OSError as error:
-                if error.errno not in _NOT_THERE:  # the disk, say: it may be there
-                    raise
-                lost.append(f"{signature}: {error.strerror}")
+    recipes = links.by_recipe(store_fd)
+    signatures = [one for _, names in recipes for one in links.signatures(names)]
+    for number, signature in enumerate(signatures, 1):
+        try:
+            artifacts.append(artifact_of(layers, signature, store_fd))
+        except StoreDamaged as error:
+            lost.append(f"{signature}: {error.message}")
+        except OSError as error:
+            if error.errno not in _NOT_THERE:  # the disk, say: it may be there
+                raise
+            lost.append(f"{signature}: {error.strerror}")
+        progress(number, len(signatures), 0)
     make_subdirectory(b"index", work_fd)
     os.close(os.open(b"lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=work_fd))
     index = Index(os.path.join(work, b"index"), os.path.join(work, b"lock"), create=True)

@@ -16,8 +16,10 @@ from cas.leases import Use, live_leases
 from cas.manifest import Digest
 from cas.merged import Merging
 from cas.mounts import mounted_uses
+from cas.progress import Progress, unseen
 from cas.reserve import spare_space
 from cas.scratch import Scratch, scratch
+from cas.signals import uninterrupted
 from cas.signature import Signature
 from cas.storage import Storage
 from cas.workers import spread
@@ -55,24 +57,33 @@ class Removal:
         choose: Callable[[Writer], Sequence[Artifact]],
         kind: EventKind,
         why: Callable[[Artifact], str] = lambda artifact: "",
+        progress: Progress = unseen,
     ) -> Removed:
         """Forget the artifacts that `choose` returns, and what only they need.
 
         `choose` is called under the store's exclusive lock. If it raises, nothing is removed.
-        The log tells what happened to each, and why. Raises what `choose` raises, and OSError.
+        The log tells what happened to each, and why. `progress` gets bytes that came back, 0 at
+        once when they are forgotten. Raises what `choose` raises, and OSError.
         """
         with spare_space(self._storage.fd):
             with self._storage.index.locked(exclusive=True):
-                with self._storage.index.transaction() as writer:
-                    artifacts = tuple(choose(writer))
-                    for artifact in artifacts:
-                        writer.delete(artifact.signature)
+                with uninterrupted():
+                    with self._storage.index.transaction() as writer:
+                        artifacts = tuple(choose(writer))
+                        for artifact in artifacts:
+                            writer.delete(artifact.signature)
+                    progress(0, 0, 0)
                 freed = sum(links.remove(self._storage.fd, a.signature) for a in artifacts)
             log(self._storage.fd, [event(kind, a.signature, what=why(a)) for a in artifacts])
-            freed += self.discard({artifact.tree for artifact in artifacts})
+            freed += self.discard({artifact.tree for artifact in artifacts}, progress=progress)
         return Removed(artifacts, freed)
 
-    def discard(self, trees: Iterable[Digest], merged: Sequence[Merged] = ()) -> int:
+    def discard(
+        self,
+        trees: Iterable[Digest],
+        merged: Sequence[Merged] = (),
+        progress: Progress = unseen,
+    ) -> int:
         """Delete those trees that no record names and nobody uses; return the bytes freed.
 
         So also the `merged` layers, which are forgotten. Raises OSError, StoreDamaged.
@@ -89,22 +100,30 @@ class Removal:
                     idle = [t for t in asked if t not in used and not reader.of_tree(t)]
                 for tree in idle:
                     storage.layers.withdraw(tree, aside)
-            freed += self._reclaim(idle, aside)
+            freed += self._reclaim(idle, aside, progress)
         if freed:
             log(storage.fd, [event(EventKind.FREED, size=freed)])
         return freed
 
-    def _reclaim(self, trees: Sequence[Digest], aside: Scratch) -> int:
+    def _reclaim(self, trees: Sequence[Digest], aside: Scratch, progress: Progress) -> int:
         """Delete trees that are out of sight, by all processors."""
         layers = self._storage.layers
 
         def work(part: Sequence[Digest], give: Callable[[int], None]) -> None:
-            give(sum(layers.reclaim(tree, aside) for tree in part))
+            for tree in part:
+                for freed in layers.reclaim(tree, aside):
+                    give(freed)
 
-        freed: list[int] = []
+        total = 0
+
+        def take(freed: int) -> None:
+            nonlocal total
+            total += freed
+            progress(0, 0, total)
+
         weight = partial(layers.withdrawn_size, scratch=aside)
-        spread(work, trees, freed.append, weight=weight, least=_LITTLE)
-        return sum(freed)
+        spread(work, trees, take, weight=weight, least=_LITTLE)
+        return total
 
     def discard_merged(self, before_ns: int = 0) -> int:
         """Delete the merged layers that `Merging.unneeded` names; return the bytes freed.

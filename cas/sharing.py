@@ -12,6 +12,7 @@ import stat
 
 from cas.dirs import opened, walk
 from cas.errors import InputRefused
+from cas.progress import Progress
 
 _SHARED = stat.S_ISGID | stat.S_IWGRP
 _WRITTEN_IN_PLACE = (b"counts", b"index/data.mdb", b"reserve")
@@ -44,11 +45,12 @@ def make_subdirectory(name: bytes, dir_fd: int) -> None:
         share_new(made, dir_fd)
 
 
-def share(store_fd: int, group: int) -> None:
+def share(store_fd: int, group: int, progress: Progress) -> None:
     """Let the group with this id share a store.
 
     The directories come from the outermost to the innermost: what others make meanwhile gets the
-    new mode from its parent, or from here. Raises InputRefused, OSError.
+    new mode from its parent, or from here. `progress` gets files, of nobody knows how many. Raises
+    InputRefused, OSError.
     """
     user = os.geteuid()
     if user not in (0, os.fstat(store_fd).st_uid):
@@ -60,7 +62,8 @@ def share(store_fd: int, group: int) -> None:
             f"this user is not in the group {group}", hint="name one of yours (`id` tells them)"
         )
     _open_to(store_fd, b".", group, 0o2775)
-    for node in walk(store_fd, vanishing=True):
+    for number, node in enumerate(walk(store_fd, vanishing=True)):
+        progress(number, 0, 0)
         if stat.S_ISDIR(node.stat.st_mode):
             _open_to(node.dir_fd, node.name, group, 0o2775)
         elif node.path in _WRITTEN_IN_PLACE or node.path.startswith(b"log/"):

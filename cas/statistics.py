@@ -13,6 +13,7 @@ from cas.counts import Counts, read_counts
 from cas.events import EventKind, read_log
 from cas.known import Known
 from cas.policy import DAY_NS
+from cas.progress import Progress, counted, unseen
 from cas.space import Space, space
 from cas.storage import Storage
 from cas.usage import sizes_of
@@ -114,12 +115,13 @@ def groups(
     storage: Storage,
     artifacts: Sequence[Artifact],
     name_of: Callable[[Artifact], str],
-    progress: Callable[[int], None] = lambda count: None,
+    progress: Progress = unseen,
 ) -> list[Group]:
     """Work out what groups of artifacts take, the largest share first.
 
-    `progress` gets how many more artifacts were looked at. Raises OSError, StoreDamaged.
+    `progress` gets artifacts. Raises OSError, StoreDamaged.
     """
+    step = counted(progress, len(artifacts))
     members: dict[str, list[Artifact]] = defaultdict(list)
     for artifact in artifacts:
         members[name_of(artifact)].append(artifact)
@@ -130,7 +132,7 @@ def groups(
             for path, size in sizes_of(storage, artifact).items():
                 sizes[path] = size
                 holders[path] = holders.get(path, 0) | 1 << number
-            progress(1)
+            step(1)
     disk, own, share = ([0] * len(members) for _ in range(3))
     for path, size in sizes.items():
         having = holders[path]

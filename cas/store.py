@@ -20,6 +20,7 @@ from cas.index import Writer
 from cas.locating import located, naming_paths
 from cas.objects import Overtaken
 from cas.opening import StrPath
+from cas.progress import Progress, unseen
 from cas.questions import StoreQuestions
 from cas.resolve import resolve
 from cas.signature import NoSuchSignature, Signature
@@ -51,11 +52,14 @@ class Store(StoreQuestions):
         move: bool = False,
         replace: bool = False,
         place: Place = bytes,
+        progress: Progress = unseen,
     ) -> PutResult:
         """Store a directory, or a tar archive's tree, under a whole signature; see `put_tree`."""
         from cas.put import put_tree
 
-        put = partial(put_tree, tree=tree, move=move, replace=replace, place=place)
+        put = partial(
+            put_tree, tree=tree, move=move, replace=replace, place=place, progress=progress
+        )
         return self._put(signature, put)
 
     @naming_paths
@@ -119,11 +123,13 @@ class Store(StoreQuestions):
             raise
 
     @naming_paths
-    def remove(self, names: Iterable[str], *, force: bool = False) -> Removed:
+    def remove(
+        self, names: Iterable[str], *, force: bool = False, progress: Progress = unseen
+    ) -> Removed:
         """Forget artifacts; give back the space that nothing else uses.
 
         With `force` those too that are in use or pinned: what is mounted stays readable, and its
-        space returns by the next collection after that.
+        space returns by the next collection after that. `progress` gets bytes that came back.
 
         Raises NoSuchSignature, AmbiguousSignature, InUse (then nothing was removed), OSError.
         """
@@ -137,7 +143,7 @@ class Store(StoreQuestions):
             return artifacts
 
         pins, removal = self._pins, self._removal
-        removed = removal.remove(choose, EventKind.REMOVED)
+        removed = removal.remove(choose, EventKind.REMOVED, progress=progress)
         for artifact in removed.artifacts:
             pins.remove(artifact.signature)
         return removed._replace(freed=removed.freed + removal.discard_merged())
@@ -169,14 +175,14 @@ class Store(StoreQuestions):
         return signature
 
     @naming_paths
-    def share(self, group: int) -> None:
+    def share(self, group: int, progress: Progress = unseen) -> None:
         """Let everybody in the group with this id put, use and collect here.
 
-        Raises InputRefused, OSError.
+        `progress` gets files. Raises InputRefused, OSError.
         """
         from cas.sharing import share
 
-        share(self.fd, group)
+        share(self.fd, group, progress)
 
     @naming_paths
     def plan_gc(self, policy: Policy) -> GcPlan:
@@ -184,28 +190,28 @@ class Store(StoreQuestions):
         return self._collector.plan(self.artifacts(), policy)
 
     @naming_paths
-    def gc(self, plan: GcPlan, progress: Callable[[int], None] = lambda count: None) -> Collected:
+    def gc(self, plan: GcPlan, progress: Progress = unseen) -> Collected:
         """Carry out a plan of `plan_gc`, and delete what nothing reaches; see Collector.collect."""
         return self._collector.collect(plan, progress)
 
     @naming_paths
-    def sync(self) -> int:
+    def sync(self, progress: Progress = unseen) -> int:
         """Make all that was put survive a power failure; see `cas.sync.sync`."""
         from cas.sync import sync
 
-        return sync(self._storage)
+        return sync(self._storage, progress)
 
     def verify(
         self,
         names: Iterable[str] = (),
         *,
         quick: bool = False,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Progress = unseen,
     ) -> Iterator[Finding]:
         """Yield what is wrong with artifacts, or without names with anything in the store.
 
-        All contents are read and hashed, unless `quick`; `progress` gets how many bytes were, of
-        how many. Nothing is changed. Raises NoSuchSignature, AmbiguousSignature, OSError.
+        All contents are read and hashed, unless `quick`; `progress` gets bytes. Nothing is
+        changed. Raises NoSuchSignature, AmbiguousSignature, OSError.
         """
         from cas.verify import verify
 

@@ -17,6 +17,7 @@ from cas.ingest import ingest
 from cas.journal import Journal
 from cas.manifest import DIRECTORY, Entry, Kind, Manifest, file_node, symlink_node
 from cas.objects import Objects
+from cas.progress import Progress
 from cas.quoting import quoted
 from cas.workers import spread
 
@@ -32,6 +33,8 @@ _COST_OF_A_FILE = 200_000
 """How many bytes are hashed in the time that an object takes besides."""
 _LITTLE = 20_000_000
 """How many bytes are hashed in the time that is worth a process."""
+_TOGETHER = 500
+"""How many files are read before that is told."""
 Place = Callable[[bytes], bytes | None]
 """Where in the stored tree a path of a directory or an archive is, if it is.
 
@@ -121,12 +124,19 @@ class Reading:
 
 
 def read_tree(
-    root: bytes, root_fd: int, place: Place, objects: Objects, journal: Journal, *, move: bool
+    root: bytes,
+    root_fd: int,
+    place: Place,
+    objects: Objects,
+    journal: Journal,
+    *,
+    move: bool,
+    progress: Progress,
 ) -> Reading:
     """Read the tree open at `root_fd`, by all processors, and make objects of its files.
 
-    The caller undoes what is in the journal when this raises: CasError (what cannot be read or
-    written, by path), InputRefused, TooDeep, OSError.
+    `progress` gets files. The caller undoes what is in the journal when this raises: CasError (what
+    cannot be read or written, by path), InputRefused, TooDeep, OSError.
     """
     reading = Reading()
     _check_xattrs(attributes(root_fd), root, b"")
@@ -141,8 +151,13 @@ def read_tree(
         with _told(node.path, root):
             _read_other(node, kind, root, objects, reading)
     objects.note_boot()  # before there are others to do it
+
+    def take(part: Reading) -> None:
+        reading.add(part)
+        progress(reading.kinds[Kind.FILE], len(files), reading.size)
+
     work = partial(_read_files, root, root_fd, objects, journal, move)
-    spread(work, files, reading.add, weight=files.__getitem__, least=_LITTLE)
+    spread(work, files, take, weight=files.__getitem__, least=_LITTLE)
     if place is not bytes:
         reading.rearrange(place)
     return reading
@@ -173,10 +188,13 @@ def _read_files(
     paths: Sequence[bytes],
     give: Callable[[Reading], None],
 ) -> None:
-    """Make objects of files; give what is known of them."""
+    """Make objects of files; give what is known of them, some at a time."""
     part = Reading()
     with DirCursor(root_fd) as cursor:
         for path in sorted(paths):
+            if len(part.nodes) >= _TOGETHER:
+                give(part)
+                part = Reading()
             with _told(path, root):
                 directory = cursor.at(path.rpartition(b"/")[0])
                 done = ingest(objects, path, directory, root, journal, move=move)

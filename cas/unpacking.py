@@ -12,6 +12,7 @@ from cas.ingest import ingest_stream
 from cas.journal import Journal
 from cas.manifest import DIRECTORY, file_node, symlink_node
 from cas.objects import Objects
+from cas.progress import Progress
 from cas.quoting import quoted
 from cas.tree import UNREMARKABLE, Place, Reading, overlay_mark
 
@@ -28,16 +29,21 @@ _LARGE = 1 << 30  # bytes; a sparse file may be as large as it says, and take no
 _HINT = "a tree consists of directories, regular files, and links; leave the rest out"
 
 
-def read_archive(path: bytes, place: Place, objects: Objects, journal: Journal) -> Reading:
+def read_archive(
+    path: bytes, place: Place, progress: Progress, objects: Objects, journal: Journal
+) -> Reading:
     """Read the tree in the archive at `path`, as tar(1) would make it; make objects of its files.
 
-    The caller undoes what is in the journal when this raises: ArchiveRefused (which names the
-    member), NoZstd, InputRefused, OSError.
+    `progress` gets members, of nobody knows how many. The caller undoes what is in the journal when
+    this raises: ArchiveRefused (which names the member), NoZstd, InputRefused, OSError.
     """
     objects.note_boot()
     unpacking = _Unpacking(path, place, objects, journal)
-    for member, content in members(path):
+    size = 0
+    for number, (member, content) in enumerate(members(path), 1):
         unpacking.add(member, content)
+        size += member.size
+        progress(number, 0, size)
     return unpacking.reading()
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from cas import links, mounts
 from cas.artifact import Artifact
 from cas.census import Census, Content, content_name, content_path
-from cas.contents import Progress, damaged_contents
+from cas.contents import damaged_contents
 from cas.dirs import opened, reachable, walk
 from cas.errors import StoreDamaged
 from cas.findings import FaultKind, Finding
@@ -29,6 +29,7 @@ from cas.layout import (
     manifest_path,
 )
 from cas.manifest import BadManifest, Digest, Manifest, is_digest
+from cas.progress import Progress
 from cas.storage import Storage
 from cas.workers import spread
 

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator
 
 from cas import mounts
 from cas.artifact import Artifact
-from cas.contents import Progress
 from cas.errors import StoreDamaged
 from cas.findings import FaultKind, Finding
 from cas.index import Reader
 from cas.known import Known
 from cas.leases import Lease, NoLease, held_leases
 from cas.pins import Pins
+from cas.progress import Progress
 from cas.reserve import spare_space
 from cas.resolve import resolve
 from cas.storage import Storage

@@ -7,20 +7,13 @@ import os
 import click
 
 from cas.errors import ExitCode
-from cas.exporting import export
+from cas.exporting import AlreadyThere, export
 from cas.importing import Imported, import_sstate
 from cas.sstate import objects_in
 from cli.failure import report
-from cli.options import (
-    complete_id,
-    emit,
-    json_option,
-    note,
-    open_store,
-    progress,
-    store_option,
-    text_of,
-)
+from cli.interruption import GOES_ON, telling
+from cli.options import complete_id, emit, json_option, open_store, store_option, text_of
+from cli.progress import progress
 
 _PATH = click.Path(path_type=bytes)
 
@@ -49,17 +42,17 @@ def import_sstate_command(ctx: click.Context, paths: tuple[bytes, ...], as_json:
     store = open_store(ctx, create=True)
     found = list(objects_in(paths))
     done: list[Imported] = []
-    with progress("Importing", len(found)) as step:
+
+    def told() -> str:
+        return f"{len(done)} of {len(found)} objects were done; {GOES_ON}"
+
+    with telling(told, of_errors=True), progress("Importing", "objects") as show:
 
         def take(imported: Imported) -> None:
             done.append(imported)
-            step(1)
+            show(len(done), len(found), 0)
 
-        try:
-            import_sstate(store, found, take)
-        except BaseException:
-            note(f"{len(done)} of {len(found)} objects were done; the same command goes on there")
-            raise
+        import_sstate(store, found, take)
     done.sort(key=lambda imported: imported.path)
     known = sum(imported.known for imported in done)
     refused = [imported.refused for imported in done if imported.refused]
@@ -92,7 +85,15 @@ def export_command(ctx: click.Context, name: str, target: bytes, as_json: bool) 
     cas export zlib:9f2c zlib-sysroot
     cas export zlib:9f2c zlib.tar.zst
     """
-    artifact = export(open_store(ctx), name, target)
+    store = open_store(ctx)
+    if os.path.lexists(target):
+        raise AlreadyThere(target)
+
+    def told() -> str:
+        return f"{text_of(target)} is whole" if os.path.lexists(target) else "nothing was written"
+
+    with telling(told), progress("Exporting", "entries") as show:
+        artifact = export(store, name, target, show)
     document = {"id": str(artifact.signature), "tree": artifact.tree, "path": os.fsdecode(target)}
     emit(as_json, document, [f"{artifact.signature}: exported to {text_of(target)}"])
 

@@ -10,8 +10,27 @@ import click
 
 from cas.errors import CasError, ExitCode, hint_for
 
+_ERROR, _NOTE = 31, 33
+"""The colours of a terminal that a line begins in: red, and yellow."""
 RUN_FAILED = 125
 """`cas run` itself failed, as in env(1), podman-run(1) and others."""
+
+
+def is_coloured() -> bool:
+    """Tell whether standard error shows colours, and nobody said that it should not.
+
+    See https://no-color.org: $NO_COLOR counts if it is not empty.
+    """
+    terminal = os.environ.get("TERM", "dumb") != "dumb" and sys.stderr.isatty()
+    return terminal and not os.environ.get("NO_COLOR")
+
+
+def marked(line: str, *, error: bool = True) -> str:
+    """Return a line for standard error, in which who speaks stands out if colours are shown."""
+    if not is_coloured():
+        return line
+    who, colon, what = line.partition(":")
+    return f"\033[1;{_ERROR if error else _NOTE}m{who}{colon}\033[0m{what}"
 
 
 def report(error: CasError | OSError | MemoryError | click.ClickException) -> int:
@@ -24,13 +43,13 @@ def report(error: CasError | OSError | MemoryError | click.ClickException) -> in
         run = context is not None and context.info_name == "run"
         return RUN_FAILED if run else ExitCode.USAGE
     if isinstance(error, CasError):
-        print(f"cas: {error.message}", file=sys.stderr)
+        print(marked(f"cas: {error.message}"), file=sys.stderr)
         if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+            print(marked(f"hint: {error.hint}", error=False), file=sys.stderr)
         return error.exit_code
     named = isinstance(error.filename, (str, bytes)) and error.filename  # or it is a descriptor
     where = f": {os.fsdecode(named)}" if named else ""
-    print(f"cas: {error.strerror or error}{where}", file=sys.stderr)
+    print(marked(f"cas: {error.strerror or error}{where}"), file=sys.stderr)
     if hint := hint_for(error):
-        print(f"hint: {hint}", file=sys.stderr)
+        print(marked(f"hint: {hint}", error=False), file=sys.stderr)
     return ExitCode.FAILURE

@@ -9,18 +9,18 @@ from cas.gc import Doomed, GcPlan
 from cas.policy import Policy
 from cas.signature import Signature
 from cas.store import Store
+from cli.interruption import GOES_ON, telling
 from cli.options import (
     emit,
     json_option,
     note,
     open_store,
-    progress,
     read_ids,
     store_option,
     table,
-    time_of,
 )
-from cli.quantities import age, size, size_text
+from cli.progress import progress
+from cli.quantities import age, ago_text, size, size_text
 
 
 @click.command("gc")
@@ -123,7 +123,7 @@ def _names(path: str) -> list[str]:
 
 def _show(plan: GcPlan, as_json: bool) -> None:
     rows = [
-        (str(one.artifact.signature), size_text(one.frees), time_of(one.last_used_ns), one.reason)
+        (str(one.artifact.signature), size_text(one.frees), ago_text(one.last_used_ns), one.reason)
         for one in plan.doomed
     ]
     count = len(plan.doomed)
@@ -148,8 +148,13 @@ def _document(one: Doomed) -> dict[str, object]:
 
 
 def _collect(store: Store, plan: GcPlan, as_json: bool) -> None:
-    with progress("Removing artifacts", len(plan.doomed)) as step:
-        collected = store.gc(plan, step)
+    def told() -> str:
+        there = store.signatures()
+        gone = sum(one.artifact.signature not in there for one in plan.doomed)
+        return f"{gone} of {len(plan.doomed)} artifacts were removed; {GOES_ON}"
+
+    with telling(told), progress("Removing", "artifacts") as show:
+        collected = store.gc(plan, show)
     names = [str(artifact.signature) for artifact in collected.artifacts]
     emit(
         as_json,

@@ -10,8 +10,9 @@ import click
 from cas.format import restore_store
 from cas.sharing import is_shared
 from cas.store import Store
-from cli.options import emit, json_option, store_option, text_of
-from cli.settings import store_path
+from cli.interruption import GOES_ON, telling
+from cli.options import emit, json_option, store_option, text_of, told_store
+from cli.progress import progress
 
 
 @click.command("init")
@@ -34,19 +35,25 @@ def init_command(ctx: click.Context, shared: bool, group: str | None, as_json: b
     """
     if group is not None and not shared:
         raise click.UsageError("--group goes with --shared", ctx)
-    path = store_path(ctx)
+    path = told_store(ctx)
     number = None if group is None else _number(ctx, group)
     made = not os.path.exists(os.path.join(path, "format"))
     if not made:
         restore_store(os.path.realpath(os.fsencode(path)))
     with Store(path, create=True) as store:
         if shared:
-            store.share(os.fstat(store.fd).st_gid if number is None else number)
+            _share(store, os.fstat(store.fd).st_gid if number is None else number)
         sharing = _name(os.fstat(store.fd).st_gid) if is_shared(store.fd) else None
         where = store.path
     lines = [f"{'made the' if made else 'there is a'} store {text_of(where)}"]
     lines += [f"shared by the group {sharing}"] if sharing else []
     emit(as_json, {"store": os.fsdecode(where), "made": made, "group": sharing}, lines)
+
+
+def _share(store: Store, group: int) -> None:
+    told = f"not all of it is shared; {GOES_ON}"
+    with telling(lambda: told), progress("Sharing", "files") as show:
+        store.share(group, show)
 
 
 def _number(ctx: click.Context, group: str) -> int:

@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+import time
 import warnings
 from typing import Any, NoReturn
 
@@ -16,8 +17,10 @@ import click
 from cas.errors import MEANINGS, CasError, ExitCode
 from cas.locating import located
 from cas.nearmiss import near_miss
-from cli.failure import RUN_FAILED, report
-from cli.options import STANDARD_OUTPUT, store_option
+from cli.failure import RUN_FAILED, marked, report
+from cli.interruption import say_interrupted
+from cli.options import STANDARD_OUTPUT, detail, store_option
+from cli.quantities import span_text
 
 _SECTIONS = {
     "Store what tasks have made": {
@@ -98,6 +101,7 @@ class _LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Parse and run the command; what is wrong with `cas run` itself ends it with its code."""
+        began = time.monotonic_ns()
         try:
             return super().invoke(ctx)
         except (CasError, OSError, MemoryError) as error:
@@ -105,6 +109,8 @@ class _LazyGroup(click.Group):
                 raise
             report(error)
             ctx.exit(RUN_FAILED)
+        finally:
+            detail(f"{ctx.invoked_subcommand} took {span_text(time.monotonic_ns() - began)}")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands, by what one wants to do."""
@@ -142,6 +148,8 @@ def cas() -> None:
 
     The store is the directory of --store, else of $CAS_STORE, else $XDG_CACHE_HOME/sysroot-cas,
     else ~/.cache/sysroot-cas.
+
+    On a terminal, errors are coloured, unless $NO_COLOR is set, and what lasts shows how far it is.
     """
 
 
@@ -151,7 +159,7 @@ def _end(number: int, _: object) -> None:
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
     """Tell a warning of Python's as what it says, without where in the code that was."""
-    print(f"cas: warning: {message}", file=sys.stderr)
+    print(marked(f"cas: warning: {message}", error=False), file=sys.stderr)
 
 
 def main() -> NoReturn:
@@ -170,8 +178,9 @@ def main() -> NoReturn:
         if sys.stdout is not None:  # as it is when a caller has closed it
             with located(STANDARD_OUTPUT):
                 sys.stdout.flush()
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        code = 130
+    except (click.exceptions.Abort, KeyboardInterrupt, SystemExit) as end:
+        say_interrupted(end)
+        code = end.code if isinstance(end, SystemExit) else 130
     except BrokenPipeError:
         code = ExitCode.FAILURE
     except (CasError, OSError, MemoryError, click.ClickException) as error:

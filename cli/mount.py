@@ -8,6 +8,8 @@ from typing import Unpack
 import click
 
 from cas.composition import Composition
+from cas.mountinfo import source_of
+from cas.mounts import read_record
 from cli.composing import (
     Overlaps,
     compose,
@@ -17,6 +19,7 @@ from cli.composing import (
     mounting_options,
     names_of,
 )
+from cli.interruption import GOES_ON, telling
 from cli.options import (
     complete_id,
     emit,
@@ -26,11 +29,12 @@ from cli.options import (
     remote_option,
     store_option,
     text_of,
+    told_store,
 )
-from cli.settings import store_path
+from cli.progress import progress
 from mounter.mounting import Mount, mount, umount
 from mounter.plan import Strategy
-from mounter.targets import mounted_path
+from mounter.targets import absolute, mounted_path
 
 
 @click.command("mount")
@@ -67,8 +71,21 @@ def mount_command(
     """
     names = names_of(ctx, ids, from_file)
     store = open_pulled(ctx, remote, names)
-    with compose(store, names, f"mount at {target}", overlaps) as composition:
-        made = mount(composition, target, Strategy(strategy), writable=rw, upper=upper)
+    path = absolute(target)
+    before = read_record(store.path, path)
+
+    def told() -> str:
+        same = read_record(store.path, path) == before
+        return "nothing was mounted" if same else f"{text_of(target)} is mounted"
+
+    with (
+        telling(told),
+        compose(store, names, f"mount at {target}", overlaps) as composition,
+        progress("Making the tree", "files") as show,
+    ):
+        made = mount(
+            composition, target, Strategy(strategy), writable=rw, upper=upper, progress=show
+        )
     emit(as_json, _document(made, composition), [_line(made)])
 
 
@@ -97,9 +114,7 @@ def umount_command(
     if (target is None) != all_stale or (forget and all_stale):
         raise click.UsageError("give a TARGET, or --all-stale", ctx)
     if target is not None:
-        where = os.fsdecode(mounted_path(target))
-        umount(store_path(ctx), target, forget=forget)
-        emit(as_json, {"unmounted": [where], "forgotten": []}, [])
+        _umount(told_store(ctx), target, forget=forget, as_json=as_json)
         return
     store = open_store(ctx)
     forgotten: list[str] = []
@@ -112,6 +127,19 @@ def umount_command(
             {"unmounted": [], "forgotten": forgotten},
             [f"forgot {text_of(path)}" for path in forgotten],
         )
+
+
+def _umount(store: str, target: str, *, forget: bool, as_json: bool) -> None:
+    path = mounted_path(target)
+
+    def told() -> str:
+        if read_record(os.path.realpath(os.fsencode(store)), path) is None:
+            return f"nothing of this store is mounted at {text_of(path)} any more"
+        return f"not all of {text_of(path)} was taken away; {GOES_ON}"
+
+    with telling(told), progress("Removing", "entries") as show:
+        umount(store, target, forget=forget, progress=show)
+    emit(as_json, {"unmounted": [os.fsdecode(path)], "forgotten": []}, [])
 
 
 @click.command("mounts")
@@ -128,7 +156,8 @@ def mounts_command(ctx: click.Context, as_json: bool) -> None:
     \b
     cas mounts
     """
-    from cli.options import table, time_of
+    from cli.options import table
+    from cli.quantities import ago_text
     from mounter.listing import all_mounts
 
     found = list(all_mounts(open_store(ctx).path))
@@ -138,7 +167,7 @@ def mounts_command(ctx: click.Context, as_json: bool) -> None:
             seen.state,
             seen.strategy,
             str(len(seen.ids)),
-            time_of(seen.since_ns),
+            ago_text(seen.since_ns),
             f"{seen.user} ({seen.pid})",
         )
         for seen in found
@@ -198,9 +227,20 @@ def update_command(
         raise click.UsageError("give IDs or --drop, not both", ctx)
     store = open_store(ctx)
     there = mounted_ids(store.path, target)
+    source = source_of(mounted_path(target))  # of a mount of the kernel
     names = [*(ids or without(without(there, drop), add, missing_ok=True)), *add]
-    with compose(store, names, f"update of {target}", overlaps) as composition:
-        done = update(composition, target)
+
+    def told() -> str:
+        path = mounted_path(target)
+        same = (source_of(path) or mounted_ids(store.path, target)) == (source or there)
+        return f"{text_of(target)} has {'what it had' if same else 'the new composition'}"
+
+    with (
+        telling(told),
+        compose(store, names, f"update of {target}", overlaps) as composition,
+        progress("Updating", "entries") as show,
+    ):
+        done = update(composition, target, show)
     gap = f"; it was missing for {done.gap_ns / 1e6:.3f} ms ({done.why})" if done.why else ""
     emit(
         as_json,

@@ -7,8 +7,8 @@ import json
 import os
 import re
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -17,19 +17,28 @@ from cas.locating import located
 from cas.quoting import quoted
 from cas.store import Store
 from cli.crashes import crashes_told
-from cli.settings import store_path, use_settings
+from cli.failure import marked
+from cli.settings import store_and_source, store_path, use_settings
 
 STANDARD_OUTPUT = b"standard output"
 _NUMBER = re.compile(r"[0-9.]+( bytes| [KMGT]iB)?")
-_QUIET = "cas.quiet"
+_QUIET, _VERBOSE = "cas.quiet", "cas.verbose"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def open_store(ctx: click.Context, *, create: bool = False) -> Store:
     """Open the store; it is closed when the command ends. Raises what Store raises."""
-    path = store_path(ctx)
+    path = told_store(ctx)
     ctx.with_resource(crashes_told(path))
     return ctx.with_resource(Store(path, create=create))
+
+
+def told_store(ctx: click.Context) -> str:
+    """Return the path of the store, and with --verbose tell which that is, and why."""
+    path, source = store_and_source(ctx)
+    if is_verbose():
+        detail(f"the store is {text_of(os.path.realpath(path))} ({source})")
+    return path
 
 
 def remember_store(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
@@ -43,25 +52,45 @@ def remember_store(ctx: click.Context, _: click.Parameter, value: str | None) ->
         use_settings(ctx)
 
 
-def _remember_quiet(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    ctx.find_root().meta[_QUIET] = value or is_quiet()
+def _remember(key: str, ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    said = ctx.find_root().meta
+    said[key] = value or bool(said.get(key))
+    if said.get(_QUIET) and said.get(_VERBOSE):
+        raise click.UsageError("give --quiet or --verbose, not both", ctx)
 
 
 def is_quiet() -> bool:
     """Tell whether the command is to say nothing but data and errors."""
+    return _is_said(_QUIET)
+
+
+def is_verbose() -> bool:
+    """Tell whether the command is to say what else might be asked; see `detail`."""
+    return _is_said(_VERBOSE)
+
+
+def _is_said(key: str) -> bool:
     ctx = click.get_current_context(silent=True)
-    return ctx is not None and bool(ctx.find_root().meta.get(_QUIET))
+    return ctx is not None and bool(ctx.find_root().meta.get(key))
 
 
 def store_option(function: _Function) -> _Function:
-    """Add what all commands have: --store and --quiet."""
+    """Add what all commands have: --store, --quiet and --verbose."""
+    function = click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        help="Say also what is used, and how long it takes.",
+        expose_value=False,
+        callback=partial(_remember, _VERBOSE),
+    )(function)
     function = click.option(
         "-q",
         "--quiet",
         is_flag=True,
         help="Say nothing but data and errors.",
         expose_value=False,
-        callback=_remember_quiet,
+        callback=partial(_remember, _QUIET),
     )(function)
     return click.option(
         "--store",
@@ -136,53 +165,13 @@ def emit(as_json: bool, document: object, lines: Iterable[str]) -> None:
 def note(text: str) -> None:
     """Say something to a person, beside the data, unless with --quiet."""
     if not is_quiet():
-        print(f"cas: note: {text}", file=sys.stderr)
+        print(marked(f"cas: note: {text}", error=False), file=sys.stderr)
 
 
-def _is_watched() -> bool:
-    """Tell whether a person looks on, who wants to see how far something is."""
-    return sys.stderr.isatty() and not is_quiet()
-
-
-@contextlib.contextmanager
-def progress(label: str, length: int) -> Iterator[Callable[[int], None]]:
-    """Show how many steps of `length` are done, to a person at a terminal.
-
-    Gives a function to be told how many more are.
-    """
-    if not length or not _is_watched():
-        yield lambda count: None
-        return
-    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
-        yield bar.update
-
-
-@contextlib.contextmanager
-def byte_progress(label: str, length: int) -> Iterator[Callable[[int], None]]:
-    """Show how many artifacts of `length` are done, how many bytes that were, and how fast.
-
-    Gives a function to be told when one more is done, and its bytes.
-    """
-    if not length or not _is_watched():
-        yield lambda count: None
-        return
-    from cli.quantities import size_text
-
-    total, began = 0, time.monotonic()
-
-    def shown(size: int | None) -> str:
-        rate = int(total / max(time.monotonic() - began, 0.001))
-        return f"{size_text(total)}, {size_text(rate)}/s"
-
-    def step(size: int) -> None:
-        nonlocal total
-        total += size
-        bar.update(1, size)
-
-    with click.progressbar(
-        length=length, label=label, file=sys.stderr, show_pos=True, item_show_func=shown
-    ) as bar:
-        yield step
+def detail(text: str) -> None:
+    """Say, with --verbose, what a person who wonders would want to know."""
+    if is_verbose():
+        print(f"cas: {text}", file=sys.stderr)
 
 
 def read_ids(path: str) -> list[str]:

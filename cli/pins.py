@@ -13,8 +13,8 @@ from cli.options import (
     store_option,
     table,
     text_of,
-    time_of,
 )
+from cli.quantities import ago_text
 
 
 @click.command("pin")
@@ -64,7 +64,7 @@ def pins_command(ctx: click.Context, as_json: bool) -> None:
         [_document(pin) for pin in found],
         table(
             ("ID", "SINCE", "REASON"),
-            [(str(pin.signature), time_of(pin.since_ns), text_of(pin.reason)) for pin in found],
+            [(str(pin.signature), ago_text(pin.since_ns), text_of(pin.reason)) for pin in found],
         ),
     )
 

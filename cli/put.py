@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import complete_id, emit, json_option, open_store, store_option
+from cli.interruption import telling
+from cli.options import complete_id, detail, emit, json_option, open_store, store_option
+from cli.progress import progress
 from cli.quantities import size_text
 
 if TYPE_CHECKING:
     from cas.put import PutResult
     from cas.signature import Signature
+    from cas.store import Store
     from cas.tree import Place
 
 
@@ -57,9 +62,18 @@ def put_command(
         from cli.remotes import to_push
 
         share = to_push(ctx, push, sign_key)
-    result = store.put(whole, tree, move=move, replace=replace, place=place)
-    pushed = None if share is None else share(store, result.artifact)
+    with telling(partial(_done, store, whole, time.time_ns())):
+        with progress("Storing", "files") as show:
+            result = store.put(whole, tree, move=move, replace=replace, place=place, progress=show)
+        pushed = None if share is None else share(store, result.artifact)
     _tell(as_json, result, pushed)
+
+
+def _done(store: Store, signature: Signature, began_ns: int) -> str:
+    """Tell whether a put that was interrupted had stored the tree."""
+    found = store.find(signature)
+    stored = found is not None and found.created_ns >= began_ns
+    return f"{signature} was stored" if stored else "nothing was stored"
 
 
 def _place_of_component(signature: Signature) -> Place:
@@ -72,6 +86,7 @@ def _tell(as_json: bool, result: PutResult, pushed: str | None) -> None:
     """Print what was stored, and what became of it in the remote."""
     artifact = result.artifact
     status = "unchanged" if result.unchanged else "replaced" if result.replaced else "stored"
+    detail(f"of {artifact.files} files, {result.new} had a content that was not in the store")
     emit(
         as_json,
         {
@@ -107,7 +122,21 @@ def rm_command(ctx: click.Context, ids: tuple[str, ...], force: bool, as_json: b
     \b
     cas rm zlib:9f2c
     """
-    removed = open_store(ctx).remove(ids, force=force)
+    store = open_store(ctx)
+    forgotten = False
+
+    def told() -> str:
+        rest = "all that was named was removed; `cas gc` gives back the rest of its space"
+        return rest if forgotten else "nothing was removed"
+
+    with telling(told), progress("Removing") as show:
+
+        def step(done: int, total: int, size: int) -> None:
+            nonlocal forgotten
+            forgotten = True
+            show(done, total, size)
+
+        removed = store.remove(ids, force=force, progress=step)
     names = [str(artifact.signature) for artifact in removed.artifacts]
     emit(
         as_json,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 
 import click
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_LONG = (("year", 365 * 86400), ("day", 86400), ("hour", 3600), ("minute", 60))
 _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _AMOUNT = re.compile(r"([0-9]{1,15})([A-Za-z]*)")
 
@@ -37,6 +39,30 @@ def size(text: str) -> int:
     if found is None or unit not in _BYTES:
         raise click.BadParameter(f"{text!r} is no size: give a number, and K, M, G or T")
     return int(found[1]) * _BYTES[unit]
+
+
+def span_text(nanoseconds: int) -> str:
+    """Return how long something took, for a person."""
+    seconds = nanoseconds / 1e9
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+
+
+def ago_text(moment_ns: int, now_ns: int | None = None) -> str:
+    """Return for a person how long ago a time was, both in nanoseconds since 1970."""
+    past = ((time.time_ns() if now_ns is None else now_ns) - moment_ns) // 10**9
+    amount, unit = abs(past), "second"
+    if amount < _SECONDS["m"]:
+        return "just now"
+    for name, seconds in _LONG:
+        if amount >= seconds:
+            amount, unit = amount // seconds, name
+            break
+    text = f"{amount} {unit}{'' if amount == 1 else 's'}"
+    return f"{text} ago" if past > 0 else f"in {text}"
 
 
 def size_text(size: int) -> str:

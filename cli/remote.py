@@ -17,8 +17,8 @@ from cas.remote.push import Terms
 from cas.remote.transfer import missing_in, pull_from, push_to, recorded_in
 from cas.signature import Signature
 from cli.composing import ids_options, names_of
+from cli.interruption import GOES_ON, telling
 from cli.options import (
-    byte_progress,
     complete_id,
     emit,
     json_option,
@@ -26,6 +26,7 @@ from cli.options import (
     open_store,
     store_option,
 )
+from cli.progress import progress
 from cli.quantities import size_text
 from cli.remotes import Transfer, remote_of, transfer_options
 from cli.settings import config_of
@@ -202,18 +203,20 @@ def _gathering(
     label: str, wanted: int, done: list[_Done], size: Callable[[_Done], int]
 ) -> Iterator[Callable[[_Done], None]]:
     """Give a function that adds to what is done, of so many, and shows how far that is."""
-    with byte_progress(label, wanted) as step:
+    total = 0
+
+    def told() -> str:
+        return f"{len(done)} of {wanted} artifacts were done; {GOES_ON}"
+
+    with telling(told, of_errors=True), progress(label, "artifacts") as show:
 
         def take(one: _Done) -> None:
+            nonlocal total
             done.append(one)
-            step(size(one))
+            total += size(one)
+            show(len(done), wanted, total)
 
-        try:
-            yield take
-        except BaseException:
-            if done:
-                note(f"{len(done)} of {wanted} were done; the same command goes on there")
-            raise
+        yield take
 
 
 def _tell(as_json: bool, done: Sequence[Pulled | Pushed], counts: Sequence[dict[str, int]]) -> None:

@@ -14,14 +14,17 @@ from cli.composing import STRATEGIES, Overlaps, compose, conflict_options
 from cli.crashes import crashes_told
 from cli.failure import RUN_FAILED
 from cli.options import (
+    detail,
     note,
     pulled,
     read_ids,
     read_text,
     remote_option,
     store_option,
+    text_of,
+    told_store,
 )
-from cli.settings import store_path
+from cli.progress import progress
 from mounter.isolation import SHARED, Bind, Sandbox
 from mounter.mounting import planned
 from mounter.plan import Plan, Strategy
@@ -103,7 +106,7 @@ def _run(ctx: click.Context, command: Sequence[str], options: dict[str, Any]) ->
     with contextlib.ExitStack() as stack:
         plans: list[Plan] = []
         if options["sysroots"] or options["sysroot_files"] or options["dependencies"]:
-            path = store_path(ctx)
+            path = told_store(ctx)
             # It is closed before the forks: LMDB allows none.
             create = options["remote"] is not None
             with crashes_told(path, RUN_FAILED), Store(path, create=create) as store:
@@ -121,11 +124,15 @@ def _run(ctx: click.Context, command: Sequence[str], options: dict[str, Any]) ->
                             upper=uppers.get(target),
                         )
                     )
-        if options["trace"] is not None:
-            from cli.tracing import run_traced
+        for plan in plans:
+            many = f"{len(plan.artifacts)} artifacts in {len(plan.layers)} layers"
+            detail(f"{text_of(plan.target)}: {many}, by {plan.strategy.value}")
+        with progress("Making the trees", "files") as show:
+            if options["trace"] is not None:
+                from cli.tracing import run_traced
 
-            return run_traced(options["trace"], command, plans, sandbox)
-        return run_plans(command, plans, note, sandbox)
+                return run_traced(options["trace"], command, plans, sandbox, show)
+            return run_plans(command, plans, note, sandbox, progress=show)
 
 
 def _wanted(ctx: click.Context, store: Store, options: dict[str, Any]) -> dict[str, list[str]]:

@@ -57,11 +57,18 @@ _BY_OPTION = {setting.option: setting for setting in SETTINGS}
 
 def store_path(ctx: click.Context) -> str:
     """Return the path of the store that the options or the environment name."""
-    chosen = ctx.find_root().obj or os.environ.get("CAS_STORE")
-    if chosen:
-        return str(chosen)
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(cache, "sysroot-cas")
+    return store_and_source(ctx)[0]
+
+
+def store_and_source(ctx: click.Context) -> tuple[str, str]:
+    """Return the path of the store, and what says that it is this one."""
+    if chosen := ctx.find_root().obj:
+        return str(chosen), "--store"
+    if chosen := os.environ.get("CAS_STORE"):
+        return chosen, "$CAS_STORE"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    source = "$XDG_CACHE_HOME" if cache else "by default"
+    return os.path.join(cache or os.path.expanduser("~/.cache"), "sysroot-cas"), source
 
 
 def config_of(ctx: click.Context) -> Config:

@@ -24,7 +24,7 @@ from cli.options import (
     text_of,
     time_of,
 )
-from cli.quantities import size_text
+from cli.quantities import ago_text, size_text
 
 
 @click.command("has")
@@ -85,7 +85,7 @@ def ls_command(ctx: click.Context, pattern: str, as_json: bool) -> None:
             artifact.tree[:12],
             str(artifact.files),
             size_text(artifact.size),
-            time_of(artifact.created_ns),
+            ago_text(artifact.created_ns),
         )
         for artifact in found
     ]
@@ -118,7 +118,8 @@ def show_command(ctx: click.Context, id_: str, as_json: bool) -> None:
     lines = []
     for key, value in document.items():
         if key.endswith("_ns") and isinstance(value, int):
-            lines.append(f"{key.removesuffix('_ns').replace('_', ' ')}: {time_of(value)}")
+            name = key.removesuffix("_ns").replace("_", " ")
+            lines.append(f"{name}: {time_of(value)} ({ago_text(value)})")
         elif key == "bytes":
             lines.append(f"size: {size_text(artifact.size)}")
         elif isinstance(value, dict):

@@ -13,7 +13,8 @@ from cas.policy import DAY_NS
 from cas.statistics import Day, Group, Statistics
 from cas.store import Store
 from cli.gc import usual_policy
-from cli.options import emit, json_option, open_store, progress, store_option, table
+from cli.options import emit, json_option, open_store, store_option, table
+from cli.progress import progress
 from cli.quantities import size_text
 
 _BY: dict[str, Callable[[Artifact], str]] = {
@@ -51,16 +52,16 @@ def stats_command(ctx: click.Context, by: str | None, days: int, as_json: bool) 
     store = open_store(ctx)
     found = store.statistics(days)
     frees = found.space.unused + store.plan_gc(usual_policy(ctx)).frees
-    groups = None if by is None else _groups(store, _BY[by], found.artifacts)
+    groups = None if by is None else _groups(store, _BY[by])
     lines = [*_summary(found, frees), "", *_days(found.days)]
     if by is not None and groups is not None:
         lines += ["", *_group_lines(by, groups)]
     emit(as_json, _document(found, frees, groups), lines)
 
 
-def _groups(store: Store, name_of: Callable[[Artifact], str], artifacts: int) -> list[Group]:
-    with progress("Measuring", artifacts) as step:
-        return store.groups(name_of, step)
+def _groups(store: Store, name_of: Callable[[Artifact], str]) -> list[Group]:
+    with progress("Measuring", "artifacts") as show:
+        return store.groups(name_of, show)
 
 
 def _summary(found: Statistics, frees: int) -> Iterator[str]:

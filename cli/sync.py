@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
+from cli.interruption import telling
 from cli.options import emit, json_option, open_store, store_option
+from cli.progress import progress
 
 
 @click.command("sync")
@@ -20,5 +22,7 @@ def sync_command(ctx: click.Context, as_json: bool) -> None:
     \b
     cas sync
     """
-    count = open_store(ctx).sync()
+    store = open_store(ctx)
+    with telling(lambda: "not all is on the disk"), progress("Writing to the disk") as show:
+        count = store.sync(show)
     emit(as_json, {"artifacts": count}, [f"{count} artifacts are safe now"])

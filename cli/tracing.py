@@ -8,6 +8,7 @@ import stat
 from collections.abc import Sequence
 
 from cas.errors import CasError, InputRefused
+from cas.progress import Progress
 from cli.options import note, text_of
 from mounter.isolation import Sandbox
 from mounter.plan import Plan
@@ -16,7 +17,13 @@ from mounter.tracing import Tracer
 from mounter.usage import Used, untouched
 
 
-def run_traced(path: str, command: Sequence[str], plans: Sequence[Plan], sandbox: Sandbox) -> int:
+def run_traced(
+    path: str,
+    command: Sequence[str],
+    plans: Sequence[Plan],
+    sandbox: Sandbox,
+    progress: Progress,
+) -> int:
     """Run a command like `run_plans`; write to the file at `path` what it used; return its code.
 
     The file is opened first, and is empty until the command ends. What goes wrong afterwards is
@@ -25,7 +32,7 @@ def run_traced(path: str, command: Sequence[str], plans: Sequence[Plan], sandbox
     with open(path, "wb", buffering=0) as file, Tracer(plans, sandbox.binds) as tracer:
         if not tracer.complete:
             note("a new path in a sysroot hides from --trace what else is in that directory")
-        code = run_plans(command, plans, note, sandbox, tracer)
+        code = run_plans(command, plans, note, sandbox, tracer, progress)
         try:
             _write(file.fileno(), json.dumps(_document(plans, tracer, code), indent=2) + "\n")
         except (CasError, OSError, MemoryError) as error:

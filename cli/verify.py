@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
@@ -13,17 +14,17 @@ from cas.format import restore_store
 from cas.indexcheck import index_damage
 from cas.rebuild import rebuild_index
 from cas.store import Store
+from cli.interruption import GOES_ON, telling
 from cli.options import (
     complete_id,
     emit,
     json_option,
     open_store,
-    progress,
     store_option,
+    told_store,
 )
+from cli.progress import progress
 from cli.settings import store_path
-
-_STEPS = 1000
 
 
 @click.command("verify")
@@ -52,7 +53,26 @@ def verify_command(
     """
     if repair and quick:
         raise click.UsageError("--repair needs to read everything: give it without --quick", ctx)
-    done = list(_repair_index(store_path(ctx))) if repair else []
+    done: list[str] = []
+    with telling(lambda: _healed(done) if repair else "nothing was changed"):
+        findings = _examine(ctx, ids, done, quick=quick, repair=repair, as_json=as_json)
+    _show(findings, done, as_json)
+    damaged = any(found.kind.is_damage for found in findings)
+    ctx.exit(ExitCode.DAMAGED if damaged else ExitCode.DONE)
+
+
+def _examine(
+    ctx: click.Context,
+    ids: tuple[str, ...],
+    done: list[str],
+    *,
+    quick: bool,
+    repair: bool,
+    as_json: bool,
+) -> list[Finding]:
+    """Return what is wrong, after a `repair` if there is to be one; `done` gets what that did."""
+    if repair:
+        done += _repair_index(store_path(ctx))
     damage = index_damage(store_path(ctx), quick=quick)
     if damage is not None and as_json:
         _show([Finding(FaultKind.INDEX, b"index/data.mdb", damage)], done, as_json)
@@ -64,9 +84,11 @@ def verify_command(
     done += store.repair(findings) if repair else ()
     if done:
         findings = _verify(store, (), quick=False)
-    _show(findings, done, as_json)
-    damaged = any(found.kind.is_damage for found in findings)
-    ctx.exit(ExitCode.DAMAGED if damaged else ExitCode.DONE)
+    return findings
+
+
+def _healed(done: list[str]) -> str:
+    return f"{len(done)} things were repaired; {GOES_ON}"
 
 
 @click.command("rebuild-index")
@@ -82,7 +104,14 @@ def rebuild_index_command(ctx: click.Context, as_json: bool) -> None:
     \b
     cas rebuild-index
     """
-    rebuilt = rebuild_index(store_path(ctx))
+    path = told_store(ctx)
+    before = _index_of(path)
+
+    def told() -> str:
+        return "the index is as it was" if _index_of(path) == before else "there is a new index"
+
+    with telling(told), progress("Reading", "artifacts") as show:
+        rebuilt = rebuild_index(path, show)
     emit(
         as_json,
         {
@@ -97,6 +126,13 @@ def rebuild_index_command(ctx: click.Context, as_json: bool) -> None:
     )
 
 
+def _index_of(store: str) -> int | None:
+    """Return the number of the file that is a store's index, if there is one."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return os.stat(os.path.join(store, "index/data.mdb")).st_ino
+    return None
+
+
 def _repair_index(store: str) -> Iterator[str]:
     """Give a store what it lacks, and a new index if it needs one; yield what was done."""
     if not os.path.exists(os.path.join(store, "format")):
@@ -109,15 +145,7 @@ def _repair_index(store: str) -> Iterator[str]:
 
 
 def _verify(store: Store, ids: tuple[str, ...], *, quick: bool) -> list[Finding]:
-    shown = 0
-    with progress("Reading contents", _STEPS) as step:
-
-        def show(done: int, total: int) -> None:
-            nonlocal shown
-            now = _STEPS * done // max(total, 1)
-            step(now - shown)
-            shown = now
-
+    with progress("Reading contents") as show:
         return list(store.verify(ids, quick=quick, progress=show))
 
 

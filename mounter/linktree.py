@@ -16,15 +16,19 @@ from cas.dirs import DirCursor, opened, reachable
 from cas.errors import CasError
 from cas.layout import layer_path
 from cas.manifest import DIRECTORY
+from cas.progress import Progress, counted, unseen
 from cas.quoting import quoted
 from mounter.copying import copy
 from mounter.plan import Plan, Strategy, StrategyRefused
 
 Content = Mapping[bytes, tuple[bytes, int]]
 _Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 _LITTLE = 2000
 """How many names are made or removed in the time that is worth a process."""
+TOGETHER = 1000
+"""How many names are made or removed before that is told."""
 _NO_LINKS = {
     errno.EXDEV: "the store is on another file system, or at another mount of it",
     errno.EPERM: "the store's files may not be linked by this user or on this file system",
@@ -72,9 +76,9 @@ def layer_directory(share: Share, store_fd: int) -> Iterator[int]:
 
 
 def spread_work(
-    work: Callable[[Sequence[_Item], Callable[[bytes], None]], None],
+    work: Callable[[Sequence[_Item], Callable[[_Result], None]], None],
     items: Iterable[_Item],
-    take: Callable[[bytes], None] = lambda _: None,
+    take: Callable[[_Result], None],
     *,
     weight: Callable[[_Item], int],
 ) -> None:
@@ -92,12 +96,18 @@ def refuse_changes(plan: Plan, strategy: Strategy) -> None:
         raise StrategyRefused("what can be written to must not be linked to the store")
 
 
-def make_tree(plan: Plan, strategy: Strategy, content: Content, root_fd: int) -> None:
+def make_tree(
+    plan: Plan,
+    strategy: Strategy,
+    content: Content,
+    root_fd: int,
+    progress: Progress = unseen,
+) -> None:
     """Make a plan's tree in the empty directory open at `root_fd`, by HARDLINK or COPY.
 
     Files are read-only (0444, 0555), and directories too (0555) unless the plan is writable.
-    Raises StrategyRefused if the first file shows that links are impossible, or the plan cannot
-    be carried out so; what fails later raises CasError.
+    `progress` gets all but directories. Raises StrategyRefused if the first file shows that links
+    are impossible, or the plan cannot be carried out so; what fails later raises CasError.
     """
     refuse_changes(plan, strategy)
     directories = [path for path, (node, _) in content.items() if node == DIRECTORY]
@@ -110,7 +120,8 @@ def make_tree(plan: Plan, strategy: Strategy, content: Content, root_fd: int) ->
                 for path in directories:
                     parent, _, name = path.rpartition(b"/")
                     os.mkdir(name, 0o700, dir_fd=cursor.at(parent))
-            spread_work(partial(_fill, strategy, store, root_fd), parts, weight=_names)
+            take = counted(progress, len(content) - len(directories))
+            spread_work(partial(_fill, strategy, store, root_fd), parts, take, weight=_names)
         with DirCursor(root_fd) as cursor:
             for path in (*directories, b""):
                 os.fchmod(cursor.at(path), 0o755 if plan.writable else 0o555)
@@ -148,8 +159,9 @@ def _fill(
     store_fd: int,
     root_fd: int,
     parts: Sequence[Share],
-    _: Callable[[bytes], None],
+    give: Callable[[int], None],
 ) -> None:
+    made = 0
     place = copy if strategy is Strategy.COPY else _link
     with DirCursor(root_fd) as root:
         for share in parts:
@@ -165,6 +177,12 @@ def _fill(
                         lost = share.layer if isinstance(error, FileNotFoundError) else b""
                         error.filename = os.path.join(lost, share.path, name)
                         raise
+            made += len(share.entries)
+            if made >= TOGETHER:
+                give(made)
+                made = 0
+    if made:
+        give(made)
 
 
 def _link(name: bytes, source_fd: int, target_fd: int) -> None:

@@ -13,6 +13,7 @@ from cas.dirs import opened
 from cas.errors import CasError, InUse
 from cas.locating import located
 from cas.mountinfo import mount_namespace, source_of
+from cas.progress import Progress, unseen
 from cas.quoting import quoted
 from cas.signals import uninterrupted
 from mounter import syscalls
@@ -85,6 +86,7 @@ def mount(
     *,
     writable: bool = False,
     upper: StrPath | None = None,
+    progress: Progress = unseen,
 ) -> Mount:
     """Make a composition appear at the directory `target`, read-only.
 
@@ -93,14 +95,16 @@ def mount(
 
     With `writable` it takes changes, which are thrown away by `umount`, or stay in `upper/` of
     the directory `upper` if that is given. The store is not changed by them.
+    `progress` gets files that are linked or copied.
 
     Raises InputRefused (an unfit target), InUse (something is there already, or `upper` is in
     use), NoStrategy, StoreDamaged, OSError.
     """
-    return carry_out(planned(composition, target, strategy, writable=writable, upper=upper))
+    plan = planned(composition, target, strategy, writable=writable, upper=upper)
+    return carry_out(plan, progress)
 
 
-def carry_out(plan: Plan) -> Mount:
+def carry_out(plan: Plan, progress: Progress = unseen) -> Mount:
     """Mount as a plan says; see `mount`. The caller has a lease on what the plan uses."""
     check_target(plan)
     created = make_directories(plan.target)
@@ -109,7 +113,7 @@ def carry_out(plan: Plan) -> Mount:
         with located(plan.target), claimed(plan.target), claimed_upper(plan, source):
             _clear_stale(plan)
             refuse_full(plan.target)
-            return _mount_by_first(plan, created, source)
+            return _mount_by_first(plan, created, source, progress)
     except BaseException:
         remove_directories(created)
         raise
@@ -136,12 +140,15 @@ def mounted(
             made.umount()
 
 
-def umount(store: StrPath, target: StrPath, *, forget: bool = False) -> Strategy:
+def umount(
+    store: StrPath, target: StrPath, *, forget: bool = False, progress: Progress = unseen
+) -> Strategy:
     """Take away what `mount` made at `target` from the store in the directory `store`.
 
     Directories that `mount` made go too, if they are empty. With `forget`, a mount that was made
     in another mount namespace is taken for ended with that, which cannot be found out from here:
-    nothing of the store is held for it any more. Returns the strategy it was made by.
+    nothing of the store is held for it any more. `progress` gets what goes of a linked
+    tree. Returns the strategy it was made by.
 
     Raises NotMounted, InUse (busy, or something in it that `mount` did not make; nothing is
     removed then), StoreDamaged, OSError.
@@ -160,7 +167,7 @@ def umount(store: StrPath, target: StrPath, *, forget: bool = False) -> Strategy
         else:
             from mounter import placing
 
-            placing.take_away(root, path, record)
+            placing.take_away(root, path, record, progress)
         with uninterrupted():
             mounts.remove_record(root, path)
             remove_directories([os.fsencode(directory) for directory in record.created])
@@ -211,7 +218,7 @@ def _dead_record(plan: Plan) -> mounts.MountRecord | None:
     return record
 
 
-def _mount_by_first(plan: Plan, created: Sequence[bytes], source: str) -> Mount:
+def _mount_by_first(plan: Plan, created: Sequence[bytes], source: str, progress: Progress) -> Mount:
     reasons = list(plan.reasons)
     for candidate in plan.candidates:
         try:
@@ -220,7 +227,7 @@ def _mount_by_first(plan: Plan, created: Sequence[bytes], source: str) -> Mount:
             else:
                 from mounter import placing
 
-                placing.place(plan, candidate, created)
+                placing.place(plan, candidate, created, progress)
             count_made([plan], overlaid=candidate is Strategy.OVERLAY)
             return Mount(plan.store, plan.target, candidate, tuple(reasons))
         except StrategyRefused as refusal:

@@ -11,6 +11,7 @@ from cas import dirs, mounts
 from cas.dirs import opened
 from cas.errors import InUse
 from cas.locating import located
+from cas.progress import Progress, unseen
 from cas.signals import uninterrupted
 from mounter import linktree, unlinking
 from mounter.plan import Plan, Strategy, StrategyRefused
@@ -20,7 +21,9 @@ from mounter.targets import claimed
 STORE_READ_ONLY = "the store is on a read-only file system, which can keep no record of it"
 
 
-def place(plan: Plan, strategy: Strategy, created: Sequence[bytes]) -> None:
+def place(
+    plan: Plan, strategy: Strategy, created: Sequence[bytes], progress: Progress = unseen
+) -> None:
     """Make the tree beside the target, and rename it into place.
 
     Raises as `make_beside` does, OSError.
@@ -34,7 +37,7 @@ def place(plan: Plan, strategy: Strategy, created: Sequence[bytes]) -> None:
             raise StrategyRefused(STORE_READ_ONLY) from error
         raise
     with opened(parent_path) as parent:
-        make_beside(plan, strategy, beside, parent)
+        make_beside(plan, strategy, beside, parent, progress)
         try:
             os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
@@ -43,7 +46,9 @@ def place(plan: Plan, strategy: Strategy, created: Sequence[bytes]) -> None:
             raise
 
 
-def take_away(store: bytes, path: bytes, record: mounts.MountRecord) -> None:
+def take_away(
+    store: bytes, path: bytes, record: mounts.MountRecord, progress: Progress = unseen
+) -> None:
     """Take away what `place` made at `path`, and nothing else.
 
     Raises InUse, StoreDamaged, OSError.
@@ -56,7 +61,7 @@ def take_away(store: bytes, path: bytes, record: mounts.MountRecord) -> None:
     with claimed(path), opened(path) as root:
         plan = plan_of(store, record, root)
         remove_staging(record)
-        unlinking.remove_tree(plan, plan.content(), root)
+        unlinking.remove_tree(plan, plan.content(), root, progress)
         os.fchmod(root, record.mode)
 
 
@@ -70,7 +75,9 @@ def plan_of(store: bytes, record: mounts.MountRecord, root: int) -> Plan:
     return plan
 
 
-def make_beside(plan: Plan, strategy: Strategy, beside: bytes, parent: int) -> None:
+def make_beside(
+    plan: Plan, strategy: Strategy, beside: bytes, parent: int, progress: Progress = unseen
+) -> None:
     """Make a plan's linked tree under the name `beside` in the directory open at `parent`.
 
     It gets the target's owner. Raises as `linktree.make_tree` does, and leaves nothing then.
@@ -80,7 +87,7 @@ def make_beside(plan: Plan, strategy: Strategy, beside: bytes, parent: int) -> N
         with located(parent):
             os.mkdir(beside, 0o700, dir_fd=parent)
         with opened(beside, parent) as root:
-            linktree.make_tree(plan, strategy, plan.content(), root)
+            linktree.make_tree(plan, strategy, plan.content(), root, progress)
             if plan.writable:
                 os.fchmod(root, 0o755)
             if os.fstat(root).st_uid != before.st_uid:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cas.dirs import make_directory, opened
 from cas.errors import InputRefused
+from cas.progress import Progress, unseen
 from cas.quoting import quoted
 from cas.scratch import scratch
 from mounter import linktree
@@ -63,11 +64,13 @@ def run_plans(
     note: _Note = lambda text: None,
     sandbox: Sandbox = _AS_USUAL,
     tracer: Tracer | None = None,
+    progress: Progress = unseen,
 ) -> int:
     """Run `command` with what each plan says at its target; see `run`.
 
     The caller has leases on what the plans use. A `tracer` of these plans sees what the command
-    opens; if it cannot, TraceRefused is raised before the command begins.
+    opens; if it cannot, TraceRefused is raised before the command begins. `progress` gets what is
+    linked or copied.
     """
     arguments = [os.fsencode(argument) for argument in command]
     refuse_unfit_paths(plans, sandbox)
@@ -75,13 +78,13 @@ def run_plans(
         for plan in plans:
             stack.enter_context(claimed_upper(plan))
         try:
-            return _run_in_namespace(arguments, plans, note, sandbox, tracer)
+            return _run_in_namespace(arguments, plans, note, sandbox, tracer, progress)
         except NamespaceRefused as refusal:
             _refuse_without_namespaces(plans, sandbox, refusal)
             linked = ", and its sysroots are linked, and visible outside" if plans else ""
             note(f"{refusal}: the command shares network, processes and IPC with others{linked}")
         for plan in plans:
-            carry_out(plan.by(Strategy.LINKED))
+            carry_out(plan.by(Strategy.LINKED), progress)
             stack.callback(umount, plan.store, plan.target)
         return run_plainly(arguments, sandbox, tracer)
 
@@ -92,6 +95,7 @@ def _run_in_namespace(
     note: _Note,
     sandbox: Sandbox,
     tracer: Tracer | None,
+    progress: Progress,
 ) -> int:
     if not any(plan.strategy in _LINKED for plan in plans):
         try:
@@ -104,7 +108,7 @@ def _run_in_namespace(
                 raise NoStrategy(plans[0].target, [f"overlay: {refusal}"]) from refusal
             note(f"the sysroots are linked, not overlaid: {refusal}")
     with contextlib.ExitStack() as stack:
-        placed = [_linked(plan, stack) for plan in plans]
+        placed = [_linked(plan, stack, progress) for plan in plans]
         code = run_sandboxed(arguments, placed, sandbox, tracer)
         count_made(plans, overlaid=False)
         return code
@@ -125,7 +129,7 @@ def _overlaid(plan: Plan) -> Placed:
     return Placed(plan, new_source() if plan.lease is None else f"cas-{plan.lease}")
 
 
-def _linked(plan: Plan, stack: contextlib.ExitStack) -> Placed:
+def _linked(plan: Plan, stack: contextlib.ExitStack, progress: Progress) -> Placed:
     """Make a plan's tree in the store, where links work, for as long as `stack` lives."""
     store = stack.enter_context(opened(plan.store))
     work = stack.enter_context(scratch(store, f"run-{plan.lease}" if plan.lease else "run"))
@@ -135,7 +139,7 @@ def _linked(plan: Plan, stack: contextlib.ExitStack) -> Placed:
     make_directory(b"sysroot", 0o755, work.fd)
     root = stack.enter_context(opened(b"sysroot", work.fd))
     try:
-        linktree.make_tree(plan, strategy, plan.content(), root)
+        linktree.make_tree(plan, strategy, plan.content(), root, progress)
     except StrategyRefused as refusal:
         raise NoStrategy(plan.target, [f"{strategy.value}: {refusal}"]) from refusal
     return Placed(plan, "", os.path.join(plan.store, work.path, b"sysroot"))

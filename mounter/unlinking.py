@@ -14,8 +14,9 @@ from cas.errors import InUse
 from cas.locating import located
 from cas.manifest import DIRECTORY
 from cas.mountinfo import mount_lines
+from cas.progress import Progress, counted, unseen
 from cas.quoting import quoted
-from mounter.linktree import Content, Share, layer_directory, shares, spread_work
+from mounter.linktree import TOGETHER, Content, Share, layer_directory, shares, spread_work
 from mounter.plan import Plan
 from mounter.targets import is_inside
 
@@ -25,11 +26,11 @@ _Part = tuple[bytes, list[Share]]
 """One of what `_parts` returns."""
 
 
-def remove_tree(plan: Plan, content: Content, root_fd: int) -> None:
+def remove_tree(plan: Plan, content: Content, root_fd: int, progress: Progress = unseen) -> None:
     """Take away what `make_tree` made in the directory open at `root_fd`, and nothing else.
 
-    What was writable goes whole. Raises InUse, before anything is removed, if there is something
-    that `make_tree` did not make.
+    What was writable goes whole. `progress` gets names, directories too. Raises InUse, before
+    anything is removed, if there is something that `make_tree` did not make.
     """
     if plan.writable:
         _refuse_mounts(plan.target)
@@ -41,7 +42,8 @@ def remove_tree(plan: Plan, content: Content, root_fd: int) -> None:
         for path in parts:
             with contextlib.suppress(FileNotFoundError):
                 os.fchmod(cursor.at(path), 0o755)
-    spread_work(partial(_unlink, root_fd), parts.items(), weight=_names)
+    take = counted(progress, sum(map(_names, parts.items())))
+    spread_work(partial(_unlink, root_fd), parts.items(), take, weight=_names)
     del parts[b""]
     with DirCursor(root_fd) as cursor:
         for path in reversed(parts):
@@ -161,7 +163,8 @@ def _empty(root_fd: int) -> None:
             os.unlink(entry.name, dir_fd=root_fd)
 
 
-def _unlink(root_fd: int, parts: Sequence[_Part], _: Callable[[bytes], None]) -> None:
+def _unlink(root_fd: int, parts: Sequence[_Part], give: Callable[[int], None]) -> None:
+    gone = 0
     with DirCursor(root_fd) as cursor:
         for directory, its_shares in parts:
             with contextlib.suppress(FileNotFoundError):
@@ -169,3 +172,9 @@ def _unlink(root_fd: int, parts: Sequence[_Part], _: Callable[[bytes], None]) ->
                 for name in (name for share in its_shares for name in share.entries):
                     with contextlib.suppress(FileNotFoundError), located(fd):
                         os.unlink(name, dir_fd=fd)
+            gone += _names((directory, its_shares))
+            if gone >= TOGETHER:
+                give(gone)
+                gone = 0
+    if gone:
+        give(gone)

@@ -11,6 +11,7 @@ from cas import mounts
 from cas.dirs import opened
 from cas.errors import InputRefused, InUse
 from cas.locating import located
+from cas.progress import Progress, unseen
 from cas.quoting import quoted
 from cas.signature import NoSuchSignature, Signature
 from mounter import syscalls, unlinking
@@ -78,9 +79,10 @@ def without(ids: Sequence[str], drop: Iterable[str], *, missing_ok: bool = False
     return left
 
 
-def update(composition: Composition, target: StrPath) -> Updated:
+def update(composition: Composition, target: StrPath, progress: Progress = unseen) -> Updated:
     """Exchange what is mounted at `target` for a composition, by the same strategy, at once.
 
+    `progress` gets what is made of a linked tree, and then what goes of the old one.
     Raises NotMounted, InUse, InputRefused (it is writable), NoStrategy, StoreDamaged, OSError.
     """
     plan = Plan.of(composition, mounted_path(target))
@@ -94,7 +96,7 @@ def update(composition: Composition, target: StrPath) -> Updated:
                 refuse_out_of_reach(record)
             done = _exchange_overlay(plan, record)
         else:
-            done = _exchange_tree(plan, record)
+            done = _exchange_tree(plan, record, progress)
         count_made([plan], overlaid=plan.strategy is Strategy.OVERLAY)
         return done
 
@@ -148,7 +150,7 @@ def _replace_mount(plan: Plan, source: str, made: int | None) -> int:
     return time.monotonic_ns() - began
 
 
-def _exchange_tree(plan: Plan, record: mounts.MountRecord) -> Updated:
+def _exchange_tree(plan: Plan, record: mounts.MountRecord, progress: Progress = unseen) -> Updated:
     """Make the new tree beside the old one, and swap their names (renameat2(2))."""
     with opened(plan.target) as root:
         old = plan_of(plan.store, record, root)
@@ -163,7 +165,7 @@ def _exchange_tree(plan: Plan, record: mounts.MountRecord) -> Updated:
         )
         mounts.write_record(plan.store, both)
         try:
-            make_beside(plan, plan.strategy, beside, parent)
+            make_beside(plan, plan.strategy, beside, parent, progress)
         except StrategyRefused as refusal:
             mounts.write_record(plan.store, record)
             raise NoStrategy(plan.target, [f"{plan.strategy.value}: {refusal}"]) from refusal
@@ -172,7 +174,7 @@ def _exchange_tree(plan: Plan, record: mounts.MountRecord) -> Updated:
         mounts.write_record(plan.store, after)
         done = after._replace(staging=None)
         try:
-            _remove_old(old._replace(target=staging), beside, parent)
+            _remove_old(old._replace(target=staging), beside, parent, progress)
         except InUse:  # from now on it is not for others to delete
             mounts.write_record(plan.store, done)
             raise
@@ -180,11 +182,11 @@ def _exchange_tree(plan: Plan, record: mounts.MountRecord) -> Updated:
     return Updated(Mount(plan.store, plan.target, plan.strategy, plan.reasons), gap_ns, why)
 
 
-def _remove_old(old: Plan, beside: bytes, parent: int) -> None:
+def _remove_old(old: Plan, beside: bytes, parent: int, progress: Progress) -> None:
     """Remove the old tree, unless somebody has put something there meanwhile. Raises InUse."""
     with opened(beside, parent) as root:
         try:
-            unlinking.remove_tree(old, old.content(), root)
+            unlinking.remove_tree(old, old.content(), root, progress)
         except InUse as error:
             raise InUse(
                 f"the sysroot is updated, but {error.message}",

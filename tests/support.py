@@ -10,7 +10,8 @@ import pty
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping
+import termios
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,17 +114,39 @@ def snapshot(root: Path | bytes | str) -> Tree:
     return found
 
 
-def shown_on_terminal(cas: Cas, *arguments: str) -> str:
-    """Run a command; return what its standard error shows on a terminal."""
+def shown_on_terminal(
+    cas: Cas,
+    *arguments: str | Path,
+    delay_s: float = 0,
+    columns: int = 200,
+    code: int = 0,
+    variables: Mapping[str, str] | None = None,
+    program: Sequence[str] = (),
+) -> str:
+    """Run a command; return what its standard error shows on a terminal.
+
+    That is each step of its progress when `delay_s` are over; or what another `program` shows.
+    """
     ours, theirs = pty.openpty()
-    command = [CAS, "--store", str(cas.store), *arguments]
-    subprocess.run(command, stderr=theirs, stdout=subprocess.DEVNULL, check=True)
-    os.close(theirs)
+    termios.tcsetwinsize(theirs, (24, columns))
+    eager = (
+        f"import cli.progress as p; p.DELAY_S, p.PAUSE_S = {delay_s}, 0; import cli.start as s; "
+        "s.main()"
+    )
     shown = b""
-    with contextlib.suppress(OSError):  # EIO: that is all, which may come in pieces
-        while data := os.read(ours, 10_000):
-            shown += data
+    with subprocess.Popen(
+        [*(program or (sys.executable, "-P", "-c", eager)), "--store", str(cas.store), *arguments],
+        cwd=cas.directory,
+        stderr=theirs,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "TERM": "xterm", **(variables or {})},
+    ) as process:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # EIO: that is all, which comes in pieces
+            while data := os.read(ours, 10_000):
+                shown += data
     os.close(ours)
+    assert process.returncode == code, shown
     return shown.decode()
 
 

@@ -273,7 +273,7 @@ def test_dry_run_names_what_would_go_and_why_and_changes_nothing(cas: Cas, aged:
     header, older, old, total = cas("gc", "--dry-run", "--max-age=30d").stdout.splitlines()
 
     assert header.split() == ["ID", "SIZE", "LAST", "USE", "REASON"]
-    assert older.startswith("older:t:12345678  1.0 MiB  20")
+    assert older.startswith("older:t:12345678  1.0 MiB  50 days ago")
     assert older.endswith("  not used for 50 days")
     assert old.endswith("  not used for 40 days")
     assert total == "2 artifacts would go, 2 stay; 2.1 MiB return"
@@ -307,7 +307,7 @@ def test_unfit_amounts_are_usage_errors(cas: Cas, options: list[str]) -> None:
 def test_removal_shows_its_progress_on_a_terminal_only(cas: Cas, work: Path, aged: None) -> None:
     shown = shown_on_terminal(cas, "gc", "--max-age=30d")
 
-    assert "Removing artifacts" in shown
+    assert "Removing" in shown
     assert "100%" in shown
     assert cas("gc", "--max-age=0s", *NOW).stderr == ""
 
@@ -511,9 +511,9 @@ def test_pins_are_listed_with_reasons_and_hold_until_unpinned(cas: Cas, work: Pa
 
     header, first, second = cas("pins").stdout.splitlines()
     assert header.split() == ["ID", "SINCE", "REASON"]
-    assert first.startswith("a:t:12345678  2")
+    assert first.startswith("a:t:12345678  just now")
     assert "release 4.2" in first
-    assert second.startswith("b:t:12345678  2")
+    assert second.startswith("b:t:12345678  just now")
     assert cas.json("show", "a")["pinned"] is True
     assert "a:t:12345678 is pinned" in cas("rm", "a", code=7).stderr
     assert cas("unpin", "a").stdout == "unpinned a:t:12345678\n"

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.actions import ACTIONS, Bench
+from cas.mounts import read_record
+from cas.store import Store
+from cli.interruption import GOES_ON
+from tests.actions import ACTIONS, NEW, Bench
 from tests.injection import Outcome, Prepared
 from tests.support import CAS, ROOT, Cas
 
@@ -28,12 +31,47 @@ def run(cas: Cas, tmp_path: Path) -> Iterator[Prepared]:
         yield prepared
 
 
-def _check_ended(done: Outcome, number: signal.Signals) -> None:
-    """Assert that the command ended by the signal, without a word; or had done all its work."""
+def _check_ended(done: Outcome, number: signal.Signals, name: str, cas: Cas) -> str:
+    """Assert that the command ended by the signal, or had done all its work; return what it said.
+
+    That is one line, and true.
+    """
     assert "Traceback" not in done.errors, done
     assert "Exception ignored" not in done.errors, done
-    assert "cas: " not in done.errors, done
     assert done.code in (0, 128 + number, -number), done
+    said = [line for line in done.errors.splitlines() if "cas: " in line]
+    if name.startswith("run"):  # the signal was for the command that it runs
+        assert said in ([], ["cas: interrupted"]), done
+        return ""
+    assert len(said) == (done.code == 128 + number), done
+    _, _, what = "".join(said).partition("cas: interrupted: ")
+    assert what in ("", _truth(cas, name)), done
+    return what
+
+
+def _truth(cas: Cas, name: str) -> str:
+    """Return what an interrupted command may say now that it has ended."""
+    target = cas.directory / "target"
+    with Store(cas.store) as store:
+        found = store.find(NEW)
+    command = name.split()[0]
+    if command == "put":
+        stored = found is not None and found.files == 3
+        return f"{NEW} was stored" if stored else "nothing was stored"
+    if command == "rm":
+        gone = "all that was named was removed; `cas gc` gives back the rest of its space"
+        return "nothing was removed" if found else gone
+    if command == "gc":
+        return f"{int(found is None)} of 1 artifacts were removed; {GOES_ON}"
+    if command == "mount":
+        there = target.is_dir() and os.listdir(target)
+        return "target is mounted" if there else "nothing was mounted"
+    if command == "update":
+        new = (target / "new").exists()
+        return f"target has {'the new composition' if new else 'what it had'}"
+    if read_record(os.fsencode(cas.store), os.fsencode(target)):
+        return f"not all of {target} was taken away; {GOES_ON}"
+    return f"nothing of this store is mounted at {target} any more"
 
 
 _ACTIONS = [name for name in ACTIONS if ROOT or "overlay" not in name]
@@ -48,10 +86,12 @@ def test_signal_in_any_call_ends_a_command_and_damages_nothing(
     cas: Cas, run: Prepared, name: str, number: signal.Signals
 ) -> None:
     ended = 0
+    said: set[str] = set()
     for done in Bench(cas, run).meet(ACTIONS[name], _CALLS, f"signal={number.name}"):
-        _check_ended(done, number)
+        said.add(_check_ended(done, number, name, cas))
         ended += bool(done.met and done.code)
     assert ended > 0
+    assert name.startswith("run") or len(said - {""}) > 0
 
 
 def test_interrupt_while_a_command_is_imported_ends_it_without_a_word(work: Path) -> None:

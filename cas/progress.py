@@ -1,0 +1,24 @@
+"""How far something is, for who waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[int, int, int], None]
+"""Gets how many things are done, of how many (0 if nobody knows), and how many bytes they had."""
+
+
+def unseen(done: int, total: int, size: int) -> None:
+    """Be a Progress that nobody looks at."""
+
+
+def counted(progress: Progress, total: int) -> Callable[[int], None]:
+    """Return a function that is told how many more of `total` are done, and tells `progress`."""
+    done = 0
+
+    def take(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(done, total, 0)
+
+    return take
