@@ -34,6 +34,7 @@ _EXECUTED = re.compile(r"^(?:\$ )?(?:\w+=\S* )*cas |[|;&(*/] *cas |\bsh tools/\w
 _ENDS = "|&;()<>"
 _MARK = "@@ended-with-"
 _VARYING = [
+    (re.compile(r"just now|\d+ (?:minute|hour|day)s? ago"), r"(?:just now|\d+ \w+ ago)"),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"),
     (re.compile(r"\d{4}-\d\d-\d\d"), r"\d{4}-\d\d-\d\d"),
     (re.compile(r"\d+\.\d (?:Ki|Mi|Gi)B"), r"(?:\d+\.\d (?:Ki|Mi|Gi)B|\d+ bytes)"),
