@@ -54,7 +54,7 @@ def rebuild_index(store: str | bytes | os.PathLike[str], progress: Progress = un
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             rebuilt = _rebuild(path, fd, os.path.join(path, work.path), work.fd, progress)
-            counts = f"{len(rebuilt.artifacts)} artifacts, {len(rebuilt.lost)} lost"
+            counts = f"{len(rebuilt.artifacts)} with a record again, {len(rebuilt.lost)} without"
             log(fd, [event(EventKind.REBUILT, what=counts)])
             return rebuilt
         finally:

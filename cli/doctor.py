@@ -12,6 +12,7 @@ from cas.format import NoStore
 from cas.quoting import quoted
 from cas.store import Store
 from cli.options import emit, json_option, store_option
+from cli.quantities import number_of
 from cli.settings import store_path
 from mounter.probe import Finding, probe
 
@@ -70,4 +71,6 @@ def _store_health(path: str) -> tuple[Finding, int]:
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         return Finding("store", False, problems[0] + more), ExitCode.DAMAGED
-    return Finding("store", True, f"{quoted(path)}: {count} artifacts, format 1"), ExitCode.DONE
+    return Finding(
+        "store", True, f"{quoted(path)}: {number_of(count, 'artifact')}, format 1"
+    ), ExitCode.DONE

@@ -20,7 +20,7 @@ from cli.options import (
     table,
 )
 from cli.progress import progress
-from cli.quantities import age, ago_text, size, size_text
+from cli.quantities import age, ago_text, number_of, size, size_text
 
 
 @click.command("gc")
@@ -128,7 +128,9 @@ def _show(plan: GcPlan, as_json: bool) -> None:
     ]
     count = len(plan.doomed)
     lines = table(("ID", "SIZE", "LAST USE", "REASON"), rows) if rows else []
-    lines.append(f"{count} artifacts would go, {plan.kept} stay; {size_text(plan.frees)} return")
+    lines.append(
+        f"{number_of(count, 'artifact')} would go, {plan.kept} stay; {size_text(plan.frees)} return"
+    )
     document = {
         "would_remove": [_document(one) for one in plan.doomed],
         "kept": plan.kept,
@@ -161,6 +163,6 @@ def _collect(store: Store, plan: GcPlan, as_json: bool) -> None:
         {"removed": names, "freed_bytes": collected.freed},
         [
             *(f"removed {name}" for name in names),
-            f"{len(names)} artifacts removed, {size_text(collected.freed)} freed",
+            f"{number_of(len(names), 'artifact')} removed, {size_text(collected.freed)} freed",
         ],
     )

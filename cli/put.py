@@ -11,7 +11,7 @@ import click
 from cli.interruption import telling
 from cli.options import complete_id, detail, emit, json_option, open_store, store_option
 from cli.progress import progress
-from cli.quantities import size_text
+from cli.quantities import number_of, size_text
 
 if TYPE_CHECKING:
     from cas.put import PutResult
@@ -101,7 +101,7 @@ def _tell(as_json: bool, result: PutResult, pushed: str | None) -> None:
         [
             f"{artifact.signature}: {status}",
             f"tree {artifact.tree}",
-            f"{artifact.files} files, {size_text(artifact.size)}, "
+            f"{number_of(artifact.files, 'file')}, {size_text(artifact.size)}, "
             f"{size_text(result.new_bytes)} new",
         ],
     )

@@ -65,6 +65,11 @@ def ago_text(moment_ns: int, now_ns: int | None = None) -> str:
     return f"{text} ago" if past > 0 else f"in {text}"
 
 
+def number_of(count: int, thing: str) -> str:
+    """Return how many there are of something that has a regular plural."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 def size_text(size: int) -> str:
     """Return a number of bytes for a person, in units of 1024."""
     amount = float(size)

@@ -15,7 +15,7 @@ from cas.store import Store
 from cli.gc import usual_policy
 from cli.options import emit, json_option, open_store, store_option, table
 from cli.progress import progress
-from cli.quantities import size_text
+from cli.quantities import number_of, size_text
 
 _BY: dict[str, Callable[[Artifact], str]] = {
     "recipe": lambda artifact: artifact.signature.recipe,
@@ -67,13 +67,13 @@ def _groups(store: Store, name_of: Callable[[Artifact], str]) -> list[Group]:
 def _summary(found: Statistics, frees: int) -> Iterator[str]:
     space, ever = found.space, found.ever
     yield f"artifacts        {found.artifacts}, of {found.trees} different trees"
-    yield f"their size       {size_text(found.logical)} in {found.files} files"
+    yield f"their size       {size_text(found.logical)} in {number_of(found.files, 'file')}"
     yield f"on the disk      {size_text(space.disk)}, with {space.contents} contents of " + (
         size_text(space.content_bytes)
     )
     yield f"saved by sharing {size_text(_shared(found))}"
-    yield f"saved by mounts  {ever.overlays} sysroots of {ever.entries} files, directories and " + (
-        "links that nobody made"
+    yield f"saved by mounts  {ever.entries} files, directories and links that nobody made, of " + (
+        number_of(ever.overlays, "sysroot")
     )
     yield f"cas has          {_rate(ever.has_hits, ever.has_misses)}"
     yield f"sysroots         {_rate(ever.mount_hits, ever.mount_misses)}"
@@ -86,7 +86,7 @@ def _shared(found: Statistics) -> int:
 
 def _rate(hits: int, misses: int) -> str:
     share = f" ({100 * hits / (hits + misses):.0f} %)" if hits + misses else ""
-    return f"{hits} hits{share}, {misses} misses"
+    return f"hits {hits}{share}, misses {misses}"
 
 
 def _days(days: tuple[Day, ...]) -> list[str]:

@@ -24,6 +24,7 @@ from cli.options import (
     told_store,
 )
 from cli.progress import progress
+from cli.quantities import number_of
 from cli.settings import store_path
 
 
@@ -112,6 +113,7 @@ def rebuild_index_command(ctx: click.Context, as_json: bool) -> None:
 
     with telling(told), progress("Reading", "artifacts") as show:
         rebuilt = rebuild_index(path, show)
+    count = number_of(len(rebuilt.artifacts), "artifact")
     emit(
         as_json,
         {
@@ -121,7 +123,7 @@ def rebuild_index_command(ctx: click.Context, as_json: bool) -> None:
         },
         [
             *(f"lost {text}" for text in rebuilt.lost),
-            f"{len(rebuilt.artifacts)} artifacts have a record again, {len(rebuilt.lost)} do not",
+            f"{count} with a record again, {len(rebuilt.lost)} without",
         ],
     )
 
@@ -141,7 +143,7 @@ def _repair_index(store: str) -> Iterator[str]:
     if index_damage(store, records=True) is not None:
         rebuilt = rebuild_index(store)
         yield from (f"lost {text}" for text in rebuilt.lost)
-        yield f"made the index again, of {len(rebuilt.artifacts)} artifacts"
+        yield f"made the index again, of {number_of(len(rebuilt.artifacts), 'artifact')}"
 
 
 def _verify(store: Store, ids: tuple[str, ...], *, quick: bool) -> list[Finding]:

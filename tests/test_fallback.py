@@ -121,7 +121,7 @@ def test_doctor_tries_and_tells_what_is_refused(cas: Cas, tree: Path) -> None:
     assert allowed["store"] == {
         "name": "store",
         "works": True,
-        "detail": f"{cas.store}: 1 artifacts, format 1",
+        "detail": f"{cas.store}: 1 artifact, format 1",
     }
     assert os.listdir(cas.store / "tmp") == []
 

@@ -82,7 +82,7 @@ def test_log_tells_of_damage_and_what_became_of_it(cas: Cas) -> None:
     cas("rebuild-index")
     assert {"repaired", "rebuilt"} <= set(_kinds(cas, "--since", "1h"))
     last = cas.json("log")[-1]
-    assert (last["event"], last["what"]) == ("rebuilt", "0 artifacts, 0 lost")
+    assert (last["event"], last["what"]) == ("rebuilt", "0 with a record again, 0 without")
     assert _kinds(cas, "zlib", "--event", "damaged", "--last", "1") == ["damaged"]
     lost = cas.json("log", "zlib")[-1]
     assert lost["what"] == "cannot be healed, and is forgotten"

@@ -605,7 +605,7 @@ def test_lost_index_is_made_again_from_the_store(
     for command in (["verify"], *(others if harm is not _cut else ())):
         done = cas(*command, code=6)
         assert "cas rebuild-index" in done.stderr, done.stderr
-    assert cas("rebuild-index").stdout == "3 artifacts have a record again, 0 do not\n"
+    assert cas("rebuild-index").stdout == "3 artifacts with a record again, 0 without\n"
 
     after = {one["id"]: {**one, "stored_ns": 0} for one in cas.json("ls")}
     assert after == before
