@@ -20,18 +20,21 @@ from cas.sharing import make_subdirectory
 from cas.signature import BadSignature, Signature
 
 
-def make(store_fd: int, artifact: Artifact, work: Scratch) -> None:
-    """Make an artifact's link, in the place of an older one.
+def make(store_fd: int, artifact: Artifact, work: Scratch) -> int:
+    """Make an artifact's link, in the place of an older one; return the bytes of disk it takes.
 
     Called under the store's exclusive lock. Raises OSError.
     """
     path = artifact_path(artifact.signature)
+    taken = -_size(path, store_fd)
     os.symlink(b"../../" + layer_path(artifact.tree), b"link", dir_fd=work.fd)
     recipe = os.path.dirname(path)
     if not os.access(recipe, os.F_OK, dir_fd=store_fd):
         make_subdirectory(b"recipe", work.fd)
         os.rename(b"recipe", recipe, src_dir_fd=work.fd, dst_dir_fd=store_fd)
+        taken += _size(recipe, store_fd)
     os.rename(b"link", path, src_dir_fd=work.fd, dst_dir_fd=store_fd)
+    return taken + _size(path, store_fd)
 
 
 def remove(store_fd: int, signature: Signature) -> int:
@@ -40,9 +43,8 @@ def remove(store_fd: int, signature: Signature) -> int:
     Returns the bytes of disk given back. Raises OSError.
     """
     path = artifact_path(signature)
-    freed = 0
+    freed = _size(path, store_fd)
     with contextlib.suppress(FileNotFoundError):
-        freed += disk_use(os.stat(path, dir_fd=store_fd, follow_symlinks=False))
         os.unlink(path, dir_fd=store_fd)
     return freed + remove_recipe(store_fd, signature.recipe)
 
@@ -76,6 +78,12 @@ def last_used_ns(store_fd: int, artifact: Artifact) -> int:
         used = os.stat(path, dir_fd=store_fd, follow_symlinks=False).st_mtime_ns
         return max(used, artifact.created_ns)
     return artifact.created_ns
+
+
+def _size(path: bytes, store_fd: int) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return disk_use(os.stat(path, dir_fd=store_fd, follow_symlinks=False))
+    return 0
 
 
 def by_recipe(store_fd: int) -> Iterator[tuple[str, list[str]]]:

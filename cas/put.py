@@ -18,7 +18,7 @@ from cas.compression import SUFFIXES, is_archive
 from cas.differences import differences
 from cas.dirs import is_within, opened
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
-from cas.events import EventKind, event, log
+from cas.events import Event, EventKind, event, log
 from cas.index import Reader
 from cas.journal import Journal
 from cas.layers import overhead
@@ -172,35 +172,47 @@ def _record_reading(
     if unchanged and reading.new and storage.layers.exists(digest):
         _refuse_damaged(storage, digest)  # something of it had to be stored again
     artifact = _artifact(signature, digest, reading)
-    had_layer = storage.layers.exists(digest)
     if not unchanged or not storage.layers.exists(digest):
         with scratch(storage.fd, "put") as work:
-            artifact = _record(storage, artifact, known, manifest, work, reading.new > 0)
+            put = _Put(known, manifest, reading.new, reading.new_disk, origin)
+            artifact = _record(storage, artifact, put, work)
     if known is not None and unchanged:
         return PutResult(known, reading.new_bytes, unchanged=True, new=reading.new)
-    instead = f", in place of {known.tree}" if known else ""
-    size = reading.new_disk + (0 if had_layer else artifact.overhead)
-    stored = event(EventKind.PUT, signature, tree=digest, size=size, what=f"from {origin}{instead}")
-    log(storage.fd, [stored])
     replaced = known.tree if known else None
     return PutResult(artifact, reading.new_bytes, replaced=replaced, new=reading.new)
 
 
-def _record(
-    storage: Storage,
-    artifact: Artifact,
-    known: Artifact | None,
-    manifest: Manifest,
-    work: Scratch,
-    made: bool,
-) -> Artifact:
-    """Build the layer if there is none to trust, and record the artifact in place of `known`.
+class _Put(NamedTuple):
+    """What is about to be recorded: a tree in place of the artifact `known`, from `origin`.
 
-    `made` tells that contents of it were not there, so that a layer that is there lacks some.
+    `new` contents of it were not there, which take about `new_disk` bytes.
+    """
+
+    known: Artifact | None
+    manifest: Manifest
+    new: int
+    new_disk: int
+    origin: str
+
+    def event(self, artifact: Artifact, layer: int) -> Event:
+        """Return what is to be logged; its layer and link take `layer` bytes that were not."""
+        instead = f", in place of {self.known.tree}" if self.known else ""
+        return event(
+            EventKind.PUT,
+            artifact.signature,
+            tree=artifact.tree,
+            size=self.new_disk + layer,
+            what=f"from {self.origin}{instead}",
+        )
+
+
+def _record(storage: Storage, artifact: Artifact, put: _Put, work: Scratch) -> Artifact:
+    """Build the layer if there is none to trust, and record the artifact in place of what was.
+
     Returns the artifact with the disk space that its layer takes.
     """
-    tree = artifact.tree
-    built = not _trustworthy(storage, tree, doubt=made)
+    tree, known, manifest = artifact.tree, put.known, put.manifest
+    built = not _trustworthy(storage, tree, doubt=put.new > 0)  # if there is one, it lacks them
     if built:
         storage.layers.build(manifest, work)
         taken = overhead(manifest, b"layer", b"manifest", work.fd)
@@ -213,15 +225,18 @@ def _record(
             raise Overtaken from error
     artifact = artifact._replace(overhead=taken)
     with storage.index.locked(exclusive=True), uninterrupted():
+        had_layer = storage.layers.exists(tree)
         if built:
             storage.layers.publish(tree, work)
-        elif not storage.layers.exists(tree):
+        elif not had_layer:
             raise Overtaken
         with storage.index.transaction() as writer:
             if writer.get(artifact.signature) != known:
                 raise Overtaken
-            links.make(storage.fd, artifact, work)
+            size = links.make(storage.fd, artifact, work)
             writer.put(artifact)
+        if known is None or known.tree != tree:
+            log(storage.fd, [put.event(artifact, size + (0 if had_layer else taken))])
     return artifact
 
 

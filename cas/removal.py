@@ -72,28 +72,32 @@ class Removal:
                         artifacts = tuple(choose(writer))
                         for artifact in artifacts:
                             writer.delete(artifact.signature)
+                    log(
+                        self._storage.fd, [event(kind, a.signature, what=why(a)) for a in artifacts]
+                    )
                     progress(0, 0, 0)
                 freed = sum(links.remove(self._storage.fd, a.signature) for a in artifacts)
-            log(self._storage.fd, [event(kind, a.signature, what=why(a)) for a in artifacts])
-            freed += self.discard({artifact.tree for artifact in artifacts}, progress=progress)
-        return Removed(artifacts, freed)
+            trees = {artifact.tree for artifact in artifacts}
+            return Removed(artifacts, self.discard(trees, progress=progress, freed=freed))
 
     def discard(
         self,
         trees: Iterable[Digest],
         merged: Sequence[Merged] = (),
         progress: Progress = unseen,
+        freed: int = 0,
     ) -> int:
         """Delete those trees that no record names and nobody uses; return the bytes freed.
 
-        So also the `merged` layers, which are forgotten. Raises OSError, StoreDamaged.
+        So also the `merged` layers, which are forgotten. `freed` came back before, and is counted.
+        Raises OSError, StoreDamaged.
         """
         storage = self._storage
         storage.index.sync()  # lest a power failure brings back the record, and not the layer
         with scratch(storage.fd, "rm") as aside:
             with storage.index.locked(exclusive=True):
                 used = self.used_trees()
-                freed = sum(self._known.forget_merged(m) for m in merged if m.tree not in used)
+                freed += sum(self._known.forget_merged(m) for m in merged if m.tree not in used)
                 used |= {layer.tree for layer in self._known.all_merged()}
                 asked = {*trees, *(layer.tree for layer in merged)}
                 with storage.index.transaction() as reader:
