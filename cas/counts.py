@@ -20,6 +20,7 @@ FIRST_DAY = 20_454
 _LAST_DAY = FIRST_DAY + 100_000
 _DAY = struct.Struct("<8Q")
 _DAY_S = 86_400
+_TRIES = 50
 
 
 class Counts(NamedTuple):
@@ -46,8 +47,8 @@ class Counts(NamedTuple):
 def count(store: bytes, more: Counts) -> None:
     """Add to the counts of today (UTC) in the store at an absolute path.
 
-    Where this user may not write, the disk is full, or the file is gone, nothing is counted: no
-    task fails for that.
+    Where this user may not write, the disk is full, the file is gone, or somebody keeps it locked,
+    nothing is counted: no task fails, or waits, for that.
     """
     day = time.time_ns() // 10**9 // _DAY_S
     if not FIRST_DAY <= day <= _LAST_DAY:
@@ -57,8 +58,8 @@ def count(store: bytes, more: Counts) -> None:
     with contextlib.suppress(OSError):
         fd = os.open(os.path.join(store, NAME), flags)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            os.pwrite(fd, _packed(_unpacked(os.pread(fd, _DAY.size, place)).plus(more)), place)
+            if _locked(fd):
+                os.pwrite(fd, _packed(_unpacked(os.pread(fd, _DAY.size, place)).plus(more)), place)
         finally:
             os.close(fd)
 
@@ -83,6 +84,16 @@ def read_counts(store: bytes, since_day: int = FIRST_DAY) -> dict[int, Counts]:
     return {first + number: counts for number, counts in enumerate(days) if any(counts)}
 
 
+def _locked(fd: int) -> bool:
+    """Lock the file, unless somebody holds the lock for longer than it takes to count."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.001)
+    return False
+
+
 def _unpacked(data: bytes) -> Counts:
     """Return the counts of one day; what is missing of it is zero."""
     return Counts(*_DAY.unpack(data.ljust(_DAY.size, b"\0"))[: len(Counts._fields)])
@@ -90,4 +101,4 @@ def _unpacked(data: bytes) -> Counts:
 
 def _packed(counts: Counts) -> bytes:
     spare = _DAY.size // 8 - len(counts)
-    return _DAY.pack(*(number % (1 << 64) for number in counts), *[0] * spare)
+    return _DAY.pack(*(min(number, (1 << 64) - 1) for number in counts), *[0] * spare)

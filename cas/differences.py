@@ -29,7 +29,11 @@ class Difference(NamedTuple):
             return f"{self.before.kind.value} became {self.after.kind.value}"
         if self.before.kind is Kind.SYMLINK:
             return "other target"
-        return "content" if self.before.digest != self.after.digest else "executable bit"
+        changed = {
+            "content": self.before.digest != self.after.digest,
+            "executable bit": self.before.executable != self.after.executable,
+        }
+        return " and ".join(word for word, differs in changed.items() if differs)
 
     def __str__(self) -> str:
         return f"{quoted(self.path)} ({self.how})"

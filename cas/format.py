@@ -9,6 +9,7 @@ import stat
 from cas.counts import NAME as COUNTS
 from cas.dirs import opened
 from cas.errors import CasError, InputRefused, StoreDamaged
+from cas.events import DIRECTORY as LOG
 from cas.filesystems import refuse_network
 from cas.index import Index
 from cas.layout import DIRECTORIES, FILES, FORMAT
@@ -19,8 +20,11 @@ from cas.scratch import replace_file
 from cas.sharing import make_subdirectory, share_new
 from cas.stamp import try_out
 
-_FILES = (*FILES, "index/data.mdb")
-_NEEDED = frozenset((*DIRECTORIES, "lock")) - {"index"}
+_FOR_PEOPLE = {os.fsdecode(name) for name in (COUNTS, LOG)}
+"""Nothing relies on these, so they may be anything."""
+_FILES = {*FILES, "index/data.mdb"} - _FOR_PEOPLE
+_DIRECTORIES = set(DIRECTORIES) - _FOR_PEOPLE
+_NEEDED = {*_DIRECTORIES, "lock"} - {"index"}
 """What every store has; of the index something else is said."""
 
 
@@ -144,9 +148,9 @@ def _check_kinds(path: bytes, *, complete: bool) -> None:
 
     Raises StoreDamaged.
     """
-    kinds = ((DIRECTORIES, stat.S_ISDIR, "directory"), (_FILES, stat.S_ISREG, "regular file"))
+    kinds = ((_DIRECTORIES, stat.S_ISDIR, "directory"), (_FILES, stat.S_ISREG, "regular file"))
     for names, is_right, what in kinds:
-        for name in names:
+        for name in sorted(names):
             place = os.path.join(path, name.encode())
             try:
                 mode = os.lstat(place).st_mode

@@ -37,20 +37,26 @@ class Doomed(NamedTuple):
 class GcPlan(NamedTuple):
     """What a collection would remove, in that order. `kept` is how many artifacts stay.
 
-    What was found out about compositions goes too if it was last used before `before_ns`.
-    `size` is what the store takes now, in bytes of disk, without what nothing reaches; None if
-    the policy does not ask for it.
+    What was found out about compositions goes too if it was last used before `before_ns`. `unused`
+    bytes of disk come back whatever goes. `size` is what the store takes now, without these; None
+    if the policy does not ask for it.
     """
 
     doomed: tuple[Doomed, ...]
     before_ns: int
     kept: int
+    unused: int
     size: int | None
 
     @property
     def frees(self) -> int:
         """The bytes of disk that come back."""
-        return sum(one.frees for one in self.doomed)
+        return self.unused + sum(one.frees for one in self.doomed)
+
+    @property
+    def left(self) -> int | None:
+        """The bytes of disk that the store takes then, if the policy asks for its size."""
+        return None if self.size is None else self.size + self.unused - self.frees
 
 
 class Collected(NamedTuple):
@@ -85,15 +91,17 @@ class Collector:
             pinned=self._pins.signatures(),
             now_ns=now,
         )
-        all_merged = list(self._known.all_merged())
+        idle_merged = [m for m in self._known.all_merged() if m.tree not in used]
+        release = Release(self._storage, self._known, artifacts, idle_merged)
+        before_ns = now - policy.least_age_ns
+        unused = self._sweep.size(release, before_ns)
         size = None
         if policy.max_size is not None:
             trees = {artifact.tree: artifact.overhead for artifact in artifacts}
-            size = space(self._storage, trees, all_merged).disk
-        release = Release(self._storage, artifacts, [m for m in all_merged if m.tree not in used])
+            size = space(self._storage, trees).disk - unused
         excess = None if policy.max_size is None or size is None else size - policy.max_size
         doomed = tuple(_doomed(found, release, excess))
-        return GcPlan(doomed, now - policy.least_age_ns, len(artifacts) - len(doomed), size)
+        return GcPlan(doomed, before_ns, len(artifacts) - len(doomed), unused, size)
 
     def collect(self, plan: GcPlan, progress: Progress) -> Collected:
         """Sweep, and carry out a plan. What was used, pinned or put since the plan stays.

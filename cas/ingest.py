@@ -31,14 +31,15 @@ class FileChanged(InputRefused):
 
 
 class Ingested(NamedTuple):
-    """A file's content is in the store: as `key`, `size` bytes, and by this call if `new`.
+    """A file's content is in the store: as `key`, `size` bytes.
 
-    `before` is what the file was, with the extended attributes `names`, and `stat` what it is now.
+    By this call it took `new` bytes of disk; None if it was there. `before` is what the file was,
+    with the extended attributes `names`, and `stat` what it is now.
     """
 
     key: ObjectKey
     size: int
-    new: bool
+    new: int | None
     before: os.stat_result
     names: list[str]
     stat: os.stat_result
@@ -71,11 +72,11 @@ def ingest(
         names = attributes(fd)
         key = ObjectKey(digest, bool(before.st_mode & 0o111))
         if objects.usable(key):
-            return Ingested(key, size, False, before, names, before)
+            return Ingested(key, size, None, before, names, before)
         journal.note(Begun(path, key, Before.of(before) if move else None))
         now = _adopt(objects, fd, before, key, whole) if move and not names else None
         if now is not None:
-            return Ingested(key, size, True, before, names, now)
+            return Ingested(key, size, now.st_blocks * 512, before, names, now)
         return Ingested(key, size, _copy(objects, fd, data, key, whole), before, names, before)
     finally:
         os.close(fd)
@@ -88,22 +89,22 @@ def ingest_stream(
     journal: Journal,
     *,
     executable: bool,
-) -> tuple[ObjectKey, int, bool]:
+) -> tuple[ObjectKey, int, int | None]:
     """Make sure that all that `read` gives, the file `path` of a tree, is an object.
 
-    Returns its key, its size in bytes, and whether it was made by this call. The journal gets what
-    has to be taken back if the put fails. Raises OSError, and what `read` raises.
+    Returns its key, its size in bytes, and what it took of the disk, or None if it was there. The
+    journal gets what has to be taken back if the put fails. Raises OSError, and what `read` raises.
     """
     with unnamed_file(objects.store_fd) as new:
         digest, size = hashing.of_stream(read, new)
         key = ObjectKey(digest, executable)
         if objects.usable(key):
-            return key, size, False
+            return key, size, None
         journal.note(Begun(path, key, None))
         return key, size, _publish(objects, new, key)
 
 
-def _copy(objects: Objects, fd: int, data: bytes | None, key: ObjectKey, path: bytes) -> bool:
+def _copy(objects: Objects, fd: int, data: bytes | None, key: ObjectKey, path: bytes) -> int | None:
     with unnamed_file(objects.store_fd) as new:
         if data is not None:
             hashing.write_all(new, data)
@@ -112,10 +113,10 @@ def _copy(objects: Objects, fd: int, data: bytes | None, key: ObjectKey, path: b
         return _publish(objects, new, key)
 
 
-def _publish(objects: Objects, new: int, key: ObjectKey) -> bool:
+def _publish(objects: Objects, new: int, key: ObjectKey) -> int | None:
     os.fchmod(new, key.mode)
     stamp(new, key.digest)
-    return objects.publish(new, key)
+    return os.fstat(new).st_blocks * 512 if objects.publish(new, key) else None
 
 
 def _adopt(

@@ -66,13 +66,29 @@ class Known:
 
         `trees` are those that are there. Returns the bytes of disk given back. Raises OSError.
         """
+        return sum(map(self._forget, self._old_overlaps(trees, before_ns)))
+
+    def size_of_overlaps(self, trees: Iterable[str], before_ns: int) -> int:
+        """Return the bytes of disk that `forget_overlaps` would give back. Raises OSError."""
+        return sum(map(self._size, self._old_overlaps(trees, before_ns)))
+
+    def size_of(self, merged: Merged) -> int:
+        """Return the bytes of disk that it takes to remember a merged layer. Raises OSError."""
+        return self._size(self._name("merged", merged.parts))
+
+    def _old_overlaps(self, trees: Iterable[str], before_ns: int) -> Iterator[bytes]:
         there = set(map(_short, trees))
-        freed = 0
-        names = map(os.fsencode, os.listdir(os.path.join(self._store, b"known")))
-        for name in (name for name in names if name.startswith(b"overlaps-")):
-            if self._last_used_ns(name) < before_ns or not self._are_of(name, there):
-                freed += self._forget(name)
-        return freed
+        for name in map(os.fsencode, os.listdir(os.path.join(self._store, b"known"))):
+            if name.startswith(b"overlaps-") and (
+                self._last_used_ns(name) < before_ns or not self._are_of(name, there)
+            ):
+                yield name
+
+    def _size(self, name: bytes) -> int:
+        try:
+            return disk_use(os.stat(self._path(name)))
+        except FileNotFoundError:
+            return 0
 
     def last_used_ns(self, merged: Merged) -> int:
         """Return when a merged layer was last used, in nanoseconds since 1970; 0 if it is gone."""
@@ -104,10 +120,14 @@ class Known:
         note_use(self._path(name))
         return self._merged(name)
 
-    def keep_merged(self, merged: Merged) -> None:
-        """Remember a merged layer. Raises OSError."""
-        content = [merged.boot_id, merged.tree, *merged.parts]
-        self._write(self._name("merged", merged.parts), content)
+    def keep_merged(self, merged: Merged) -> int:
+        """Remember a merged layer; return the bytes of disk that this takes. Raises OSError."""
+        content, name = (
+            [merged.boot_id, merged.tree, *merged.parts],
+            self._name("merged", merged.parts),
+        )
+        self._write(name, content)
+        return disk_use(os.stat(self._path(name)))
 
     def all_merged(self) -> Iterator[Merged]:
         """Yield the merged layers that are remembered."""

@@ -9,11 +9,14 @@ from cas import digest as hashing
 from cas.boot import boot_id
 from cas.compose import union
 from cas.errors import CasError, StoreDamaged
+from cas.events import EventKind, event, log
 from cas.known import Known, Merged
+from cas.layers import overhead
 from cas.layout import MOST_LAYERS
 from cas.manifest import Digest, Manifest
 from cas.quoting import quoted
 from cas.scratch import scratch
+from cas.signals import uninterrupted
 from cas.storage import Storage
 
 
@@ -55,9 +58,15 @@ class Merging:
         merged = Merged(hashing.of_bytes(manifest.encode()), parts, boot_id())
         with scratch(self._storage.fd, "merge") as work:
             self._storage.layers.build(manifest, work)
-            with self._storage.index.locked(exclusive=True):
+            size = overhead(manifest, b"layer", b"manifest", work.fd)
+            with self._storage.index.locked(exclusive=True), uninterrupted():
+                if self._storage.layers.exists(merged.tree):
+                    size = 0
                 self._storage.layers.publish(merged.tree, work)
-                self._known.keep_merged(merged)
+                size += self._known.keep_merged(merged)
+                what = f"{len(parts)} trees of a sysroot of {len(trees)}"
+                made = event(EventKind.MERGED, tree=merged.tree, size=size, what=what)
+                log(self._storage.fd, [made])
 
     def trust(self, layers: Sequence[Digest], trees: Sequence[Digest]) -> bool:
         """Check a merged layer of an earlier boot, of which a power failure may have taken parts.

@@ -101,12 +101,13 @@ def put_tree(
             )
         where = os.path.abspath(path)
         source = partial(read_archive, where, place, progress)
-        return put_reading(storage, signature, known, source, quoted(where), replace=replace)
+        origin = os.fsdecode(where)
+        return put_reading(storage, signature, known, source, origin, replace=replace)
     root = os.path.realpath(path)
     _refuse_root(root, storage.path)
     with opened(root) as fd, _putting(storage, signature, fd) as journal:
         reading = read_tree(root, fd, place, storage.objects, journal, move=move, progress=progress)
-        origin = quoted(root)
+        origin = os.fsdecode(root)
         result = _record_reading(storage, signature, known, reading, origin, replace=replace)
         if move:
             with uninterrupted():  # what would be left are files of the store
@@ -196,14 +197,13 @@ class _Put(NamedTuple):
 
     def event(self, artifact: Artifact, layer: int) -> Event:
         """Return what is to be logged; its layer and link take `layer` bytes that were not."""
-        instead = f", in place of {self.known.tree}" if self.known else ""
-        return event(
-            EventKind.PUT,
-            artifact.signature,
-            tree=artifact.tree,
-            size=self.new_disk + layer,
-            what=f"from {self.origin}{instead}",
-        )
+        kind, what = EventKind.PUT, f"from {self.origin}"
+        if self.known is not None and self.known.tree == artifact.tree:
+            kind = EventKind.REPAIRED  # its layer was gone
+        elif self.known is not None:
+            what += f", in place of {self.known.tree}"
+        size = max(0, self.new_disk + layer)
+        return event(kind, artifact.signature, tree=artifact.tree, size=size, what=what)
 
 
 def _record(storage: Storage, artifact: Artifact, put: _Put, work: Scratch) -> Artifact:
@@ -235,8 +235,7 @@ def _record(storage: Storage, artifact: Artifact, put: _Put, work: Scratch) -> A
                 raise Overtaken
             size = links.make(storage.fd, artifact, work)
             writer.put(artifact)
-        if known is None or known.tree != tree:
-            log(storage.fd, [put.event(artifact, size + (0 if had_layer else taken))])
+        log(storage.fd, [put.event(artifact, size + (0 if had_layer else taken))])
     return artifact
 
 

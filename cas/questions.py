@@ -105,7 +105,8 @@ class StoreQuestions(OpenStore):
 
         with self._index.read() as reader:
             chosen = tuple(dict.fromkeys(resolve(reader, list(names), self.path)))
-        return disk_usage(self._storage, self._known, self.artifacts(), chosen)
+        used = self._removal.used_trees()
+        return disk_usage(self._storage, self._known, used, self.artifacts(), chosen)
 
     @naming_paths
     def statistics(self, days: int) -> Statistics:
@@ -115,7 +116,7 @@ class StoreQuestions(OpenStore):
         """
         from cas.statistics import statistics
 
-        return statistics(self._storage, self._known, self.artifacts(), days)
+        return statistics(self._storage, self.artifacts(), days)
 
     @naming_paths
     def groups(

@@ -130,12 +130,19 @@ class Removal:
         return total
 
     def discard_merged(self, before_ns: int = 0) -> int:
-        """Delete the merged layers that `Merging.unneeded` names; return the bytes freed.
+        """Delete the merged layers that nobody needs; return the bytes freed.
 
         Raises OSError, StoreDamaged.
         """
-        unneeded = self._merging.unneeded(self.used_trees(), before_ns)
+        unneeded = self.unneeded(before_ns)
         return self.discard((), unneeded) if unneeded else 0
+
+    def unneeded(self, before_ns: int) -> list[Merged]:
+        """Return the merged layers that nobody needs; see `Merging.unneeded`.
+
+        Raises OSError, StoreDamaged.
+        """
+        return self._merging.unneeded(self.used_trees(), before_ns)
 
 
 def refuse_used(artifacts: Iterable[Artifact], uses: Iterable[Use], pinned: Set[Signature]) -> None:

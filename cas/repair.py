@@ -184,8 +184,8 @@ class Repair:
         """Forget all artifacts that are a tree, so that the next build makes them again."""
         removed = self._removal.remove(
             lambda writer: writer.of_tree(tree),
-            EventKind.DAMAGED,
-            lambda artifact: "cannot be healed, and is forgotten",
+            EventKind.LOST,
+            lambda artifact: "it could not be healed",
         )
         for artifact in removed.artifacts:
             yield f"took {artifact.signature} out of service"

@@ -152,15 +152,22 @@ def clear_dead(store_fd: int, aside_fd: int) -> list[bytes]:
 
     Raises OSError.
     """
-    dead = []
+    moved = []
     with opened(b"tmp", store_fd) as tmp, located(tmp):
-        fcntl.flock(tmp, fcntl.LOCK_EX)
-        for name in map(os.fsencode, os.listdir(tmp)):
-            if not _has_owner(name, tmp):
-                with contextlib.suppress(FileNotFoundError):  # its owner has just deleted it
-                    os.rename(name, name, src_dir_fd=tmp, dst_dir_fd=aside_fd)
-                    dead.append(name)
-    return dead
+        for name in find_dead(tmp):
+            with contextlib.suppress(FileNotFoundError):  # its owner has just deleted it
+                os.rename(name, name, src_dir_fd=tmp, dst_dir_fd=aside_fd)
+                moved.append(name)
+    return moved
+
+
+def find_dead(tmp: int) -> list[bytes]:
+    """Return the names of what killed processes left in the directory `tmp/`, open at `tmp`.
+
+    It is locked from now on, until it is closed. Raises OSError.
+    """
+    fcntl.flock(tmp, fcntl.LOCK_EX)
+    return [name for name in map(os.fsencode, os.listdir(tmp)) if not _has_owner(name, tmp)]
 
 
 def _has_owner(name: bytes, tmp: int) -> bool:

@@ -11,39 +11,38 @@ from typing import NamedTuple
 from cas.artifact import Artifact
 from cas.dirs import disk_use, opened, walk
 from cas.errors import StoreDamaged
-from cas.known import Merged
+from cas.known import Known, Merged
 from cas.layers import overhead
 from cas.layout import artifact_path, layer_path, manifest_path
-from cas.manifest import Digest
+from cas.manifest import Digest, is_digest
 from cas.objects import ObjectKey
 from cas.storage import Storage
 
-_NOT_WALKED = (b"layers", b"manifests", b"tmp")
+_NOT_WALKED = (b"layers", b"manifests")
 
 
 class Space(NamedTuple):
-    """What a store takes.
+    """What a store takes: `disk` bytes of disk, as du(1) tells them.
 
-    `disk` bytes of disk, but for `unused` ones, which a sweep would give back; `contents` objects
-    in use are part of that, of `content_bytes` in all.
+    `contents` are the objects in use that are part of that, of `content_bytes` in all.
     """
 
     disk: int
-    unused: int
     contents: int
     content_bytes: int
 
 
-def space(storage: Storage, trees: dict[Digest, int], merged: Iterable[Merged]) -> Space:
+def space(storage: Storage, trees: dict[Digest, int]) -> Space:
     """Measure what a store takes. `trees` are those of its artifacts, with their overheads.
 
     Raises OSError.
     """
     disk = sum(trees.values()) + os.fstat(storage.fd).st_blocks * 512
-    unused = contents = content_bytes = 0
-    for layer in merged:
-        if layer.tree not in trees:
-            disk += _overhead(storage, layer.tree)
+    contents = content_bytes = 0
+    for name in os.listdir(os.path.join(storage.path, b"layers")):
+        tree = os.fsdecode(name)
+        if is_digest(tree) and tree not in trees:
+            disk += layer_overhead(storage, Digest(tree))
     for name in map(os.fsencode, os.listdir(storage.fd)):
         found = os.stat(name, dir_fd=storage.fd, follow_symlinks=False)
         disk += found.st_blocks * 512
@@ -51,18 +50,18 @@ def space(storage: Storage, trees: dict[Digest, int], merged: Iterable[Merged]) 
             continue
         with opened(name, storage.fd) as root:
             for node in walk(root, vanishing=True):
-                is_object = name == b"objects" and stat.S_ISREG(node.stat.st_mode)
-                if is_object and node.stat.st_nlink == 1:
-                    unused += node.stat.st_blocks * 512
-                    continue
+                if name == b"tmp" and disk_use(node.stat) == 0:
+                    continue  # a link to an object
                 disk += node.stat.st_blocks * 512
-                contents += is_object
-                content_bytes += node.stat.st_size if is_object else 0
-    return Space(disk, unused, contents, content_bytes)
+                if name == b"objects" and stat.S_ISREG(node.stat.st_mode):
+                    in_use = node.stat.st_nlink > 1
+                    contents += in_use
+                    content_bytes += in_use * node.stat.st_size
+    return Space(disk, contents, content_bytes)
 
 
-def _overhead(storage: Storage, tree: Digest) -> int:
-    """Return what a layer takes besides the objects; 0 if it is gone or damaged."""
+def layer_overhead(storage: Storage, tree: Digest) -> int:
+    """Return what a layer takes besides the objects; 0 if it is gone or damaged. Raises OSError."""
     try:
         manifest = storage.layers.manifest(tree)
         return overhead(manifest, layer_path(tree), manifest_path(tree), storage.fd)
@@ -76,7 +75,7 @@ class _Gone:
     def __init__(self) -> None:
         self.recipes = Counter[str]()
         self.trees = Counter[Digest]()
-        self.links: dict[bytes, int] = {}
+        self.links: dict[int, int] = {}  # of inodes
         self.merged = set[Digest]()
 
 
@@ -84,13 +83,19 @@ class Release:
     """Works out what comes back when artifacts go, one after the other.
 
     A content comes back with the last layer that links to it: the file system counts the links.
-    `artifacts` are all that there are, `merged` the merged layers that would go too.
+    `artifacts` are all that there are, `merged` the merged layers that would go too, since nobody
+    uses them.
     """
 
     def __init__(
-        self, storage: Storage, artifacts: Iterable[Artifact], merged: Iterable[Merged]
+        self,
+        storage: Storage,
+        known: Known,
+        artifacts: Iterable[Artifact],
+        merged: Iterable[Merged],
     ) -> None:
         self._storage = storage
+        self._known = known
         artifacts = tuple(artifacts)
         self._recipes = Counter(artifact.signature.recipe for artifact in artifacts)
         self._trees = Counter(artifact.tree for artifact in artifacts)
@@ -112,10 +117,34 @@ class Release:
         if gone.trees[tree] == self._trees[tree]:
             freed += artifact.overhead + self._of_tree(tree)
             for layer in self._merged.get(tree, ()):
-                left = self._trees[layer.tree] - gone.trees[layer.tree]
-                if left == 0 and layer.tree not in gone.merged:
-                    gone.merged.add(layer.tree)
-                    freed += _overhead(self._storage, layer.tree) + self._of_tree(layer.tree)
+                freed += self.of_merged(layer)
+        return freed
+
+    def of_merged(self, merged: Merged) -> int:
+        """Return the bytes of disk that come back with a merged layer. Raises OSError."""
+        gone, tree = self._gone, merged.tree
+        if self._trees[tree] > gone.trees[tree] or tree in gone.merged:
+            return 0
+        gone.merged.add(tree)
+        return self._known.size_of(merged) + self.of_layer(tree)
+
+    def of_layer(self, tree: Digest) -> int:
+        """Return the bytes of disk that come back with a layer. Raises OSError."""
+        return layer_overhead(self._storage, tree) + self._of_tree(tree)
+
+    def of_entry(self, name: bytes, dir_fd: int) -> int:
+        """Return the bytes of disk that come back with a file, or a directory and all in it.
+
+        Raises OSError.
+        """
+        found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        if not stat.S_ISDIR(found.st_mode):
+            return self._unlinked(found)
+        freed = found.st_blocks * 512
+        with opened(name, dir_fd) as directory:
+            for node in walk(directory, vanishing=True):
+                is_directory = stat.S_ISDIR(node.stat.st_mode)
+                freed += node.stat.st_blocks * 512 if is_directory else self._unlinked(node.stat)
         return freed
 
     def alone(self, artifact: Artifact) -> int:
@@ -135,18 +164,19 @@ class Release:
             owner = os.stat(layer_path(tree), dir_fd=self._storage.fd).st_uid
         except (FileNotFoundError, StoreDamaged):
             return 0
+        objects = self._storage.objects
         keys = [key for entry in manifest if (key := ObjectKey.of(entry)) is not None]
-        return sum(self._unlinked(key, owner) for key in keys)
+        linked = (objects.linked_by(key, owner) for key in keys)
+        return sum(self._unlinked(one[1]) for one in linked if one is not None)
 
-    def _unlinked(self, key: ObjectKey, owner: int) -> int:
-        """Take one link from an object; return its size if it was the last but its own name."""
-        linked = self._storage.objects.linked_by(key, owner)
-        if linked is None:
-            return 0
-        path, found = linked
-        left = self._gone.links.get(path, found.st_nlink) - 1
-        self._gone.links[path] = left
-        return found.st_blocks * 512 if left == 1 else 0
+    def _unlinked(self, found: os.stat_result) -> int:
+        """Take one link from a file; return its size if but an object's own name is left, or none.
+
+        What has no other name than that is another's to count.
+        """
+        left = self._gone.links.get(found.st_ino, found.st_nlink) - 1
+        self._gone.links[found.st_ino] = left
+        return found.st_blocks * 512 if left == 1 or (left == 0 and found.st_nlink == 1) else 0
 
     def _size(self, path: bytes) -> int:
         try:

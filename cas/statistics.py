@@ -10,8 +10,8 @@ from typing import NamedTuple
 from cas import links
 from cas.artifact import Artifact
 from cas.counts import Counts, read_counts
+from cas.errors import StoreDamaged
 from cas.events import EventKind, read_log
-from cas.known import Known
 from cas.policy import DAY_NS
 from cas.progress import Progress, counted, unseen
 from cas.space import Space, space
@@ -67,9 +67,7 @@ class Group(NamedTuple):
     last_used_ns: int
 
 
-def statistics(
-    storage: Storage, known: Known, artifacts: Sequence[Artifact], days: int
-) -> Statistics:
+def statistics(storage: Storage, artifacts: Sequence[Artifact], days: int) -> Statistics:
     """Work out the statistics of all `artifacts` of a store, and of so many days up to today.
 
     Raises OSError, StoreDamaged.
@@ -84,7 +82,7 @@ def statistics(
         len(trees),
         sum(artifact.files for artifact in artifacts),
         sum(artifact.size for artifact in artifacts),
-        space(storage, trees, list(known.all_merged())),
+        space(storage, trees),
         ever,
         tuple(_days(storage, counts, days)),
     )
@@ -101,7 +99,9 @@ def _days(storage: Storage, counts: dict[int, Counts], number: int) -> Iterable[
         match event.kind:
             case EventKind.PUT.value:
                 day = day._replace(put=day.put + 1, put_bytes=day.put_bytes + event.bytes)
-            case EventKind.REMOVED.value | EventKind.COLLECTED.value:
+            case EventKind.MERGED.value | EventKind.REPAIRED.value:
+                day = day._replace(put_bytes=day.put_bytes + event.bytes)
+            case EventKind.REMOVED.value | EventKind.COLLECTED.value | EventKind.LOST.value:
                 day = day._replace(gone=day.gone + 1)
             case EventKind.FREED.value:
                 day = day._replace(freed_bytes=day.freed_bytes + event.bytes)
@@ -109,6 +109,17 @@ def _days(storage: Storage, counts: dict[int, Counts], number: int) -> Iterable[
                 day = day._replace(damaged=day.damaged + 1)
         found[day.day] = day
     return found.values()
+
+
+def _sizes(storage: Storage, artifact: Artifact) -> dict[bytes, int]:
+    """Return what `sizes_of` does; nothing of an artifact that has gone meanwhile."""
+    try:
+        return sizes_of(storage, artifact)
+    except StoreDamaged:
+        with storage.index.read() as reader:
+            if reader.get(artifact.signature) == artifact:
+                raise
+        return {}
 
 
 def groups(
@@ -129,7 +140,7 @@ def groups(
     holders: dict[bytes, int] = {}  # a bit for each group
     for number, of_group in enumerate(members.values()):
         for artifact in of_group:
-            for path, size in sizes_of(storage, artifact).items():
+            for path, size in _sizes(storage, artifact).items():
                 sizes[path] = size
                 holders[path] = holders.get(path, 0) | 1 << number
             step(1)

@@ -15,7 +15,7 @@ from cas.composing import compose
 from cas.composition import Composition
 from cas.conflicts import ConflictPolicy
 from cas.counts import Counts, count
-from cas.events import Event, EventKind, event, log
+from cas.events import Event, EventKind, event, log, read_log
 from cas.index import Writer
 from cas.locating import located, naming_paths
 from cas.objects import Overtaken
@@ -217,9 +217,12 @@ class Store(StoreQuestions):
 
         with located(self.fd):
             found = verify(self._storage, self._known, names, quick=quick, progress=progress)
+            told: set[str] | None = None
             for finding in found:
                 if finding.kind.is_damage:
-                    log(self.fd, [_damaged(finding)])
+                    told = _told(self.path) if told is None else told
+                    damage = _damaged(finding)
+                    log(self.fd, [] if damage.what in told else [damage])
                 yield finding
 
     def repair(self, findings: Sequence[Finding]) -> Iterator[str]:
@@ -236,7 +239,20 @@ class Store(StoreQuestions):
                 yield done
 
 
+def _told(store: bytes) -> set[str]:
+    """Return the damage that was logged since the last repair, as far as this user may see it."""
+    told = set()
+    with contextlib.suppress(OSError):
+        for one in read_log(store):
+            if one.kind == EventKind.REPAIRED.value:
+                break
+            if one.kind == EventKind.DAMAGED.value:
+                told.add(one.what)
+    return told
+
+
 def _damaged(finding: Finding) -> Event:
     signatures = finding.signatures
-    whose = signatures[0] if len(signatures) == 1 else ""
-    return event(EventKind.DAMAGED, whose, what=str(finding))
+    if len(signatures) == 1:
+        return event(EventKind.DAMAGED, signatures[0], what=str(finding._replace(signatures=())))
+    return event(EventKind.DAMAGED, what=str(finding))

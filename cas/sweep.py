@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 
 from cas import links
-from cas.dirs import opened, remove, walk
+from cas.dirs import Node, opened, remove, walk
 from cas.known import Known
 from cas.lastuse import TICK_NS
 from cas.layout import content_of
@@ -19,8 +20,9 @@ from cas.manifest import Digest, is_digest
 from cas.mounts import remove_cut
 from cas.objects import unlink_unused
 from cas.removal import Removal
-from cas.scratch import clear_dead, scratch
+from cas.scratch import clear_dead, find_dead, scratch
 from cas.signature import Signature
+from cas.space import Release
 from cas.storage import Storage
 
 
@@ -48,6 +50,22 @@ class Sweep:
         freed = self._removal.discard_merged(before_ns)
         return freed + self._known.forget_overlaps(trees, before_ns)
 
+    def size(self, release: Release, before_ns: int) -> int:
+        """Return the bytes of disk that `run`, and `compositions(before_ns)`, would give back.
+
+        `release` is what works it out. Raises OSError, StoreDamaged.
+        """
+        with self._storage.index.read() as reader:
+            trees = reader.trees()
+        freed = self._known.size_of_overlaps(trees, before_ns)
+        freed += sum(map(release.of_merged, self._removal.unneeded(before_ns)))
+        used = self._removal.used_trees()
+        freed += sum(release.of_layer(t) for t in self._stray_layers() if t not in used)
+        with opened(b"tmp", self._storage.fd) as tmp:
+            for name in find_dead(tmp):
+                freed += release.of_entry(name, tmp)
+        return freed + sum(found.stat.st_blocks * 512 for found in self._unused_objects())
+
     def _temporary(self) -> int:
         """Delete what dead processes left in `tmp/`."""
         with scratch(self._storage.fd, "sweep") as aside:
@@ -71,8 +89,8 @@ class Sweep:
             freed = sum(links.remove(store, s) for s in stray if writer.get(s) is None)
             return freed + sum(links.remove_recipe(store, recipe) for recipe in empty)
 
-    def _layers(self) -> int:
-        """Delete layers and manifests that have no record, and are not merged ones."""
+    def _stray_layers(self) -> list[Digest]:
+        """Return the layers and manifests that have no record, and are not merged ones."""
         with self._storage.index.read() as reader:
             needed = reader.trees()
         needed |= {merged.tree for merged in self._known.all_merged()}
@@ -80,16 +98,22 @@ class Sweep:
         for directory in (b"layers", b"manifests"):
             with opened(directory, self._storage.fd) as fd:
                 names.update(os.listdir(fd))
-        stray = [Digest(name) for name in sorted(names - needed) if is_digest(name)]
+        return [Digest(name) for name in sorted(names - needed) if is_digest(name)]
+
+    def _layers(self) -> int:
+        """Delete stray layers, but for those that somebody uses."""
+        stray = self._stray_layers()
         return self._removal.discard(stray) if stray else 0
 
     def _objects(self) -> int:
-        """Delete contents that no layer links to, but for those of puts that are under way."""
+        """Delete unused contents."""
+        return sum(unlink_unused(node.name, node.dir_fd) for node in self._unused_objects())
+
+    def _unused_objects(self) -> Iterator[Node]:
+        """Yield contents that no layer links to, but for those of puts that are under way."""
         before = min(time.time_ns(), oldest_put_ns(self._storage.path)) - TICK_NS
-        freed = 0
         with opened(b"objects", self._storage.fd) as root:
             for node in walk(root, vanishing=True):
                 unused = node.stat.st_nlink == 1 and node.stat.st_mtime_ns < before
                 if unused and content_of(node.path) is not None:
-                    freed += unlink_unused(node.name, node.dir_fd)
-        return freed
+                    yield node

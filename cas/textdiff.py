@@ -12,8 +12,12 @@ from cas.manifest import Entry, Kind
 from cas.quoting import quoted
 
 _LARGEST = 1 << 20
-"""Longer files (bytes) are not compared: difflib takes time by the square."""
-_CONTROL = re.compile(r"[\0-\x08\x0b\x0e-\x1f\x7f-\x9f]")
+_MOST = 10_000
+"""Files of more bytes, or lines, are not compared: difflib takes time by the square."""
+_CONTROL = re.compile(
+    r"[\0-\x08\x0b\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]|\r(?!\n)"
+)
+"""What controls a terminal, or the direction of text."""
 
 
 def unified(difference: Difference, before: bytes, after: bytes) -> list[str] | None:
@@ -30,9 +34,10 @@ def unified(difference: Difference, before: bytes, after: bytes) -> list[str] | 
     if old is None or new is None or old == new:
         return None
     path = quoted(difference.path)
+    end = "\t" if " " in path else ""  # else patch(1) would take what is before the blank
     names = (
-        "/dev/null" if difference.before is None else f"a/{path}",
-        "/dev/null" if difference.after is None else f"b/{path}",
+        "/dev/null" if difference.before is None else f"a/{path}{end}",
+        "/dev/null" if difference.after is None else f"b/{path}{end}",
     )
     return list(_ended(difflib.unified_diff(old, new, *names)))
 
@@ -51,6 +56,8 @@ def _lines(entry: Entry | None, root: bytes) -> list[str] | None:
     if _CONTROL.search(text):
         return None
     *lines, last = text.split("\n")  # as diff(1) does it, and not str.splitlines()
+    if len(lines) > _MOST:
+        return None
     return [f"{line}\n" for line in lines] + ([last] if last else [])
 
 

@@ -43,7 +43,6 @@ Place = Callable[[bytes], bytes | None]
 _Seen = tuple[int, int, int] | None
 """Inode number, size and time (ns) of a file; None of a directory."""
 
-_BLOCK = 4096  # bytes; of the file systems that are usual
 _COUNTED = ("size", "new", "new_bytes", "new_disk", "set_id_bits", "xattrs", "owners")
 
 
@@ -65,8 +64,8 @@ class TreeLeftOver(CasError):
 class Reading:
     """What is known of a tree while it is read.
 
-    `new` is how many objects were made, `new_bytes` their size, `new_disk` about what that is on
-    the disk. `seen` tells what the files were, for who takes them away.
+    `new` is how many objects were made, `new_bytes` their size, `new_disk` what that is on the
+    disk. `seen` tells what the files were, for who takes them away.
     """
 
     nodes: dict[bytes, bytes] = field(default_factory=dict)
@@ -90,12 +89,12 @@ class Reading:
         """What of the tree is not kept."""
         return Dropped(self.set_id_bits, self.xattrs, self.owners)
 
-    def count_new(self, made: bool, size: int) -> None:
-        """Count an object of `size` bytes, if it was made."""
-        if made:
+    def count_new(self, size: int, disk: int | None) -> None:
+        """Count an object of `size` bytes, unless it was there; it takes `disk` bytes of disk."""
+        if disk is not None:
             self.new += 1
             self.new_bytes += size
-            self.new_disk += -(-size // _BLOCK) * _BLOCK
+            self.new_disk += disk
 
     def recount(self) -> None:
         """Count the entries of `nodes`."""
@@ -202,7 +201,7 @@ def _read_files(
             executable = done.key.executable
             part.nodes[path] = file_node(done.key.digest, done.size, executable=executable)
             part.size += done.size
-            part.count_new(done.new, done.size)
+            part.count_new(done.size, done.new)
             if move:
                 part.seen[path] = _content(done.stat)
     give(part)

@@ -31,7 +31,7 @@ def trusted(storage: Storage, artifact: Artifact) -> Artifact | None:
                 else:
                     writer.delete(artifact.signature)
                     links.remove(storage.fd, artifact.signature)
-                    what = f"a power failure may have cut it, and it is forgotten: {damage}"
-                    lost = event(EventKind.DAMAGED, artifact.signature, what=what)
+                    what = f"a power failure may have cut it: {damage}"
+                    lost = event(EventKind.LOST, artifact.signature, what=what)
                     log(storage.fd, [lost])
     return checked

@@ -141,7 +141,7 @@ class _Unpacking:
         )
         if size != member.size:
             raise self._refused(member, "longer than the archive")
-        self._reading.count_new(new, member.size)
+        self._reading.count_new(member.size, new)
         return file_node(key.digest, member.size, executable=key.executable)
 
     def _note(self, member: tarfile.TarInfo) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import NamedTuple
 
 from cas.artifact import Artifact
+from cas.errors import StoreDamaged
 from cas.known import Known
 from cas.layout import artifact_path, layer_path
 from cas.objects import ObjectKey
-from cas.space import Release
+from cas.quoting import quoted
+from cas.space import Release, layer_overhead
 from cas.storage import Storage
 
 
@@ -35,17 +37,27 @@ class DiskUsage(NamedTuple):
 
 
 def disk_usage(
-    storage: Storage, known: Known, artifacts: Sequence[Artifact], chosen: Sequence[Artifact]
+    storage: Storage,
+    known: Known,
+    used: Set[str],
+    artifacts: Sequence[Artifact],
+    chosen: Sequence[Artifact],
 ) -> DiskUsage:
     """Work out what the `chosen` ones of all `artifacts` of a store take.
 
-    Raises OSError, StoreDamaged.
+    To what one takes belongs what merged layers with it take besides contents, but for those in
+    `used` (trees): they go with it. Raises OSError, StoreDamaged.
     """
-    release = Release(storage, artifacts, known.all_merged())
+    merged = [layer for layer in known.all_merged() if layer.tree not in used]
+    release = Release(storage, known, artifacts, merged)
     seen: dict[bytes, int] = {}
     each: list[Usage] = []
     for artifact in chosen:
         sizes = sizes_of(storage, artifact)
+        for layer in merged:
+            if artifact.tree in layer.parts:
+                size = known.size_of(layer) + layer_overhead(storage, layer.tree)
+                sizes[b"merged " + layer.tree.encode()] = size
         seen |= sizes
         each.append(Usage(artifact, sum(sizes.values()), release.alone(artifact)))
     return DiskUsage(tuple(each), sum(seen.values()), sum(map(release.of, chosen)))
@@ -54,15 +66,21 @@ def disk_usage(
 def sizes_of(storage: Storage, artifact: Artifact) -> dict[bytes, int]:
     """Return the bytes of disk of all that an artifact has, by paths: objects, layer and link.
 
-    Raises OSError, StoreDamaged.
+    Raises OSError, StoreDamaged (a part is missing, or the artifact has just gone).
     """
     layer, link = layer_path(artifact.tree), artifact_path(artifact.signature)
-    owner = os.stat(layer, dir_fd=storage.fd).st_uid
+    try:
+        owner = os.stat(layer, dir_fd=storage.fd).st_uid
+        manifest = storage.layers.manifest(artifact.tree)
+    except FileNotFoundError as error:
+        where = quoted(error.filename or layer)
+        hint = "`cas verify` tells what else, and `cas verify --repair` takes it out of service"
+        raise StoreDamaged(f"{where} of {artifact.signature} is missing", hint=hint) from error
     sizes = {layer: artifact.overhead}
     for path in (link, os.path.dirname(link)):
         with contextlib.suppress(FileNotFoundError):
             sizes[path] = os.stat(path, dir_fd=storage.fd, follow_symlinks=False).st_blocks * 512
-    for entry in storage.layers.manifest(artifact.tree):
+    for entry in manifest:
         key = ObjectKey.of(entry)
         found = None if key is None else storage.objects.linked_by(key, owner)
         if found is not None:

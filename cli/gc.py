@@ -80,9 +80,9 @@ def gc_command(
         _show(plan, as_json)
     else:
         _collect(store, plan, as_json)
-    if max_size is not None and plan.size is not None and plan.size - plan.frees > max_size:
+    if max_size is not None and plan.left is not None and plan.left > max_size:
         note(
-            f"{size_text(plan.size - plan.frees)} are still in the store: they are in use, "
+            f"{size_text(plan.left)} are still in the store: they are in use, "
             "pinned, in their grace time, or kept by other options"
         )
 

@@ -11,6 +11,11 @@ from cas.signals import uninterrupted
 from cli.failure import marked
 from cli.options import note
 
+
+class Ended(SystemExit):
+    """A signal other than SIGINT ends the command; `code` is that of the process."""
+
+
 GOES_ON = "the same command goes on there"
 
 
@@ -23,7 +28,7 @@ def telling(tell: Callable[[], str], *, of_errors: bool = False) -> Iterator[Non
     """
     try:
         yield
-    except (KeyboardInterrupt, SystemExit) as end:
+    except (KeyboardInterrupt, Ended) as end:
         with uninterrupted():
             end.add_note(_told(tell))
         raise

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+import os
+import re
 import time
+from collections.abc import Sequence
 
 import click
 
-from cas.events import Event, EventKind
+from cas.events import Event, EventKind, read_log
+from cas.format import find_store
 from cas.usernames import user_name
 from cli.options import (
     complete_id,
     emit,
     json_option,
     note,
-    open_store,
     store_option,
     table,
     text_of,
     time_of,
+    told_store,
 )
 from cli.quantities import age, size_text
 
+_ID = re.compile(r"[^\s(),]+:[^\s(),]+")
 _KINDS = click.Choice([kind.value for kind in EventKind])
 
 
@@ -50,7 +55,7 @@ def log_command(
 ) -> None:
     """Tell what was put, removed or damaged, when, and by whom.
 
-    The last event comes last. With PATTERN only those of artifacts whose recipe or whole ID it
+    The last event comes last. With PATTERN only those about artifacts whose recipe or whole ID it
     matches, as in a shell. Events of the last thirteen months are kept. Who may not write to the
     store leaves no trace in it.
 
@@ -61,26 +66,35 @@ def log_command(
     """
     if last is None and since is None:
         last = 50
-    store = open_store(ctx)
+    store = os.path.realpath(os.fsencode(told_store(ctx)))
+    find_store(store, create=False)  # and no index is opened, which may be what is damaged
     since_ns = 0 if since is None else max(0, time.time_ns() - since)
     wanted = (
         event
-        for event in store.log(since_ns)
+        for event in read_log(store, since_ns)
         if (not kinds or event.kind in kinds) and (pattern is None or _is_of(event, pattern))
     )
     found = list(itertools.islice(wanted, last))[::-1]
-    rows = [
-        (time_of(event.time_ns), text_of(event.kind), user_name(event.uid), *_told(event))
-        for event in found
-    ]
-    emit(as_json, list(map(_document, found)), table(("TIME", "EVENT", "BY", "SIZE", "WHAT"), rows))
+    emit(as_json, list(map(_document, found)) if as_json else None, () if as_json else _rows(found))
     if not found:
         note("nothing like that is logged")
 
 
 def _is_of(event: Event, pattern: str) -> bool:
-    recipe = event.id.partition(":")[0]
-    return fnmatch.fnmatchcase(recipe, pattern) or fnmatch.fnmatchcase(event.id, pattern)
+    """Tell whether an event is about an artifact that a pattern matches, or names it."""
+    ids = [event.id, *_ID.findall(event.what)] if event.id else _ID.findall(event.what)
+    return any(
+        fnmatch.fnmatchcase(id_, pattern) or fnmatch.fnmatchcase(id_.partition(":")[0], pattern)
+        for id_ in ids
+    )
+
+
+def _rows(events: Sequence[Event]) -> list[str]:
+    rows = [
+        (time_of(event.time_ns), event.kind, user_name(event.uid), *_told(event))
+        for event in events
+    ]
+    return table(("TIME", "EVENT", "BY", "SIZE", "WHAT"), rows)
 
 
 def _told(event: Event) -> tuple[str, str]:

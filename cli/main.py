@@ -18,7 +18,7 @@ from cas.errors import MEANINGS, CasError, ExitCode
 from cas.locating import located
 from cas.nearmiss import near_miss
 from cli.failure import RUN_FAILED, marked, report
-from cli.interruption import say_interrupted
+from cli.interruption import Ended, say_interrupted
 from cli.options import STANDARD_OUTPUT, detail, store_option
 from cli.quantities import span_text
 
@@ -154,7 +154,7 @@ def cas() -> None:
 
 
 def _end(number: int, _: object) -> None:
-    sys.exit(128 + number)
+    raise Ended(128 + number)
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
@@ -171,6 +171,7 @@ def main() -> NoReturn:
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup(1) lets one be ignored
             signal.signal(number, _end)
     warnings.showwarning = _warn
+    warnings.simplefilter("always", UserWarning)  # $PYTHONWARNINGS cannot make it an error
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # whatever the locale has no letter for
     try:
@@ -178,9 +179,11 @@ def main() -> NoReturn:
         if sys.stdout is not None:  # as it is when a caller has closed it
             with located(STANDARD_OUTPUT):
                 sys.stdout.flush()
-    except (click.exceptions.Abort, KeyboardInterrupt, SystemExit) as end:
+    except (click.exceptions.Abort, KeyboardInterrupt, Ended) as end:
         say_interrupted(end)
-        code = end.code if isinstance(end, SystemExit) else 130
+        code = end.code if isinstance(end, Ended) else 130
+    except SystemExit as end:  # of click, when it has told a shell how to complete something
+        code = end.code
     except BrokenPipeError:
         code = ExitCode.FAILURE
     except (CasError, OSError, MemoryError, click.ClickException) as error:

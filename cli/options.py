@@ -21,7 +21,7 @@ from cli.failure import marked
 from cli.settings import store_and_source, store_path, use_settings
 
 STANDARD_OUTPUT = b"standard output"
-_NUMBER = re.compile(r"[0-9.]+( bytes| [KMGT]iB)?")
+_NUMBER = re.compile(r"(-?[0-9.]+( bytes| [KMGT]iB)?)?")
 _QUIET, _VERBOSE = "cas.quiet", "cas.verbose"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

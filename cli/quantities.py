@@ -74,7 +74,7 @@ def size_text(size: int) -> str:
     """Return a number of bytes for a person, in units of 1024."""
     amount = float(size)
     for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if amount < 1024:
+        if round(amount, 1) < 1024:
             return f"{size} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.1f} TiB"

@@ -40,10 +40,12 @@ _BY: dict[str, Callable[[Artifact], str]] = {
 def stats_command(ctx: click.Context, by: str | None, days: int, as_json: bool) -> None:
     """Tell what the store holds, saves, and how it is used.
 
-    Hits are artifacts that were there when `cas has` asked for them, or a sysroot was made. GREW
-    counts what puts took, less what came back. With --by, DISK is all that the artifacts of a line
-    have on the disk, OWN what no other line has, and SHARE adds to that an equal part of what
-    several have.
+    Hits are artifacts that were there when `cas has` asked for them, or a sysroot was made. Of a
+    day, GREW is what puts took of the disk, less what came back; HAD and MISSED are hits and misses
+    of `cas has`, USED and LACKED those of sysroots, MOUNTS the sysroots that were overlays, and
+    DAMAGED what was newly found damaged. With --by, DISK is all that the artifacts of a line have
+    on the disk, OWN what no other line has, and SHARE adds to that an equal part of what several
+    have.
 
     \b
     cas stats
@@ -51,7 +53,7 @@ def stats_command(ctx: click.Context, by: str | None, days: int, as_json: bool) 
     """
     store = open_store(ctx)
     found = store.statistics(days)
-    frees = found.space.unused + store.plan_gc(usual_policy(ctx)).frees
+    frees = store.plan_gc(usual_policy(ctx)).frees
     groups = None if by is None else _groups(store, _BY[by])
     lines = [*_summary(found, frees), "", *_days(found.days)]
     if by is not None and groups is not None:
@@ -102,7 +104,7 @@ def _days(days: tuple[Day, ...]) -> list[str]:
         if any(day.counts) or any(day[2:])
     ]
     header = ("DAY", "PUT", "GONE", "GREW")
-    asked = ("HAS HITS", "MISSES", "SYSROOT HITS", "MISSES", "SYSROOTS", "DAMAGED")
+    asked = ("HAD", "MISSED", "USED", "LACKED", "MOUNTS", "DAMAGED")
     return table((*header, *asked), rows)
 
 

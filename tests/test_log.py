@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -75,17 +76,20 @@ def test_log_tells_of_damage_and_what_became_of_it(cas: Cas) -> None:
 
     cas("verify", code=6)
     found = cas.json("log", "--event", "damaged")
+    cas("verify", code=6)
+    assert cas.json("log", "--event", "damaged") == found  # it is known already
     assert [one["id"] for one in found] == [ZLIB] * len(found) != []
     assert any(one["what"].startswith("content: ") for one in found)
 
     cas("verify", "--repair")
     cas("rebuild-index")
-    assert {"repaired", "rebuilt"} <= set(_kinds(cas, "--since", "1h"))
+    assert {"repaired", "lost", "rebuilt"} <= set(_kinds(cas, "--since", "1h"))
     last = cas.json("log")[-1]
     assert (last["event"], last["what"]) == ("rebuilt", "0 with a record again, 0 without")
     assert _kinds(cas, "zlib", "--event", "damaged", "--last", "1") == ["damaged"]
-    lost = cas.json("log", "zlib")[-1]
-    assert lost["what"] == "cannot be healed, and is forgotten"
+    (lost,) = cas.json("log", "zlib", "--event", "lost")
+    assert lost["what"] == "it could not be healed"
+    assert cas.json("stats")["days"][-1]["gone"] == 1
 
 
 def test_what_a_power_failure_cut_is_logged_when_it_is_forgotten(cas: Cas) -> None:
@@ -97,7 +101,7 @@ def test_what_a_power_failure_cut_is_logged_when_it_is_forgotten(cas: Cas) -> No
 
     cas("has", ZLIB, code=3)
 
-    (lost,) = cas.json("log", "--event", "damaged")
+    (lost,) = cas.json("log", "--event", "lost")
     assert lost["id"] == ZLIB
     assert "power failure" in lost["what"]
 
@@ -159,7 +163,7 @@ def test_lines_that_make_no_sense_are_passed_over(cas: Cas) -> None:
 def test_text_in_the_log_cannot_write_to_the_terminal(cas: Cas) -> None:
     _put(cas, ZLIB, "1")
     month = _months(cas.store)[-1]
-    line = json.dumps({"time_ns": 1, "kind": "\x1b[2J", "uid": 0, "id": "\x1b[2J", "what": "\nput"})
+    line = json.dumps({"time_ns": 1, "kind": "put", "uid": 0, "id": "\x1b[2J", "what": "\nput"})
     month.write_text(line)
 
     assert "\x1b" not in cas("log").stdout
@@ -191,13 +195,39 @@ def test_what_cannot_be_logged_is_done_and_told(cas: Cas) -> None:
     cas("has", ZLIB)
 
 
-def test_store_without_a_log_is_told_what_to_do(cas: Cas) -> None:
+def test_log_is_made_when_it_is_needed(cas: Cas) -> None:
     cas("init")
     (cas.store / "log").rmdir()
 
-    assert "`cas init` makes it again" in cas("log", code=6).stderr
-    cas("init")
     assert cas.json("log") == []
+    _put(cas, ZLIB, "1")
+    assert _kinds(cas) == ["put"]
+
+
+@pytest.mark.parametrize("name", ["log", "counts"])
+@pytest.mark.parametrize("kind", ["missing", "file", "directory", "fifo", "link"])
+def test_whatever_is_there_instead_of_log_and_counts_nothing_fails(
+    cas: Cas, work: Path, name: str, kind: str
+) -> None:
+    cas("init")
+    there = cas.store / name
+    if there.is_dir():
+        there.rmdir()
+    else:
+        there.unlink()
+    if kind == "file":
+        there.write_text("x")
+    elif kind == "directory":
+        there.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(there)
+    elif kind == "link":
+        there.symlink_to(work)
+
+    _put(cas, ZLIB, "1")
+    for command in (["has", ZLIB], ["ls"], ["verify"], ["gc"], ["stats"], ["log"], ["rm", "zlib"]):
+        cas(*command)
+    assert set(os.listdir(work)) == {"store", "tree-of-zli"}
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can be several users")
@@ -261,3 +291,112 @@ def test_log_can_be_read_with_nothing_but_a_json_reader(cas: Cas) -> None:
     read = subprocess.check_output([sys.executable, "-S", "-c", code, month], text=True)
 
     assert read == "['put']\n"
+
+
+def test_line_after_one_that_a_full_disk_has_cut_can_be_read(cas: Cas) -> None:
+    _put(cas, ZLIB, "1")
+    (month,) = _months(cas.store)
+    with month.open("ab") as file:
+        file.write(month.read_bytes()[:50])
+    cas("pin", "zlib")
+
+    assert _kinds(cas) == ["put", "pinned"]
+
+
+def test_full_file_of_a_month_is_followed_by_another_one(cas: Cas) -> None:
+    _put(cas, ZLIB, "1")
+    (month,) = _months(cas.store)
+    line = month.read_bytes()
+    filler = line * (32 * 2**20 // len(line))
+    for _ in range(3):
+        with month.open("ab") as file:
+            file.write(filler)
+        cas("pin", "zlib")
+        cas("unpin", "zlib")
+
+    assert [one.name for one in _months(cas.store)] == [month.name, f"{month.name}.1"]
+    assert sum(one.stat().st_size for one in _months(cas.store)) < 80 * 2**20
+    assert _kinds(cas, "--last", "3") == ["put", "pinned", "unpinned"]
+
+
+def test_absurdly_large_file_is_read_at_its_end(cas: Cas) -> None:
+    cas("init")
+    month = cas.store / "log" / time.strftime("%Y-%m", time.gmtime())
+    with month.open("wb") as file:
+        file.truncate(3 << 30)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\n")
+    _put(cas, ZLIB, "1")
+
+    assert _kinds(cas) == ["put"]
+
+
+def test_damage_of_what_several_have_is_found_by_each_name(cas: Cas) -> None:
+    _put(cas, ZLIB, "1")
+    cas("put", APP, cas.directory / "tree-of-zli")
+    (damaged,) = (p for p in (cas.store / "objects").rglob("*") if p.is_file())
+    damaged.chmod(0o644)
+    damaged.write_text("2")
+    damaged.chmod(0o444)
+    cas("verify", code=6)
+
+    for name in ("zlib", "app", APP):
+        assert "damaged" in _kinds(cas, name)
+    assert _kinds(cas, "ap") == []
+
+
+def test_log_is_told_though_the_index_is_damaged(cas: Cas) -> None:
+    _put(cas, ZLIB, "1")
+    (cas.store / "index/data.mdb").write_bytes(b"x" * 8192)
+
+    assert _kinds(cas) == ["put"]
+
+
+def test_put_that_heals_is_logged_as_such(cas: Cas) -> None:
+    _put(cas, ZLIB, "1")
+    (layer,) = (cas.store / "layers").iterdir()
+    shutil.move(layer, cas.directory / "aside")
+    _put(cas, ZLIB, "1")
+
+    healed = cas.json("log")[-1]
+    assert (healed["event"], healed["id"]) == ("repaired", ZLIB)
+
+
+def test_warning_is_none_of_pythons(cas: Cas, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    _put(cas, ZLIB, "1")
+    (month,) = _months(cas.store)
+    month.unlink()
+    month.mkdir()
+
+    assert "cas: warning: the log" in cas("rm", "zlib").stderr
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can be several users")
+def test_first_lines_of_a_month_by_several_users_are_all_there(cas: Cas, work: Path) -> None:
+    work.chmod(0o777)
+    users = [as_user(cas, uid, 6000) for uid in (4242, 4243)]
+    users[0]("init", "--shared", "--group", "6000")
+    code = (
+        "import os, sys, time; from cas.events import EventKind, event, log\n"
+        "fd = os.open(sys.argv[1], os.O_RDONLY)\n"
+        "for round in range(100):\n"
+        "    log(fd, [event(EventKind.REPAIRED, what=f'{sys.argv[2]} {round}')])\n"
+        "    for name in os.listdir(sys.argv[1] + '/log') if round % 10 == 0 else ():\n"
+        "        os.rename(f'{sys.argv[1]}/log/{name}', f'{sys.argv[3]}/{time.time_ns()}')\n"
+    )
+    aside = work / "aside"
+    aside.mkdir(mode=0o777)
+    aside.chmod(0o777)
+    running = [
+        subprocess.Popen(
+            [*user.wrapper, sys.executable, "-c", code, cas.store, str(number), aside], cwd=work
+        )
+        for number, user in enumerate(users * 2)
+    ]
+    assert [process.wait() for process in running] == [0] * 4
+
+    files = [*_months(cas.store), *aside.iterdir()]
+    lines = b"".join(one.read_bytes() for one in files).splitlines()
+
+    assert len(lines) == len(set(lines)) == 400

@@ -194,7 +194,7 @@ def _make(
     key, size, new = ingest_stream(objects, read, content.path, journal, executable=executable)
     if key.digest != digest or size != content.size:
         raise _damaged(content)
-    reading.count_new(new, size)
+    reading.count_new(size, new)
 
 
 def _complete(
