@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from cas.counts import FIRST_DAY, Counts, count, read_counts
 from cas.policy import DAY_NS
 from cas.store import Store
-from tests.support import ROOT, Cas, make
+from tests.support import ROOT, Cas, disk_of, killed, make
 from tests.users import as_user
 
 ONE, TWO = "one:x86:do_x:12345678", "two:do_x:12345678"
@@ -213,3 +215,133 @@ def test_python_counts_as_the_command_does(filled: Cas) -> None:
         (artifact, *_) = store.artifacts()
         assert store.missing([artifact.signature]) == []
     assert _counted(before, _counts(filled)) == {"has_hits": 1}
+
+
+def _grown(cas: Cas) -> int:
+    (today,) = cas.json("stats", "--days", "1")["days"]
+    grown: int = today["put_bytes"] - today["freed_bytes"]
+    return grown
+
+
+def test_growth_is_what_the_disk_says(cas: Cas, work: Path) -> None:
+    cas("put", ONE, make(work / "first", {}))  # the first put of a boot notes that
+    cas("rm", ONE)
+    before = disk_of(cas.store)
+    one = make(work / "one", {f"d/{n}": f"{n}" * (1 << n) for n in range(16)} | {"l@": "d"})
+    sparse = work / "sparse"
+    sparse.mkdir()
+    (sparse / "x").write_text("x")
+    os.truncate(sparse / "x", 50 << 20)
+    archive = work / "tree.tar"
+    steps: list[list[str | Path]] = [
+        ["put", ONE, one],
+        ["put", TWO, one],  # the same tree
+        ["put", "--move", THREE, sparse],
+        ["export", ONE, archive],
+        ["put", "packed:do_x:12345678", archive],
+        ["rm", THREE],
+        ["put", "--replace", TWO, make(work / "two", {"new": "2" * 10_000})],
+        ["rm", ONE, TWO],
+        ["gc", "--max-age=0s", *NOW],
+    ]
+    for step in steps:
+        cas(*step)
+        assert _grown(cas) == disk_of(cas.store) - before, step
+
+
+def test_merged_layers_grow_a_store_and_come_back(cas: Cas, work: Path) -> None:
+    with Store(cas.store, create=True) as store:
+        for number in range(502):
+            tree = {f"f{number}": str(number), "shared": "s" * 20_000}
+            store.put(f"r{number}:t:12345678", make(work / "tree", tree))
+            (work / f"tree/f{number}").unlink()
+        names = [f"r{number}" for number in range(502)]
+        before, grown = disk_of(cas.store), _grown(cas)
+        with store.compose(names):
+            held = cas.json("du", "r0")
+    (usage,) = cas.json("du", "r0")["artifacts"]
+    free = cas.json("du", "r0")["frees_bytes"]
+
+    overlaps = [p for p in (cas.store / "known").iterdir() if p.name.startswith("overlaps-")]
+    known = sum(path.stat().st_blocks * 512 for path in overlaps)
+    assert _grown(cas) - grown == disk_of(cas.store) - before - known > 0
+    assert usage["own_bytes"] + usage["shared_bytes"] == usage["disk_bytes"]
+    assert usage["shared_bytes"] >= 0
+    assert held["frees_bytes"] < free  # what is in use does not come back
+    assert cas.json("rm", "r0")["freed_bytes"] == free
+
+
+def _stray(cas: Cas, work: Path) -> None:
+    """Forget an artifact that is in use: its layer stays."""
+    with Store(cas.store) as store, store.compose(["one"]):
+        cas("rm", "--force", "one")
+
+
+def _killed_put(cas: Cas, work: Path) -> None:
+    tree = make(work / "large", {f"d/{n}": f"{n}" * 50_000 for n in range(20)})
+    assert killed(cas, "put", "large:do_x:12345678", str(tree), call="linkat", number=25)
+
+
+def _not_needed(cas: Cas, work: Path) -> None:
+    """Let what was found out about a composition be of no use any more."""
+    cas("run", "--sysroot", "s=one,two:do_x", "--", "true")
+    cas("rm", "one")
+
+
+@pytest.mark.parametrize("leave", [_stray, _killed_put, _not_needed])
+def test_what_killed_and_forced_commands_left_is_told_and_comes_back(
+    filled: Cas, work: Path, leave: Callable[[Cas, Path], None]
+) -> None:
+    leave(filled, work)
+    time.sleep(0.02)  # a tick of the clock that file times are taken from
+
+    told = filled.json("stats")["gc_frees_bytes"]
+
+    du = subprocess.check_output(["du", "-s", "-B1", filled.store], text=True)
+    assert filled.json("stats")["disk_bytes"] == int(du.split()[0])
+    assert told == filled.json("gc", "--dry-run")["frees_bytes"]
+    assert told == filled.json("gc")["freed_bytes"] > 0
+    assert filled.json("stats")["gc_frees_bytes"] == 0
+
+
+def test_artifacts_that_go_meanwhile_are_left_out(filled: Cas) -> None:
+    with Store(filled.store) as store:
+        gone: list[object] = []
+
+        def remove(done: int, total: int, size: int) -> None:
+            if not gone:
+                gone.append(filled("rm", THREE, TWO))
+
+        groups = store.groups(lambda artifact: artifact.signature.recipe, remove)
+
+    assert gone
+    assert {group.name: group.own for group in groups}["two"] == 0
+
+
+def test_missing_layer_is_damage_and_told_as_such(filled: Cas) -> None:
+    with Store(filled.store) as store:
+        layer = Path(os.fsdecode(store.layer_path(store.resolve("one"))))
+    layer.rename(filled.directory / "aside")
+
+    for command in (["du", "one"], ["stats", "--by", "recipe"]):
+        error = filled(*command, code=6).stderr
+        assert f"of {ONE} is missing" in error
+        assert "verify" in error
+
+
+def test_nobody_waits_for_who_keeps_the_counts_locked(filled: Cas) -> None:
+    with (filled.store / "counts").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        filled("has", ONE)
+        filled("run", "--sysroot", "s=one", "--", "true")
+    assert set(_counts(filled).values()) == {0}
+
+
+def test_counts_do_not_begin_anew_at_their_end(cas: Cas) -> None:
+    cas("init")
+    store = os.fsencode(cas.store)
+    count(store, Counts(1))
+    (cas.store / "counts").write_bytes(b"\xff" * (cas.store / "counts").stat().st_size)
+    count(store, Counts(1, 1, 1, 1, 1, 1))
+
+    assert min(read_counts(store)[time.time_ns() // DAY_NS]) == (1 << 64) - 1
