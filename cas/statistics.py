@@ -48,6 +48,11 @@ class Statistics(NamedTuple):
     ever: Counts
     days: tuple[Day, ...]
 
+    @property
+    def saved(self) -> int:
+        """The bytes that the files would take besides, were each content not there once only."""
+        return max(0, self.logical - self.space.content_bytes)
+
 
 class Group(NamedTuple):
     """The artifacts that have something in common, such as the recipe `name`.

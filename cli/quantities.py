@@ -1,4 +1,4 @@
-"""Amounts on the command line: spans of time and sizes, read and shown."""
+"""Amounts on the command line: spans of time, days and sizes, read and shown."""
 
 from __future__ import annotations
 
@@ -78,3 +78,13 @@ def size_text(size: int) -> str:
             return f"{size} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.1f} TiB"
+
+
+def signed_text(size: int) -> str:
+    """Return a number of bytes that may be less than zero for a person."""
+    return f"-{size_text(-size)}" if size < 0 else size_text(size)
+
+
+def date_text(day: int) -> str:
+    """Return a day, in days since 1970 (UTC), as a date."""
+    return time.strftime("%Y-%m-%d", time.gmtime(day * 86400))

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 
 import click
 
 from cas.artifact import Artifact
 from cas.counts import Counts
-from cas.policy import DAY_NS
 from cas.statistics import Day, Group, Statistics
 from cas.store import Store
 from cli.gc import usual_policy
 from cli.options import emit, json_option, open_store, store_option, table
 from cli.progress import progress
-from cli.quantities import number_of, size_text
+from cli.quantities import date_text, number_of, signed_text, size_text
 
-_BY: dict[str, Callable[[Artifact], str]] = {
+BY: dict[str, Callable[[Artifact], str]] = {
     "recipe": lambda artifact: artifact.signature.recipe,
     "arch": lambda artifact: artifact.signature.arch or "-",
     "task": lambda artifact: artifact.signature.task,
 }
+"""What artifacts are told apart by: for each choice, what an artifact belongs to."""
 
 
 @click.command("stats")
-@click.option("--by", type=click.Choice(list(_BY)), help="Tell what each of these takes.")
+@click.option("--by", type=click.Choice(list(BY)), help="Tell what each of these takes.")
 @click.option(
     "--days",
     type=click.IntRange(1, 400),
@@ -54,7 +53,7 @@ def stats_command(ctx: click.Context, by: str | None, days: int, as_json: bool) 
     store = open_store(ctx)
     found = store.statistics(days)
     frees = store.plan_gc(usual_policy(ctx)).frees
-    groups = None if by is None else _groups(store, _BY[by])
+    groups = None if by is None else _groups(store, BY[by])
     lines = [*_summary(found, frees), "", *_days(found.days)]
     if by is not None and groups is not None:
         lines += ["", *_group_lines(by, groups)]
@@ -73,17 +72,13 @@ def _summary(found: Statistics, frees: int) -> Iterator[str]:
     yield f"on the disk      {size_text(space.disk)}, with {space.contents} contents of " + (
         size_text(space.content_bytes)
     )
-    yield f"saved by sharing {size_text(_shared(found))}"
+    yield f"saved by sharing {size_text(found.saved)}"
     yield f"saved by mounts  {ever.entries} files, directories and links that nobody made, of " + (
         number_of(ever.overlays, "sysroot")
     )
     yield f"cas has          {_rate(ever.has_hits, ever.has_misses)}"
     yield f"sysroots         {_rate(ever.mount_hits, ever.mount_misses)}"
     yield f"`cas gc` frees   {size_text(frees)}"
-
-
-def _shared(found: Statistics) -> int:
-    return max(0, found.logical - found.space.content_bytes)
 
 
 def _rate(hits: int, misses: int) -> str:
@@ -94,10 +89,10 @@ def _rate(hits: int, misses: int) -> str:
 def _days(days: tuple[Day, ...]) -> list[str]:
     rows = [
         (
-            _date(day.day),
+            date_text(day.day),
             str(day.put),
             str(day.gone),
-            _signed(day.put_bytes - day.freed_bytes),
+            signed_text(day.put_bytes - day.freed_bytes),
             *map(str, (*day.counts[:4], day.counts.overlays, day.damaged)),
         )
         for day in days
@@ -121,14 +116,6 @@ def _group_lines(by: str, groups: list[Group]) -> list[str]:
     return table((by.upper(), "ARTIFACTS", "FILES", "SIZE", "DISK", "OWN", "SHARE"), rows)
 
 
-def _date(day: int) -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime(day * DAY_NS // 10**9))
-
-
-def _signed(size: int) -> str:
-    return f"-{size_text(-size)}" if size < 0 else size_text(size)
-
-
 def _document(found: Statistics, frees: int, groups: list[Group] | None) -> dict[str, object]:
     space = found.space
     return {
@@ -139,12 +126,12 @@ def _document(found: Statistics, frees: int, groups: list[Group] | None) -> dict
         "disk_bytes": space.disk,
         "contents": space.contents,
         "content_bytes": space.content_bytes,
-        "saved_bytes": _shared(found),
+        "saved_bytes": found.saved,
         "gc_frees_bytes": frees,
         "counts": _counts(found.ever),
         "days": [
             {
-                "date": _date(day.day),
+                "date": date_text(day.day),
                 "put": day.put,
                 "put_bytes": day.put_bytes,
                 "gone": day.gone,
