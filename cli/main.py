@@ -37,6 +37,7 @@ _SECTIONS = {
         "du": "usage",
         "stats": "stats",
         "log": "log",
+        "report": "report",
         "diff": "compare",
         "which": "compare",
         "export": "exchange",

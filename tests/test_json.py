@@ -122,6 +122,7 @@ def _steps(cas: Cas, there: Cas, work: Path) -> Iterator[tuple[str, Any]]:
         ["du", "zlib", "zlib-ng"],
         ["stats", "--by", "recipe"],
         ["log"],
+        ["report", "store.html"],
         ["config", "--show"],
         ["which", "usr/lib/libz.so", "zlib", "zlib-ng@-1"],
         ["diff", "zlib", "zlib-ng"],

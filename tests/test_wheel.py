@@ -37,7 +37,7 @@ def test_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names if not re.match(r"[^/]*\.(dist-info|data)/", name)}
     assert tops == {"cas", "mounter", "cli"}
     assert commands.split() == ["[console_scripts]", "cas", "=", "cli.start:main"]
-    assert {f"{package}/py.typed" for package in tops} <= set(names)
+    assert {"cli/page.css", *(f"{package}/py.typed" for package in tops)} <= set(names)
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
