@@ -16,11 +16,6 @@ def text(value: bytes | str) -> str:
     return escape(shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…")
 
 
-def counted(number: int, name: str) -> str:
-    """Return how many there are of something that has a regular plural, in groups of digits."""
-    return f"{number:,} {name}" if number == 1 else f"{number:,} {name}s"
-
-
 def amount(number: int) -> str:
     """Return a number for a person, in words where its digits would only be counted."""
     for word, unit in (("billion", 10**9), ("million", 10**6)):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from cli.markup import amount, counted, percent, text
+from cli.markup import amount, percent, text
 from cli.options import time_of
-from cli.quantities import size_text
+from cli.quantities import number_of, size_text
 from cli.reported import Report
 from cli.sections import sections
 
@@ -53,12 +53,12 @@ def _figures(report: Report) -> Iterator[str]:
     hits = ever.has_hits + ever.mount_hits
     asked = hits + ever.has_misses + ever.mount_misses
     saved = f"{percent(found.saved, found.logical)} of that" if found.logical else "as yet"
-    goes = counted(report.doomed, "artifact")
+    goes = number_of(report.doomed, "artifact")
     for name, figure, more in (
-        ("Artifacts", f"{found.artifacts:,}", f"of {counted(found.trees, 'different tree')}"),
-        ("Size of their files", size_text(found.logical), f"in {counted(found.files, 'file')}"),
+        ("Artifacts", f"{found.artifacts:,}", f"of {number_of(found.trees, 'different tree')}"),
+        ("Size of their files", size_text(found.logical), f"in {number_of(found.files, 'file')}"),
         ("Saved by sharing", size_text(found.saved), saved),
-        ("On the disk", size_text(space.disk), f"with {counted(space.contents, 'content')}"),
+        ("On the disk", size_text(space.disk), f"with {number_of(space.contents, 'content')}"),
         ("Next <code>cas gc</code> frees", size_text(report.frees), f"with {goes}"),
         (
             "Hit rate",

@@ -66,8 +66,8 @@ def ago_text(moment_ns: int, now_ns: int | None = None) -> str:
 
 
 def number_of(count: int, thing: str) -> str:
-    """Return how many there are of something that has a regular plural."""
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+    """Return how many there are of something that has a regular plural, digits in groups."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def size_text(size: int) -> str:

@@ -107,7 +107,7 @@ def _looked_at(ctx: click.Context, store: Store, by: str, days: int) -> Report:
         groups,
         ages,
         len(doomed),
-        found.space.unused + plan.frees,
+        plan.frees,
         not policy.keeps_all,
         tuple(itertools.islice(events, EVENTS)),
     )

@@ -10,15 +10,16 @@ from cas.statistics import Group
 from cas.usernames import user_name
 from cli import charts
 from cli.charts import Bar, Cell, Part
-from cli.markup import counted, folded, table, text
+from cli.markup import folded, table, text
 from cli.options import time_of
-from cli.quantities import date_text, size_text
+from cli.quantities import date_text, number_of, size_text
 from cli.reported import AGES, FATES, Report, age_of
 from cli.timeline import growth, span, use
 
 _CELLS, _ROWS, _BARS, _EVENTS = 60, 25, 15, 12  # how many are shown
 _LETTERS = 22  # of a name in a chart
 _LEAST = 200  # of so many parts of the most that is shared, what has to be shared to be told
+_ALARMING = (EventKind.DAMAGED.value, EventKind.LOST.value)
 _SMALLEST = 500  # of so many parts, what a cell has to be of the map
 
 
@@ -81,12 +82,12 @@ def _others(groups: Sequence[Group]) -> Group:
         sum(column) for column in zip(*(group[1:7] for group in groups), strict=True)
     )
     last_used_ns = max(group.last_used_ns for group in groups)
-    name = counted(len(groups), "other")
+    name = number_of(len(groups), "other")
     return Group(name, artifacts, files, logical, share, share, share, last_used_ns)
 
 
 def _cell(group: Group, colour: str) -> Cell:
-    size, count = size_text(group.share), counted(group.artifacts, "artifact")
+    size, count = size_text(group.share), number_of(group.artifacts, "artifact")
     last = date_text(group.last_used_ns // DAY_NS)
     said = f"{group.name}: {size}, {count}, last used on {last}"
     return Cell(_cut(group.name), size, max(1, group.share), said, colour)
@@ -153,12 +154,12 @@ def _ages(report: Report) -> Iterator[str]:
 
 
 def _in(count: int, size: int) -> str:
-    return f"{size_text(size)} in {counted(count, 'artifact')}" if count else "none"
+    return f"{size_text(size)} in {number_of(count, 'artifact')}" if count else "none"
 
 
 def _collection(report: Report) -> str:
     pinned = sum(group.artifacts for group in report.ages if group.name.endswith("pinned"))
-    kept = f"{counted(pinned, 'artifact')} {'is' if pinned == 1 else 'are'} pinned. "
+    kept = f"{number_of(pinned, 'artifact')} {'is' if pinned == 1 else 'are'} pinned. "
     if not pinned:
         kept = "Nothing is pinned. "
     if not report.limited:
@@ -169,7 +170,7 @@ def _collection(report: Report) -> str:
     if not report.doomed:
         return kept + "<code>cas gc</code> would let none go now."
     return kept + (
-        f"<code>cas gc</code> would let {counted(report.doomed, 'artifact')} go now, and free "
+        f"<code>cas gc</code> would let {number_of(report.doomed, 'artifact')} go now, and free "
         f"{size_text(report.frees)}."
     )
 
@@ -179,7 +180,7 @@ def _events(report: Report) -> Iterator[str]:
     damaged = sum(day.damaged for day in days)
     if damaged:
         yield (
-            f'<p><span class="alarm">Damage was found {counted(damaged, "time")}</span> in the '
+            f'<p><span class="alarm">Damage was found {number_of(damaged, "time")}</span> in the '
             f"last {span(days)}; <code>cas verify</code> tells what is wrong now.</p>\n"
         )
     else:
@@ -195,7 +196,7 @@ def _events(report: Report) -> Iterator[str]:
 
 def _event(event: Event) -> str:
     time = time_of(event.time_ns)
-    kind = "kind alarm" if event.kind == EventKind.DAMAGED.value else "kind"
+    kind = "kind alarm" if event.kind in _ALARMING else "kind"
     size = f" {size_text(event.bytes)}" if event.bytes else ""
     about = text(event.id) if event.id else ""
     what = f' <span class="what">{text(event.what)}</span>' if event.what else ""

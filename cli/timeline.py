@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from cas.statistics import Day
 from cli import charts
 from cli.charts import Axis, Series
-from cli.markup import counted, folded, percent, table
-from cli.quantities import date_text, signed_text, size_text
+from cli.markup import folded, percent, table
+from cli.quantities import date_text, number_of, signed_text, size_text
 from cli.reported import Report
 
 
@@ -42,7 +42,7 @@ def _of(counts: Sequence[tuple[int, ...]], at: int) -> tuple[tuple[int, ...], tu
 
 
 def _hits(hits: int, misses: int) -> str:
-    return f"{counted(hits, 'hit')}, {misses:,} missed"
+    return f"{number_of(hits, 'hit')}, {misses:,} missed"
 
 
 def _rate(hits: int, misses: int) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import time
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+_PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 _SECONDS = 60
 """How long the browser may take for an answer, on a machine that is busy."""
 
@@ -93,15 +95,22 @@ class Browser:
         path.write_bytes(base64.b64decode(got["data"]))
 
 
+def find_browser() -> str | None:
+    """Return the program of a browser, if one is installed."""
+    return next(filter(None, map(shutil.which, _PROGRAMS)), None)
+
+
 @contextlib.contextmanager
 def browser(directory: Path) -> Iterator[Browser]:
     """Start a browser that keeps its files in a directory; end it, and all that it has started."""
+    program = find_browser()
+    assert program is not None, f"none of {', '.join(_PROGRAMS)} is installed"
     (its_in, to_browser), (from_browser, its_out) = os.pipe(), os.pipe()
     # bash gives it the descriptors 3 and 4, which the browser reads and writes. Only pages of
     # ours are shown, so it needs no sandbox, which root and containers cannot have.
     command = [
         "bash", "-c", f'exec "$@" 3<&{its_in} 4>&{its_out}', "bash",
-        "chromium-headless-shell", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu",
+        program, "--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu",
         "--disable-dev-shm-usage", "--hide-scrollbars", f"--user-data-dir={directory}/browser",
     ]  # fmt: skip
     process = subprocess.Popen(
