@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from cas.conflicts import Conflict
 from cas.store import Store
 from cli.composing import STRATEGIES, Overlaps, compose, conflict_options
 from cli.crashes import crashes_told
@@ -61,6 +62,8 @@ _OPTIONS = (
                  help="Keep a capability, such as chown, or `all`."),
     click.option("--trace", metavar="FILE",
                  help="Write to FILE which files of which ID CMD opened, as JSON."),
+    click.option("--json", "report", metavar="FILE",
+                 help="Write to FILE how CMD was run, as JSON, with what --trace tells."),
 )  # fmt: skip
 
 
@@ -92,6 +95,7 @@ def run_command(ctx: click.Context, /, command: tuple[str, ...], **options: Any)
     cas run --bind build:/work --chdir /work --env WORKDIR=/work \\
         --dependencies deps.txt -- bash -c ./do_compile
     cas run --trace used.json --sysroot sysroot=glibc,zlib,gtk -- make
+    cas run --json how.json --sysroot sysroot=glibc,zlib -- make
     """
     ctx.exit(_run(ctx, command, options))
 
@@ -105,6 +109,7 @@ def _run(ctx: click.Context, command: Sequence[str], options: dict[str, Any]) ->
     }
     with contextlib.ExitStack() as stack:
         plans: list[Plan] = []
+        conflicts: list[Sequence[Conflict]] = []
         if options["sysroots"] or options["sysroot_files"] or options["dependencies"]:
             path = told_store(ctx)
             # It is closed before the forks: LMDB allows none.
@@ -115,6 +120,7 @@ def _run(ctx: click.Context, command: Sequence[str], options: dict[str, Any]) ->
                 for target, names in wanted.items():
                     purpose = f"run at {target}: {' '.join(command)[:200]}"
                     composition = stack.enter_context(compose(store, names, purpose, overlaps))
+                    conflicts.append(composition.conflicts)
                     plans.append(
                         planned(
                             composition,
@@ -128,11 +134,12 @@ def _run(ctx: click.Context, command: Sequence[str], options: dict[str, Any]) ->
             many = f"{len(plan.artifacts)} artifacts in {len(plan.layers)} layers"
             detail(f"{text_of(plan.target)}: {many}, by {plan.strategy.value}")
         with progress("Making the trees", "files") as show:
-            if options["trace"] is not None:
-                from cli.tracing import run_traced
+            trace, report = options["trace"], options["report"]
+            if trace is None and report is None:
+                return run_plans(command, plans, note, sandbox, progress=show)
+            from cli.tracing import run_written
 
-                return run_traced(options["trace"], command, plans, sandbox, show)
-            return run_plans(command, plans, note, sandbox, progress=show)
+            return run_written(command, plans, conflicts, sandbox, show, trace=trace, report=report)
 
 
 def _wanted(ctx: click.Context, store: Store, options: dict[str, Any]) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from cas.dirs import make_directory, opened
 from cas.errors import InputRefused
@@ -58,6 +58,15 @@ def run(
     return run_plans(command, plans, note, sandbox)
 
 
+class Ran(NamedTuple):
+    """How a command was run: its exit `code`, by which strategy the sysroot of each plan was made,
+    and whether it had namespaces of its own."""
+
+    code: int
+    strategies: tuple[Strategy, ...]
+    namespaces: bool = True
+
+
 def run_plans(
     command: Sequence[StrPath],
     plans: Sequence[Plan],
@@ -72,6 +81,18 @@ def run_plans(
     opens; if it cannot, TraceRefused is raised before the command begins. `progress` gets what is
     linked or copied.
     """
+    return run_told(command, plans, note, sandbox, tracer, progress).code
+
+
+def run_told(
+    command: Sequence[StrPath],
+    plans: Sequence[Plan],
+    note: _Note = lambda text: None,
+    sandbox: Sandbox = _AS_USUAL,
+    tracer: Tracer | None = None,
+    progress: Progress = unseen,
+) -> Ran:
+    """Run `command` like `run_plans`, and tell how. Raises what that raises."""
     arguments = [os.fsencode(argument) for argument in command]
     refuse_unfit_paths(plans, sandbox)
     with contextlib.ExitStack() as stack:
@@ -83,10 +104,12 @@ def run_plans(
             _refuse_without_namespaces(plans, sandbox, refusal)
             linked = ", and its sysroots are linked, and visible outside" if plans else ""
             note(f"{refusal}: the command shares network, processes and IPC with others{linked}")
+        strategies = []
         for plan in plans:
-            carry_out(plan.by(Strategy.LINKED), progress)
+            strategies.append(carry_out(plan.by(Strategy.LINKED), progress).strategy)
             stack.callback(umount, plan.store, plan.target)
-        return run_plainly(arguments, sandbox, tracer)
+        code = run_plainly(arguments, sandbox, tracer)
+        return Ran(code, tuple(strategies), namespaces=False)
 
 
 def _run_in_namespace(
@@ -96,22 +119,26 @@ def _run_in_namespace(
     sandbox: Sandbox,
     tracer: Tracer | None,
     progress: Progress,
-) -> int:
+) -> Ran:
     if not any(plan.strategy in _LINKED for plan in plans):
         try:
             placed = [_overlaid(plan) for plan in plans]
             code = run_sandboxed(arguments, placed, sandbox, tracer)
             count_made(plans, overlaid=True)
-            return code
+            return Ran(code, (Strategy.OVERLAY,) * len(plans))
         except StrategyRefused as refusal:
             if any(plan.strategy is Strategy.OVERLAY or plan.upper for plan in plans):
                 raise NoStrategy(plans[0].target, [f"overlay: {refusal}"]) from refusal
             note(f"the sysroots are linked, not overlaid: {refusal}")
     with contextlib.ExitStack() as stack:
-        placed = [_linked(plan, stack, progress) for plan in plans]
+        strategies = tuple(map(_link_strategy, plans))
+        placed = [
+            _linked(plan, strategy, stack, progress)
+            for plan, strategy in zip(plans, strategies, strict=True)
+        ]
         code = run_sandboxed(arguments, placed, sandbox, tracer)
         count_made(plans, overlaid=False)
-        return code
+        return Ran(code, strategies)
 
 
 def _refuse_without_namespaces(
@@ -129,13 +156,18 @@ def _overlaid(plan: Plan) -> Placed:
     return Placed(plan, new_source() if plan.lease is None else f"cas-{plan.lease}")
 
 
-def _linked(plan: Plan, stack: contextlib.ExitStack, progress: Progress) -> Placed:
+def _link_strategy(plan: Plan) -> Strategy:
+    if plan.strategy in _LINKED:
+        return plan.strategy
+    return Strategy.COPY if plan.writable else Strategy.HARDLINK
+
+
+def _linked(
+    plan: Plan, strategy: Strategy, stack: contextlib.ExitStack, progress: Progress
+) -> Placed:
     """Make a plan's tree in the store, where links work, for as long as `stack` lives."""
     store = stack.enter_context(opened(plan.store))
     work = stack.enter_context(scratch(store, f"run-{plan.lease}" if plan.lease else "run"))
-    strategy = Strategy.COPY if plan.writable else Strategy.HARDLINK
-    if plan.strategy in _LINKED:
-        strategy = plan.strategy
     make_directory(b"sysroot", 0o755, work.fd)
     root = stack.enter_context(opened(b"sysroot", work.fd))
     try:

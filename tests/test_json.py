@@ -28,8 +28,8 @@ from tests.support import CAS, Cas, make
 
 PROJECT = Path(__file__).parent.parent
 PAGE = (PROJECT / "docs/json.md").read_text()
-TRACE = "run trace"
-"""What `cas run --trace` writes to a file."""
+RUN = {"run": "cas run --json", "run trace": "cas run --trace"}
+"""What `cas run` writes to files."""
 ZLIB = "zlib:core2-64:do_populate_sysroot:9f2c41d0"
 FORK = "zlib-ng:do_populate_sysroot:5a5a5a5a"
 ABSENT = "absent:do_populate_sysroot:12345678"
@@ -55,7 +55,7 @@ def test_every_command_that_prints_data_takes_json() -> None:
 
 
 def test_every_command_with_json_has_a_schema_and_a_line_on_the_page() -> None:
-    assert set(SCHEMAS.iterdir()) == {*map(schema_path, WITH_JSON), schema_path(TRACE)}
+    assert set(SCHEMAS.iterdir()) == {*map(schema_path, WITH_JSON), *map(schema_path, RUN)}
     lines = []
     for name in WITH_JSON:
         file, text = schema_path(name).name, schema_of(name)["description"]
@@ -63,13 +63,13 @@ def test_every_command_with_json_has_a_schema_and_a_line_on_the_page() -> None:
     assert re.findall(r"^\| `cas .*$", PAGE, re.MULTILINE) == lines
 
 
-@pytest.mark.parametrize("command", [*WITH_JSON, TRACE])
+@pytest.mark.parametrize("command", [*WITH_JSON, *RUN])
 def test_schema_says_of_each_property_what_it_is_and_that_it_is_there(command: str) -> None:
     schema = schema_of(command)
 
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema["$schema"] == jsonschema.Draft202012Validator.META_SCHEMA["$id"]
-    assert schema["title"] == ("cas run --trace" if command == TRACE else f"cas {command} --json")
+    assert schema["title"] == RUN.get(command, f"cas {command} --json")
     known = {
         "$schema", "$defs", "$ref", "title", "description", "type", "required", "properties",
         "items", "anyOf", "oneOf", "enum", "const", "pattern", "minimum",
@@ -87,7 +87,7 @@ def test_schema_says_of_each_property_what_it_is_and_that_it_is_there(command: s
 
 def test_what_schemas_define_by_one_name_is_one_thing() -> None:
     found: dict[str, Any] = {}
-    for command in [*WITH_JSON, TRACE]:
+    for command in [*WITH_JSON, *RUN]:
         for name, definition in schema_of(command).get("$defs", {}).items():
             assert found.setdefault(name, definition) == definition, (command, name)
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,13 @@ def stored(cas: Cas, work: Path) -> None:
 
 def _traced(cas: Cas, *arguments: str | Path, code: int = 0) -> Any:
     """Run with --trace; return the document."""
-    cas("run", "--trace", "used.json", "--conflicts", "ignore", *arguments, code=code)
+    files = ("--trace", "used.json", "--json", "how.json")
+    cas("run", *files, "--conflicts", "ignore", *arguments, code=code)
     document = json.loads((cas.directory / "used.json").read_text())
+    how = json.loads((cas.directory / "how.json").read_text())
+    check("run", how)
+    assert how["trace"] == document
+    assert how["exit_code"] == code
     check("run trace", document)
     return document
 
@@ -433,3 +438,48 @@ def test_the_same_from_python(work: Path) -> None:
                 assert mounter.run_plans(["true"], [plan]) == 0
             used = tracer.used(plan)
     assert [(one.id, one.touched) for one in used] == [(A, False), (B, False)]
+
+
+def _told(cas: Cas, *arguments: str, code: int = 0, wrapper: Sequence[str] = ()) -> Any:
+    """Run with --json; return the document."""
+    replace(cas, wrapper=tuple(wrapper))("run", "--json", "how.json", *arguments, code=code)
+    document = json.loads((cas.directory / "how.json").read_text())
+    check("run", document)
+    return document
+
+
+def test_report_says_how_the_command_was_run(cas: Cas, work: Path, stored: None) -> None:
+    cas("put", "other:t:12345678", make(work / "other", {"usr/include/a.h": "not a"}))
+    before = time.time_ns()
+
+    told = _told(cas, "--sysroot", "s=a@2,other", "--", "sh", "-c", "sleep 0.2; exit 3", code=3)
+
+    assert before <= told["began_ns"] <= time.time_ns()
+    assert 0.2 <= told["seconds"] < 60
+    assert (told["exit_code"], told["namespaces"], told["notes"]) == (3, True, [])
+    assert told["trace"] is None
+    (sysroot,) = told["sysroots"]
+    assert (sysroot["target"], sysroot["strategy"]) == (str(work / "s"), "overlay")
+    assert sysroot["ids"] == ["other:t:12345678", f"{A}@2"]
+    assert [one["path"] for one in sysroot["conflicts"]] == ["usr/include/a.h"]
+
+
+def test_report_says_what_could_not_be_had(cas: Cas, work: Path, stored: None) -> None:
+    linked = _told(cas, "--strategy", "hardlink", "--sysroot", "s=a", "--", "true")
+    plain = _told(cas, "--sysroot", "s=a", "--sysroot", "t=b", "--", "true", wrapper=NO_NAMESPACES)
+    none = _told(cas, "--", "true")
+
+    assert [one["strategy"] for one in linked["sysroots"]] == ["hardlink"]
+    assert [one["strategy"] for one in plain["sysroots"]] == ["hardlink"] * 2
+    assert (linked["namespaces"], plain["namespaces"], none["namespaces"]) == (True, False, True)
+    assert "shares network" in plain["notes"][0]
+    assert (linked["notes"], none["sysroots"]) == ([], [])
+
+
+def test_report_that_cannot_be_written_is_told(cas: Cas, work: Path, stored: None) -> None:
+    script = "rm how.json"
+    done = cas("run", "--json", "how.json", "--sysroot", "s=a", "--", "sh", "-c", script)
+    assert "how.json could not be written: it was removed meanwhile" in done.stderr
+    missing = cas("run", "--json", "no/how.json", "--", "touch", "ran", code=125)
+    assert "No such file or directory: no/how.json" in missing.stderr
+    assert not (work / "ran").exists()
