@@ -136,7 +136,8 @@ def test_signal_to_run_reaches_the_command_once(
 
 
 def test_control_c_on_a_terminal_reaches_the_command_once(cas: Cas, sysroot: str) -> None:
-    script = "trap 'echo interrupted' INT; echo ready; read _; echo done; exit 5"
+    # Else the terminal may throw away what is printed at once on Ctrl-C (termios(3), NOFLSH).
+    script = "stty noflsh; trap 'echo interrupted' INT; echo ready; read _; echo done; exit 5"
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(cas.directory)
@@ -169,7 +170,7 @@ def test_shell_on_a_terminal_has_job_control(cas: Cas, sysroot: str) -> None:
         while wanted not in seen:
             seen += os.read(terminal, 100)
 
-    os.write(terminal, b"sh -c 'echo begun''; exec sleep 1000'\n")
+    os.write(terminal, b"stty noflsh; sh -c 'echo begun''; exec sleep 1000'\n")
     until(b"begun\r\n")
     os.write(terminal, b"\x1a")  # Ctrl-Z
     until(b"Stopped")
