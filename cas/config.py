@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cas.documents import read_file
 from cas.errors import CasError, ExitCode
+from cas.nearmiss import near_miss
 from cas.quoting import quoted
 
 NAME = b"config.toml"
@@ -71,28 +72,27 @@ def read_config(store: bytes) -> Config:
 def _config(document: dict[str, Any]) -> Config:
     for name in document:
         if name not in Config._fields:
-            known = ", ".join(Config._fields)
-            raise ValueError(f"there is no setting `{name}`; there are {known}")
+            raise ValueError(_unknown(name, Config._fields))
     remotes, keys = document.get("remotes", {}), document.get("trusted_keys", [])
     if not isinstance(remotes, dict) or not all(map(_is_url, remotes.values())):
-        raise ValueError('remotes are lines of NAME = "URL"')
+        raise ValueError('remotes have to be lines of NAME = "URL"')
     if not _are_texts(keys):
-        raise ValueError("trusted_keys are a list of texts")
+        raise ValueError("trusted_keys have to be a list of texts")
     for name in ("conflicts", "strategy"):
         if not isinstance(document.get(name, ""), str):
-            raise ValueError(f"{name} is a text")
+            raise ValueError(f"{name} has to be a text, in quotes")
     globs = document.get("allow_overlap")
     if globs is not None and not _are_texts(globs):
-        raise ValueError("allow_overlap is a list of texts")
+        raise ValueError("allow_overlap has to be a list of texts")
     gc = document.get("gc", {})
     if not isinstance(gc, dict) or not all(type(value) in (str, int) for value in gc.values()):
-        raise ValueError("gc has lines of NAME = VALUE")
+        raise ValueError("gc has to be lines of NAME = VALUE")
     for name in gc:
         if name not in _OF_GC:
-            raise ValueError(f"there is no setting `gc.{name}`; there are {', '.join(_OF_GC)}")
+            raise ValueError(_unknown(f"gc.{name}", [f"gc.{known}" for known in _OF_GC]))
     timeout_s = document.get("remote_timeout_s", Config().remote_timeout_s)
     if type(timeout_s) not in (int, float) or not 0 < timeout_s < 1e6:
-        raise ValueError("remote_timeout_s is a number of seconds")
+        raise ValueError("remote_timeout_s has to be a number of seconds")
     return Config(
         document.get("conflicts"),
         None if globs is None else tuple(globs),
@@ -102,6 +102,11 @@ def _config(document: dict[str, Any]) -> Config:
         tuple(map(_key, keys)),
         float(timeout_s),
     )
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    near = near_miss(name, known)
+    return f"there is no setting `{name}`; {near or 'there are ' + ', '.join(known)}"
 
 
 def _are_texts(value: object) -> bool:

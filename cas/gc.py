@@ -107,12 +107,12 @@ class Collector:
         """Sweep, and carry out a plan. What was used, pinned or put since the plan stays.
 
         The sweep comes first: on a full disk, the index may need what it gives back. `progress`
-        gets artifacts of the plan, and bytes that came back. Raises OSError, StoreDamaged,
+        gets bytes that came back, of those of the plan. Raises OSError, StoreDamaged,
         IndexUnavailable.
         """
 
         def show(_: int, __: int, size: int) -> None:
-            progress(start, len(plan.doomed), freed + size)
+            progress(min(freed + size, plan.frees), plan.frees, freed + size)
 
         gone: list[Artifact] = []
         with spare_space(self._storage.fd):
@@ -122,7 +122,7 @@ class Collector:
                 for done in self._remove(batch, show):
                     gone += done.artifacts
                     freed += done.freed
-                progress(start + len(batch), len(plan.doomed), freed)
+                show(0, 0, 0)
             freed += self._sweep.compositions(plan.before_ns)
         forget_old(self._storage.fd)
         return Collected(tuple(gone), freed)

@@ -88,8 +88,8 @@ def diff_command(ctx: click.Context, a: str, b: str, unified: bool, as_json: boo
     store = open_store(ctx) if _may_be_id(a) or _may_be_id(b) else None
     (before, old), (after, new) = _tree(store, a), _tree(store, b)
     found = list(differences(before, after))
-    shown = [_shown(one, old, new) if unified else None for one in found]
-    documents = list(map(_difference_document, found, shown))
+    shown = (_shown(one, old, new) if unified else None for one in found)
+    documents = list(map(_difference_document, found, shown)) if as_json else None
     emit(as_json, documents, map(_difference_text, found, shown))
 
 

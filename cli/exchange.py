@@ -12,7 +12,7 @@ from cas.importing import Imported, import_sstate
 from cas.sstate import objects_in
 from cli.failure import report
 from cli.interruption import GOES_ON, telling
-from cli.options import complete_id, emit, json_option, open_store, store_option, text_of
+from cli.options import acknowledge, complete_id, json_option, open_store, store_option, text_of
 from cli.progress import progress
 
 _PATH = click.Path(path_type=bytes)
@@ -20,7 +20,11 @@ _PATH = click.Path(path_type=bytes)
 
 @click.group("import")
 def import_command() -> None:
-    """Store what other caches hold."""
+    """Store what other caches hold.
+
+    \b
+    cas import sstate build/sstate-cache
+    """
 
 
 @import_command.command("sstate")
@@ -58,7 +62,7 @@ def import_sstate_command(ctx: click.Context, paths: tuple[bytes, ...], as_json:
     refused = [imported.refused for imported in done if imported.refused]
     stored = [one for one in done if not one.known and not one.refused]
     counts = f"{len(stored)} stored, {known} known already, {len(refused)} refused"
-    emit(
+    acknowledge(
         as_json,
         {"objects": [_document(one) for one in done]},
         [*(f"{one.signature}: stored" for one in stored), counts],
@@ -95,7 +99,7 @@ def export_command(ctx: click.Context, name: str, target: bytes, as_json: bool) 
     with telling(told), progress("Exporting", "entries") as show:
         artifact = export(store, name, target, show)
     document = {"id": str(artifact.signature), "tree": artifact.tree, "path": os.fsdecode(target)}
-    emit(as_json, document, [f"{artifact.signature}: exported to {text_of(target)}"])
+    acknowledge(as_json, document, [f"{artifact.signature}: exported to {text_of(target)}"])
 
 
 def _document(imported: Imported) -> dict[str, object]:

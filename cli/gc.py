@@ -11,6 +11,7 @@ from cas.signature import Signature
 from cas.store import Store
 from cli.interruption import GOES_ON, telling
 from cli.options import (
+    acknowledge,
     emit,
     json_option,
     note,
@@ -65,8 +66,9 @@ def gc_command(
     """Remove what nobody needs, and give back its space.
 
     What is pinned, mounted, or used by a running command always stays. What any of the --max and
-    --keep options keeps stays too, everything else goes. Without any of them no artifact goes,
-    only what killed commands left behind, and merged layers that were not used for the grace time.
+    --keep options keeps stays too, everything else goes. What is not given is taken from $CAS_GC_…
+    or the [gc] of the store's config.toml (`cas config --show`). Without any of them no artifact
+    goes, only what killed commands left behind, and merged layers not used for the grace time.
 
     \b
     cas gc --max-age 30d
@@ -155,10 +157,10 @@ def _collect(store: Store, plan: GcPlan, as_json: bool) -> None:
         gone = sum(one.artifact.signature not in there for one in plan.doomed)
         return f"{gone} of {len(plan.doomed)} artifacts were removed; {GOES_ON}"
 
-    with telling(told), progress("Removing", "artifacts") as show:
+    with telling(told), progress("Removing") as show:
         collected = store.gc(plan, show)
     names = [str(artifact.signature) for artifact in collected.artifacts]
-    emit(
+    acknowledge(
         as_json,
         {"removed": names, "freed_bytes": collected.freed},
         [

@@ -11,7 +11,7 @@ from cas.format import restore_store
 from cas.sharing import is_shared
 from cas.store import Store
 from cli.interruption import GOES_ON, telling
-from cli.options import emit, json_option, store_option, text_of, told_store
+from cli.options import acknowledge, json_option, store_option, text_of, told_store
 from cli.progress import progress
 
 
@@ -47,7 +47,7 @@ def init_command(ctx: click.Context, shared: bool, group: str | None, as_json: b
         where = store.path
     lines = [f"{'made the' if made else 'there is a'} store {text_of(where)}"]
     lines += [f"shared by the group {sharing}"] if sharing else []
-    emit(as_json, {"store": os.fsdecode(where), "made": made, "group": sharing}, lines)
+    acknowledge(as_json, {"store": os.fsdecode(where), "made": made, "group": sharing}, lines)
 
 
 def _share(store: Store, group: int) -> None:

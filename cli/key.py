@@ -12,7 +12,11 @@ from cli.options import emit, json_option
 
 @click.group("key")
 def key_command() -> None:
-    """Make keys that sign what is pushed."""
+    """Make keys that sign what is pushed.
+
+    \b
+    cas key generate farm.key
+    """
 
 
 @key_command.command("generate")

@@ -21,6 +21,7 @@ from cli.composing import (
 )
 from cli.interruption import GOES_ON, telling
 from cli.options import (
+    acknowledge,
     complete_id,
     emit,
     json_option,
@@ -86,7 +87,7 @@ def mount_command(
         made = mount(
             composition, target, Strategy(strategy), writable=rw, upper=upper, progress=show
         )
-    emit(as_json, _document(made, composition), [_line(made)])
+    acknowledge(as_json, _document(made, composition), [_line(made)])
 
 
 @click.command("umount")
@@ -122,7 +123,7 @@ def umount_command(
         for cleared in umount_stale(store.path):
             forgotten.append(os.fsdecode(cleared))
     finally:  # what was forgotten before an error is told, too
-        emit(
+        acknowledge(
             as_json,
             {"unmounted": [], "forgotten": forgotten},
             [f"forgot {text_of(path)}" for path in forgotten],
@@ -139,7 +140,7 @@ def _umount(store: str, target: str, *, forget: bool, as_json: bool) -> None:
 
     with telling(told), progress("Removing", "entries") as show:
         umount(store, target, forget=forget, progress=show)
-    emit(as_json, {"unmounted": [os.fsdecode(path)], "forgotten": []}, [])
+    acknowledge(as_json, {"unmounted": [os.fsdecode(path)], "forgotten": []}, [])
 
 
 @click.command("mounts")
@@ -242,7 +243,7 @@ def update_command(
     ):
         done = update(composition, target, show)
     gap = f"; it was missing for {done.gap_ns / 1e6:.3f} ms ({done.why})" if done.why else ""
-    emit(
+    acknowledge(
         as_json,
         _document(done.mount, composition) | {"gap_ns": done.gap_ns, "why_gap": done.why},
         [_line(done.mount) + gap],

@@ -162,6 +162,11 @@ def emit(as_json: bool, document: object, lines: Iterable[str]) -> None:
                 print(line)
 
 
+def acknowledge(as_json: bool, document: object, lines: Iterable[str]) -> None:
+    """Tell what was done: the document with --json, else the lines, unless with --quiet."""
+    emit(as_json, document, () if is_quiet() else lines)
+
+
 def note(text: str) -> None:
     """Say something to a person, beside the data, unless with --quiet."""
     if not is_quiet():

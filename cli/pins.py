@@ -6,6 +6,7 @@ import click
 
 from cas.pins import Pin
 from cli.options import (
+    acknowledge,
     complete_id,
     emit,
     json_option,
@@ -30,7 +31,7 @@ def pin_command(ctx: click.Context, id_: str, reason: str, as_json: bool) -> Non
     cas pin zlib --reason "release 4.2"
     """
     pin = open_store(ctx).pin(id_, reason)
-    emit(as_json, _document(pin), [f"pinned {pin.signature}"])
+    acknowledge(as_json, _document(pin), [f"pinned {pin.signature}"])
 
 
 @click.command("unpin")
@@ -45,7 +46,7 @@ def unpin_command(ctx: click.Context, id_: str, as_json: bool) -> None:
     cas unpin zlib
     """
     signature = open_store(ctx).unpin(id_)
-    emit(as_json, {"id": str(signature)}, [f"unpinned {signature}"])
+    acknowledge(as_json, {"id": str(signature)}, [f"unpinned {signature}"])
 
 
 @click.command("pins")

@@ -62,19 +62,24 @@ class _Bar:
             _write("\r")
 
     def _text(self, done: int, total: int, size: int, seconds: float) -> str:
-        parts = []
+        parts = [self._label]
         if total:
-            full = _WIDTH * done // total
-            parts.append(f"[{'#' * full}{'-' * (_WIDTH - full)}] {100 * done // total:3}%")
+            parts.append(f"{100 * done // total:3}%")
         if self._things and (total or done):
             parts.append(f"{done}/{total} {self._things}" if total else f"{done} {self._things}")
         if size:
-            rate = size_text(int(size / max(seconds, 0.001)))
-            parts.append(f"{size_text(size)}, {rate}/s")
-        return f"{self._label}  {'  '.join(parts)}".rstrip()
+            parts.append(size_text(size))
+            parts.append(f"{size_text(int(size / max(seconds, 0.001)))}/s")
+        room = _columns() - 1  # a line that is full would begin another one
+        while len(parts) > 1 and len("  ".join(parts)) > room:
+            del parts[-1]
+        width = min(_WIDTH, room - len("  ".join(parts)) - 4)
+        if total and width > 0:
+            full = width * done // total
+            parts.insert(1, f"[{'#' * full}{'-' * (width - full)}]")
+        return "  ".join(parts)[:room]
 
     def _draw(self, text: str) -> None:
-        text = text[: _columns() - 1]  # a line that is full would begin another one
         _write("\r" + text.ljust(self._width))
         self._width = len(text)
 

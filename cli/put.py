@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.interruption import telling
-from cli.options import complete_id, detail, emit, json_option, open_store, store_option
+from cli.options import acknowledge, complete_id, detail, json_option, open_store, store_option
 from cli.progress import progress
 from cli.quantities import number_of, size_text
 
@@ -87,7 +87,7 @@ def _tell(as_json: bool, result: PutResult, pushed: str | None) -> None:
     artifact = result.artifact
     status = "unchanged" if result.unchanged else "replaced" if result.replaced else "stored"
     detail(f"of {artifact.files} files, {result.new} had a content that was not in the store")
-    emit(
+    acknowledge(
         as_json,
         {
             "id": str(artifact.signature),
@@ -138,7 +138,7 @@ def rm_command(ctx: click.Context, ids: tuple[str, ...], force: bool, as_json: b
 
         removed = store.remove(ids, force=force, progress=step)
     names = [str(artifact.signature) for artifact in removed.artifacts]
-    emit(
+    acknowledge(
         as_json,
         {"removed": names, "freed_bytes": removed.freed},
         [*(f"removed {name}" for name in names), f"{size_text(removed.freed)} freed"],

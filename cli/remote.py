@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
@@ -19,6 +20,7 @@ from cas.signature import Signature
 from cli.composing import ids_options, names_of
 from cli.interruption import GOES_ON, telling
 from cli.options import (
+    acknowledge,
     complete_id,
     emit,
     json_option,
@@ -139,7 +141,11 @@ def pull_command(
 
 @click.group("remote")
 def remote_command() -> None:
-    """Ask what is in a remote."""
+    """Ask what is in a remote.
+
+    \b
+    cas remote ls s3://artifacts/yocto
+    """
 
 
 @remote_command.command("ls")
@@ -226,11 +232,14 @@ def _tell(as_json: bool, done: Sequence[Pulled | Pushed], counts: Sequence[dict[
         for one, count in zip(done, counts, strict=True)
     ]
     documents.sort(key=lambda document: str(document["id"]))
+    if not done and sys.exc_info()[0] is not None:
+        acknowledge(as_json, {"artifacts": []}, ())  # what went wrong is told elsewhere
+        return
     outcomes = Counter(one.outcome for one in done)
     size = sum(count.get("sent_bytes", 0) + count.get("fetched_bytes", 0) for count in counts)
     many = ", ".join(f"{outcomes[one]} {one.value}" for one in Outcome if outcomes[one])
     told = [f"{document['id']}: {document['status']}" for document in documents]
-    emit(
+    acknowledge(
         as_json, {"artifacts": documents}, [*told, f"{many or 'nothing to do'}; {size_text(size)}"]
     )
     for one in done:

@@ -16,13 +16,15 @@ from cas.dirs import is_within
 from cas.errors import InputRefused
 from cas.events import EventKind
 from cas.locating import located
+from cas.policy import DAY_NS
 from cas.quoting import quoted
 from cas.signals import uninterrupted
+from cas.statistics import Statistics
 from cas.store import Store
 from cli.gc import usual_policy
 from cli.options import (
     STANDARD_OUTPUT,
-    emit,
+    acknowledge,
     json_option,
     open_store,
     store_option,
@@ -78,7 +80,7 @@ def report_command(ctx: click.Context, path: bytes, by: str, days: int, as_json:
         return
     _replace(path, data)
     document = {"path": os.fsdecode(path), "bytes": len(data)}
-    emit(as_json, document, [f"written to {text_of(path)}"])
+    acknowledge(as_json, document, [f"written to {text_of(path)}"])
 
 
 def _looked_at(ctx: click.Context, store: Store, by: str, days: int) -> Report:
@@ -87,7 +89,7 @@ def _looked_at(ctx: click.Context, store: Store, by: str, days: int) -> Report:
     plan = store.plan_gc(policy)
     doomed = {one.artifact.signature for one in plan.doomed}
     pinned = {pin.signature for pin in store.pins()}
-    found = store.statistics(days)
+    found = _since_made(store, store.statistics(days))
 
     def age_and_fate(artifact: Artifact) -> str:
         signature = artifact.signature
@@ -111,6 +113,13 @@ def _looked_at(ctx: click.Context, store: Store, by: str, days: int) -> Report:
         not policy.keeps_all,
         tuple(itertools.islice(events, EVENTS)),
     )
+
+
+def _since_made(store: Store, found: Statistics) -> Statistics:
+    """Return statistics without the days before the store was made."""
+    made = os.stat(os.path.join(store.path, b"format")).st_mtime_ns // DAY_NS
+    lived = tuple(day for day in found.days if day.day >= made)
+    return found._replace(days=lived or found.days[-1:])
 
 
 def _fit(path: bytes, store: Store) -> bytes:

@@ -90,6 +90,9 @@ def run_command(ctx: click.Context, /, command: tuple[str, ...], **options: Any)
     and gives none. The exit code is that of CMD; 125 if cas itself failed, 126 if CMD cannot be
     executed, 127 if it is not found.
 
+    What is only looked at, as by `test -f` or ls, --trace does not see, and where a link leads it
+    guesses; docs/design.md has all that it can miss.
+
     \b
     cas run --sysroot /work/sysroot=glibc,zlib -- cc --sysroot=/work/sysroot hello.c
     cas run --bind build:/work --chdir /work --env WORKDIR=/work \\

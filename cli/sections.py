@@ -110,18 +110,19 @@ def _row(group: Group, total: int) -> tuple[str, ...]:
 
 def _shared(report: Report) -> Iterator[str]:
     one, several = _WORDS[report.by]
-    saved = f"Sharing saves {size_text(report.found.saved)}, within and between {several}."
+    size = size_text(report.found.saved)
     sharing = sorted(report.groups, key=lambda group: group.own - group.disk)
     sharing = [group for group in sharing if group.disk > group.own]
     if not sharing:
-        yield f"<p>{saved} No {one} has anything in common with another one.</p>\n"
+        saved = f"Sharing saves {size}, all of it within {several}. " if report.found.saved else ""
+        yield f"<p>{saved}No {one} has anything in common with another one.</p>\n"
         return
     least = (sharing[0].disk - sharing[0].own) / _LEAST
     shown = [group for group in sharing[:_BARS] if group.disk - group.own >= least]
     rest = f" {len(sharing) - len(shown):,} more share less." if len(sharing) > len(shown) else ""
     yield (
-        f"<p>{saved} Below is what the {several} that share the most with others have on the disk."
-        f"{rest}</p>\n"
+        f"<p>Sharing saves {size}, within and between {several}. Below is what the {several} that "
+        f"share the most with others have on the disk.{rest}</p>\n"
     )
     yield charts.bars(
         [

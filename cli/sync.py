@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from cli.interruption import telling
-from cli.options import emit, json_option, open_store, store_option
+from cli.options import acknowledge, json_option, open_store, store_option
 from cli.progress import progress
 from cli.quantities import number_of
 
@@ -26,4 +26,4 @@ def sync_command(ctx: click.Context, as_json: bool) -> None:
     store = open_store(ctx)
     with telling(lambda: "not all is on the disk"), progress("Writing to the disk") as show:
         count = store.sync(show)
-    emit(as_json, {"artifacts": count}, [f"{number_of(count, 'artifact')} safe now"])
+    acknowledge(as_json, {"artifacts": count}, [f"{number_of(count, 'artifact')} safe now"])

@@ -16,8 +16,10 @@ from cas.rebuild import rebuild_index
 from cas.store import Store
 from cli.interruption import GOES_ON, telling
 from cli.options import (
+    acknowledge,
     complete_id,
     emit,
+    is_quiet,
     json_option,
     open_store,
     store_option,
@@ -114,7 +116,7 @@ def rebuild_index_command(ctx: click.Context, as_json: bool) -> None:
     with telling(told), progress("Reading", "artifacts") as show:
         rebuilt = rebuild_index(path, show)
     count = number_of(len(rebuilt.artifacts), "artifact")
-    emit(
+    acknowledge(
         as_json,
         {
             "artifacts": [str(artifact.signature) for artifact in rebuilt.artifacts],
@@ -163,9 +165,11 @@ def _show(findings: list[Finding], done: list[str], as_json: bool) -> None:
         }
         for found in findings
     ]
-    summary = f"{damage} damaged, {len(findings) - damage} out of order"
+    summary = "all is well"
+    if findings:
+        summary = f"{damage} damaged, {len(findings) - damage} out of order"
     emit(
         as_json,
         {"findings": documents, "repaired": done},
-        [*done, *map(str, findings), summary if findings else "all is well"],
+        [*done, *map(str, findings), *(() if is_quiet() else (summary,))],
     )

@@ -40,7 +40,7 @@ def many(cas: Cas, work: Path) -> Path:
         ),
         ([_PUT], ("rebuild-index",), "Reading", "1/1 artifacts"),
         ([_PUT], ("rm", "many"), "Removing", "MiB/s|KiB/s"),
-        ([_PUT], ("gc", "--max-age=0s", "--grace=0s"), "Removing", "1/1 artifacts"),
+        ([_PUT], ("gc", "--max-age=0s", "--grace=0s"), "Removing", "100%"),
         ([_PUT], ("verify",), "Reading contents", "100%"),
         ([_PUT], ("init", "--shared"), "Sharing", r"\d\d\d\d files"),
     ],
@@ -87,7 +87,7 @@ def test_what_lasts_shows(cas: Cas, many: Path) -> None:
 
     shown = shown_on_terminal(cas, *_PUT, program=slow)
 
-    assert re.search(r"Storing  \[#*-*\] +\d+%  \d+/1200 files  [0-9.]+ KiB, ", shown)
+    assert re.search(r"Storing  \[#*-*\] +\d+%  \d+/1200 files  [0-9.]+ KiB  [0-9.]+ \w+/s", shown)
 
 
 def test_narrow_terminal_is_not_filled(cas: Cas, many: Path) -> None:
