@@ -18,6 +18,7 @@ from cas.workers import spread
 
 _COST_OF_AN_OBJECT = 100_000
 """How many compressed bytes are unpacked in the time that an object takes besides."""
+_TOLD_AT_ONCE = 1_000_000  # bytes
 _LITTLE = 2_000_000
 """How many compressed bytes are unpacked in the time that is worth a process."""
 
@@ -37,8 +38,15 @@ class Imported(NamedTuple):
     refused: InputRefused | None = None
 
 
-def import_sstate(store: Store, paths: Iterable[bytes], take: Callable[[Imported], None]) -> None:
+def import_sstate(
+    store: Store,
+    paths: Iterable[bytes],
+    take: Callable[[Imported], None],
+    stored: Callable[[int], None],
+) -> None:
     """Store the trees of sstate objects, straight from the archives; `take` gets what was done.
+
+    `stored` gets how many more bytes of contents were read, now and then.
 
     One that is refused does not keep others from being stored; of several with one signature the
     first one counts. Raises NoZstd, CasError, OSError.
@@ -51,7 +59,14 @@ def import_sstate(store: Store, paths: Iterable[bytes], take: Callable[[Imported
             take(Imported(path, None, None, refused=error))
     weights = {s: sum(map(_size, of_one)) + _COST_OF_AN_OBJECT for s, of_one in groups.items()}
     work = partial(_import_part, store, os.getpid(), groups)
-    spread(work, groups, take, weight=weights.__getitem__, least=_LITTLE)
+
+    def take_either(one: Imported | int) -> None:
+        if isinstance(one, int):
+            stored(one)
+        else:
+            take(one)
+
+    spread(work, groups, take_either, weight=weights.__getitem__, least=_LITTLE)
 
 
 def _import_part(
@@ -59,21 +74,32 @@ def _import_part(
     owner: int,
     groups: Mapping[Signature, Sequence[bytes]],
     signatures: Sequence[Signature],
-    give: Callable[[Imported], None],
+    give: Callable[[Imported | int], None],
 ) -> None:
     if os.getpid() != owner:
         store.close()  # a process that was forked opens its own
         store = Store(store.path)
     for signature in signatures:
         for path in groups[signature]:
-            give(_import(store, signature, path))
+            give(_import(store, signature, path, give))
 
 
-def _import(store: Store, signature: Signature, path: bytes) -> Imported:
+def _import(
+    store: Store, signature: Signature, path: bytes, give: Callable[[int], None]
+) -> Imported:
+    told = 0
+
+    def show(done: int, total: int, size: int) -> None:
+        nonlocal told
+        if size - told >= _TOLD_AT_ONCE:
+            give(size - told)
+            told = size
+
     try:
         if (known := store.find(signature)) is not None:
             return Imported(path, signature, known, known=True)
-        done = store.put(signature, path, place=Layout(signature.recipe).place)
+        place = Layout(signature.recipe).place
+        done = store.put(signature, path, place=place, progress=show)
     except SignatureConflict:  # another process has just stored it
         return Imported(path, signature, store.find(signature), known=True)
     except InputRefused as error:

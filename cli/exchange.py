@@ -51,12 +51,18 @@ def import_sstate_command(ctx: click.Context, paths: tuple[bytes, ...], as_json:
         return f"{len(done)} of {len(found)} objects were done; {GOES_ON}"
 
     with telling(told, of_errors=True), progress("Importing", "objects") as show:
+        total = 0
 
         def take(imported: Imported) -> None:
             done.append(imported)
-            show(len(done), len(found), 0)
+            moved(0)
 
-        import_sstate(store, found, take)
+        def moved(size: int) -> None:
+            nonlocal total
+            total += size
+            show(len(done), len(found), total)
+
+        import_sstate(store, found, take, moved)
     done.sort(key=lambda imported: imported.path)
     known = sum(imported.known for imported in done)
     refused = [imported.refused for imported in done if imported.refused]

@@ -7,7 +7,6 @@ import fnmatch
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from operator import attrgetter
 from typing import TypeVar, Unpack
 
 import click
@@ -95,8 +94,8 @@ def push_command(
     done: list[Pushed] = []
     chosen = remote_of(config, remote, how)
     try:
-        with _gathering("Pushing", len(artifacts), done, attrgetter("sent")) as take:
-            push_to(store, chosen, terms, artifacts, take)
+        with _gathering("Pushing", len(artifacts), done) as (take, moved):
+            push_to(store, chosen, terms, artifacts, take, moved)
     finally:
         _tell(as_json, done, [{"sent_bytes": one.sent} for one in done])
     ctx.exit(_code(done))
@@ -131,8 +130,8 @@ def pull_command(
     done: list[Pulled] = []
     chosen = remote_of(config, remote, how)
     try:
-        with _gathering("Pulling", len(set(signatures)), done, attrgetter("fetched")) as take:
-            pull_from(store, chosen, config.trusted_keys, signatures, take)
+        with _gathering("Pulling", len(set(signatures)), done) as (take, moved):
+            pull_from(store, chosen, config.trusted_keys, signatures, take, moved)
     finally:
         counts = [{"fetched_bytes": one.fetched, "new_bytes": one.new_bytes} for one in done]
         _tell(as_json, done, counts)
@@ -206,9 +205,9 @@ def remote_has_command(
 
 @contextlib.contextmanager
 def _gathering(
-    label: str, wanted: int, done: list[_Done], size: Callable[[_Done], int]
-) -> Iterator[Callable[[_Done], None]]:
-    """Give a function that adds to what is done, of so many, and shows how far that is."""
+    label: str, wanted: int, done: list[_Done]
+) -> Iterator[tuple[Callable[[_Done], None], Callable[[int], None]]]:
+    """Give what adds to what is done, of so many, and what is told of bytes; both show how far."""
     total = 0
 
     def told() -> str:
@@ -217,12 +216,15 @@ def _gathering(
     with telling(told, of_errors=True), progress(label, "artifacts") as show:
 
         def take(one: _Done) -> None:
-            nonlocal total
             done.append(one)
-            total += size(one)
+            moved(0)
+
+        def moved(size: int) -> None:
+            nonlocal total
+            total += size
             show(len(done), wanted, total)
 
-        yield take
+        yield take, moved
 
 
 def _tell(as_json: bool, done: Sequence[Pulled | Pushed], counts: Sequence[dict[str, int]]) -> None:

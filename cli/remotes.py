@@ -16,6 +16,7 @@ from cas.errors import CasError, InputRefused, hint_for
 from cas.remote.bucket import JOBS, NoRemotes, Remote
 from cas.signature import BadSignature, Signature
 from cli.options import note
+from cli.progress import progress
 from cli.quantities import seconds
 from cli.settings import config_of
 
@@ -156,8 +157,18 @@ def pull_missing(ctx: click.Context, store: Store, remote: str, names: Iterable[
         return
     from cas.remote.transfer import pull_from
 
-    with _told("not pulled"):
-        pull_from(store, chosen, config.trusted_keys, missing, _tell)
+    done: list[Pulled] = []
+    total = 0
+    with _told("not pulled"), progress("Pulling") as show:
+
+        def moved(size: int) -> None:
+            nonlocal total
+            total += size
+            show(0, 0, total)
+
+        pull_from(store, chosen, config.trusted_keys, missing, done.append, moved)
+    for one in done:
+        _tell(one)
 
 
 def to_push(ctx: click.Context, remote: str, key: str | None) -> Callable[[Store, Artifact], str]:

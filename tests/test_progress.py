@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from cli.progress import DELAY_S
 from cli.quantities import ago_text, span_text
+from tests.archives import member, write_sstate
 from tests.support import CAS, Cas, make, shown_on_terminal
 
 _MANY = {f"usr/d{n % 30}/f{n}": str(n) for n in range(1200)}
@@ -66,6 +68,29 @@ def test_terminal_shows_how_far_a_command_is_and_then_nothing_of_it(
     assert len(drawn[-2]) >= len(drawn[-3].rstrip())
     if command[0] in ("mount", "run"):
         cas("umount", "target", code=None)
+
+
+def test_one_large_artifact_shows_how_far_it_is_on_its_way(cas: Cas, work: Path) -> None:
+    large = make(work / "large", {})
+    for number in range(3):
+        (large / str(number)).write_bytes(os.urandom(20_000_000))
+    id_, remote = "large:t:12345678", f"file://{work}/remote"
+    members = [member(f"sysroot-destdir/{n}", os.urandom(2_000_000)) for n in range(5)]
+    archive = write_sstate(work / "sstate", "m4", members)
+    cas("put", id_, large)
+
+    pushed = shown_on_terminal(cas, "push", remote, id_)
+    cas("rm", "large")
+    pulled = shown_on_terminal(cas, "pull", remote, id_)
+    cas("rm", "large")
+    run = shown_on_terminal(cas, "run", "--remote", remote, "--sysroot", f"s={id_}", "--", "true")
+    imported = shown_on_terminal(cas, "import", "sstate", archive)
+
+    for shown, label in ((pushed, "Pushing"), (pulled, "Pulling"), (imported, "Importing")):
+        steps = re.findall(rf"{label}  .* 0%  0/1 \w+  ([0-9.]+) MiB", shown.replace("\r", "\n"))
+        assert len(set(steps)) > 1, shown
+        assert sorted(map(float, steps)) == list(map(float, steps))
+    assert len(set(re.findall(r"Pulling  ([0-9.]+) MiB", run))) > 1
 
 
 @pytest.mark.parametrize("said", [(), ("--json",), ("-q",)])

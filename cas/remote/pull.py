@@ -45,11 +45,13 @@ def pull(
     store: Store,
     bucket: Bucket,
     signatures: Iterable[Signature],
-    give: Callable[[Pulled], None],
+    give: Callable[[Pulled | int], None],
     *,
     keys: Collection[str],
 ) -> None:
     """Store artifacts that are in a remote and not here; `give` gets what became of each.
+
+    It also gets how many more bytes have come.
 
     Records have to be signed by one of `keys`, if there are any. Raises RemoteFailed, CasError,
     OSError; what was stored before that stays.
@@ -66,7 +68,7 @@ class _Pulling:
         self._jobs = bucket.remote.jobs
         self._alone = threading.Lock()  # for tree files, which may take much memory
 
-    def run(self, signatures: Iterable[Signature], give: Callable[[Pulled], None]) -> None:
+    def run(self, signatures: Iterable[Signature], give: Callable[[Pulled | int], None]) -> None:
         """Pull, with requests for later artifacts under way while one is stored."""
         wanted = self._unknown(signatures, give)
         self._store.objects.note_boot()  # before there are threads to do it
@@ -79,10 +81,10 @@ class _Pulling:
             size=lambda part: part[1].length if part[1] else 0,
         )
         for plan, group in itertools.groupby(fetched, key=lambda one: one[0][0]):
-            give(self._take(plan, ((blob, data) for (_, blob), data in group if blob)))
+            give(self._take(plan, _told(((blob, data) for (_, blob), data in group if blob), give)))
 
     def _unknown(
-        self, signatures: Iterable[Signature], give: Callable[[Pulled], None]
+        self, signatures: Iterable[Signature], give: Callable[[Pulled | int], None]
     ) -> Iterator[Signature]:
         """Yield those of which no artifact is here."""
         for signature in signatures:
@@ -159,3 +161,11 @@ class _Pulling:
         need = needed(tree, self._store.objects)
         size = attrgetter("length")
         return need, self._requests.ahead(self._fetch, need.blobs, self._jobs, size=size)
+
+
+def _told(fetched: Iterator[Fetched], give: Callable[[int], None]) -> Iterator[Fetched]:
+    """Yield what was fetched, and give how many bytes that was."""
+    for blob, data in fetched:
+        if data is not None:
+            give(len(data))
+        yield blob, data

@@ -78,11 +78,13 @@ def push(
     store: Store,
     bucket: Bucket,
     signatures: Sequence[Signature],
-    give: Callable[[Pushed], None],
+    give: Callable[[Pushed | int], None],
     *,
     terms: Terms,
 ) -> None:
     """Write artifacts of the store to a remote; `give` gets what became of each.
+
+    It also gets how many more bytes go out.
 
     Contents are checked before. Raises RemoteFailed, OSError; what was pushed before that stays.
     """
@@ -96,7 +98,7 @@ class _Pushing:
         self._jobs = bucket.remote.jobs
         self._alone = threading.Lock()  # for tree files, which may take much memory
 
-    def run(self, signatures: Sequence[Signature], give: Callable[[Pushed], None]) -> None:
+    def run(self, signatures: Sequence[Signature], give: Callable[[Pushed | int], None]) -> None:
         """Push, each artifact's record when all that it needs is there."""
         opened: deque[_Open] = deque()
         ending: deque[Future[Pushed]] = deque()
@@ -106,7 +108,7 @@ class _Pushing:
                 give(done)
                 continue
             try:
-                opened.append(self._begin(artifact, found))
+                opened.append(self._begin(artifact, found, give))
             except NoSuchSignature:
                 give(_gone(artifact.signature))
             except StoreDamaged as error:
@@ -120,7 +122,7 @@ class _Pushing:
             give(self._requests.result(future))
 
     def _stored(
-        self, signatures: Iterable[Signature], give: Callable[[Pushed], None]
+        self, signatures: Iterable[Signature], give: Callable[[Pushed | int], None]
     ) -> Iterator[Artifact]:
         """Yield the artifacts that are still in the store."""
         for signature in signatures:
@@ -167,7 +169,7 @@ class _Pushing:
         forged = terms.key is not None and not there.is_trusted(terms.trusted)
         return None if terms.replace or forged else _conflict(artifact, there.record)
 
-    def _begin(self, artifact: Artifact, found: _Found) -> _Open:
+    def _begin(self, artifact: Artifact, found: _Found, tell: Callable[[int], None]) -> _Open:
         """Begin to write the contents of an artifact, unless they are there."""
         if found.tree_fresh:
             return _Open(artifact, found, b"", [], [])
@@ -175,7 +177,7 @@ class _Pushing:
         purpose = f"push of {names[0]}"
         with self._store.compose(names, conflicts=None, purpose=purpose, counted=False):
             manifest = self._store.manifest(artifact)
-            sending = Sending(self._bucket, self._requests, self._is_fresh)
+            sending = Sending(self._bucket, self._requests, self._is_fresh, tell)
             sending.send(manifest, self._store.layer_path(artifact))
         return _Open(artifact, found, manifest.encode(), sending.packs, sending.blobs)
 

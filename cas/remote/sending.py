@@ -21,11 +21,19 @@ class Sending:
 
     `packs` are then those of its tree file: the name of each, and the lengths of what is in it;
     `blobs` are the requests that are under way, each of which tells how many bytes it has sent.
-    `is_fresh` tells whether what is at a key can be relied upon.
+    `is_fresh` tells whether what is at a key can be relied upon; `tell` gets how many more bytes
+    are on their way.
     """
 
-    def __init__(self, bucket: Bucket, requests: Requests, is_fresh: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        requests: Requests,
+        is_fresh: Callable[[str], bool],
+        tell: Callable[[int], None],
+    ) -> None:
         self._bucket, self._requests, self._is_fresh = bucket, requests, is_fresh
+        self._tell = tell
         self._seen = set[Digest]()
         self._frames: list[bytes] = []
         self._size = 0
@@ -50,6 +58,7 @@ class Sending:
                 own = os.dup(fd)  # this one is closed before its turn
                 work = partial(self._send_segment, key, own, number * SEGMENT, size)
                 self.blobs.append(self._requests.begin(work, size))
+                self._tell(size)
         self._end_pack()
 
     def _pack(self, content: bytes) -> None:
@@ -67,6 +76,7 @@ class Sending:
             self._frames, self._size = [], 0
             work = partial(self._send, pack_key(name), pack)
             self.blobs.append(self._requests.begin(work, len(pack)))
+            self._tell(len(pack))
 
     def _send_segment(self, key: str, fd: int, start: int, size: int) -> int:
         try:

@@ -28,12 +28,16 @@ from cas.turns import Turns
 from cas.workers import Worker, spread
 
 _Result = TypeVar("_Result")
-_Work = Callable[[Store, Bucket, Sequence[Signature], Callable[[_Result], None]], None]
+_Work = Callable[[Store, Bucket, Sequence[Signature], Callable[[_Result | int], None]], None]
 _MOST_PROCESSES = 4
 _SENDING = 2
 """So much less is sent at once: whether anything moves is not seen before a request has ended."""
 _COST_OF_AN_ARTIFACT = 1_000_000
 """How many bytes are sent in the time that an artifact takes besides."""
+
+
+def _nothing(size: int) -> None:
+    """Take a number of bytes that nobody wants to know."""
 
 
 def pull_from(
@@ -42,8 +46,11 @@ def pull_from(
     keys: Collection[str],
     signatures: Iterable[Signature],
     take: Callable[[Pulled], None],
+    moved: Callable[[int], None] = _nothing,
 ) -> None:
     """Store artifacts that are in a remote and not here; `take` gets what became of each.
+
+    `moved` gets how many more bytes have come, now and then.
 
     One that is missing there, or damaged, does not keep others from being stored. Records have to
     be signed by one of `keys`, if there are any. Raises NoRemotes, RemoteFailed, InputRefused,
@@ -51,7 +58,8 @@ def pull_from(
     """
     wanted = dict.fromkeys(signatures, 1)  # how large they are is not known yet
     with Turns(wanted) as turns:
-        _spread(store, remote, partial(_pull_in_turn, turns, keys), wanted, take)
+        work = partial(_pull_in_turn, turns, keys)
+        _spread(store, remote, work, wanted, _apart(take, moved))
 
 
 def push_to(
@@ -60,15 +68,18 @@ def push_to(
     terms: Terms,
     artifacts: Iterable[Artifact],
     take: Callable[[Pushed], None],
+    moved: Callable[[int], None] = _nothing,
 ) -> None:
     """Write artifacts of the store to a remote; `take` gets what became of each.
+
+    `moved` gets how many more bytes go out, now and then.
 
     One that is there with another tree does not keep others from being pushed. Raises NoRemotes,
     RemoteFailed, InputRefused, CasError, OSError; what was pushed before that stays.
     """
     refuse_read_only(remote)
     sizes = {one.signature: one.size + _COST_OF_AN_ARTIFACT for one in artifacts}
-    _spread(store, remote, partial(push, terms=terms), sizes, take, create=True)
+    _spread(store, remote, partial(push, terms=terms), sizes, _apart(take, moved), create=True)
 
 
 def missing_in(
@@ -98,12 +109,26 @@ def refuse_read_only(remote: Remote) -> None:
         )
 
 
+def _apart(
+    take: Callable[[_Result], None], moved: Callable[[int], None]
+) -> Callable[[_Result | int], None]:
+    """Return what takes results, and numbers of bytes."""
+
+    def take_either(one: _Result | int) -> None:
+        if isinstance(one, int):
+            moved(one)
+        else:
+            take(one)
+
+    return take_either
+
+
 def _spread(
     store: Store,
     remote: Remote,
     work: _Work[_Result],
     weights: Mapping[Signature, int],
-    take: Callable[[_Result], None],
+    take: Callable[[_Result | int], None],
     *,
     create: bool = False,
 ) -> None:
@@ -129,7 +154,7 @@ def _do_part(
     work: _Work[_Result],
     create: bool,
     signatures: Sequence[Signature],
-    give: Callable[[_Result], None],
+    give: Callable[[_Result | int], None],
 ) -> None:
     store.close()  # a process that was forked opens its own
     with Store(store.path) as own:
@@ -142,7 +167,7 @@ def _pull_in_turn(
     store: Store,
     bucket: Bucket,
     _: Sequence[Signature],
-    give: Callable[[Pulled], None],
+    give: Callable[[Pulled | int], None],
 ) -> None:
     pull(store, bucket, turns, give, keys=keys)
 
