@@ -6,12 +6,14 @@ import click
 from click.shell_completion import get_completion_class
 
 _BASH = r"""_cas_completion() {
-    local line=${COMP_LINE:0:COMP_POINT} words word before type value
+    local line=${COMP_LINE:0:COMP_POINT} words word before breaks= type value
     read -ra words <<< "$line"
     [[ $line == *[[:space:]] ]] && words+=("")
     word=${words[-1]} before=
-    # Bash begins a new word after each colon: what comes before it is on the line already.
-    [[ $COMP_WORDBREAKS == *:* ]] && before=${word%"${word##*:}"}
+    # Bash begins a new word after each of these: what comes before it is on the line already.
+    [[ $COMP_WORDBREAKS == *:* ]] && breaks+=:
+    [[ $COMP_WORDBREAKS == *=* ]] && breaks+==
+    [[ -n $breaks ]] && before=${word%"${word##*[$breaks]}"}
     COMPREPLY=()
     while IFS=, read -r type value; do
         case $type in
@@ -24,6 +26,8 @@ _BASH = r"""_cas_completion() {
 complete -o nosort -F _cas_completion cas
 """
 """Click's own knows nothing of words with colons."""
+_ALL_COMMAS = ('string split ","', 'string split --max 1 ","')
+"""Click's own for fish drops what comes after a second comma."""
 
 
 @click.command("completion")
@@ -42,4 +46,5 @@ def completion_command(ctx: click.Context, shell: str) -> None:
     if shell == "bash" or kind is None:
         print(_BASH, end="")
     else:
-        print(kind(ctx.find_root().command, {}, "cas", "_CAS_COMPLETE").source())
+        source = kind(ctx.find_root().command, {}, "cas", "_CAS_COMPLETE").source()
+        print(source.replace(*_ALL_COMMAS))

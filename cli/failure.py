@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 
@@ -38,7 +39,10 @@ def report(error: CasError | OSError | MemoryError | click.ClickException) -> in
     if isinstance(error, MemoryError):
         error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     if isinstance(error, click.ClickException):
-        error.show()
+        told = io.StringIO()
+        error.show(told)
+        for line in told.getvalue().splitlines():
+            print(marked(line) if line.startswith("Error:") else line, file=sys.stderr)
         context = getattr(error, "ctx", None)
         run = context is not None and context.info_name == "run"
         return RUN_FAILED if run else ExitCode.USAGE

@@ -120,6 +120,14 @@ def complete_id(ctx: click.Context, _: click.Parameter, incomplete: str) -> list
     return []
 
 
+def complete_sysroot(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Return what the last ID of PATH=ID,ID... may be, for a shell; see `complete_id`."""
+    path, equals, ids = incomplete.partition("=")
+    before, comma, last = ids.rpartition(",")
+    found = complete_id(ctx, param, last) if equals else []
+    return [f"{path}={before}{comma}{one}" for one in found]
+
+
 def json_option(function: _Function) -> _Function:
     """Add --json to a command."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(

@@ -15,6 +15,7 @@ from cli.composing import STRATEGIES, Overlaps, compose, conflict_options
 from cli.crashes import crashes_told
 from cli.failure import RUN_FAILED
 from cli.options import (
+    complete_sysroot,
     detail,
     note,
     pulled,
@@ -33,6 +34,7 @@ from mounter.running import run_plans
 
 _OPTIONS = (
     click.option("--sysroot", "sysroots", metavar="PATH=ID,ID...", multiple=True,
+                 shell_complete=complete_sysroot,
                  help="Compose IDs at PATH; can be given again."),
     click.option("--sysroot-from", "sysroot_files", metavar="PATH=FILE", multiple=True,
                  help="The same with IDs from FILE, one a line (- stdin)."),

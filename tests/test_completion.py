@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import subprocess
 import time
@@ -21,6 +22,9 @@ _CASES: tuple[tuple[str, set[str]], ...] = (
     ("cas mount target zlib:core", {_ZLIB[0]}),
     ("cas rm ", {"glibc", "zlib"}),
     ("cas has nothing", set()),
+    ("cas run --sysroot s=gli", {"s=glibc:t:12345678"}),
+    ("cas run --sysroot s=zlib:core,gli", {"s=zlib:core,glibc:t:12345678"}),
+    ("cas run --sysroot s=glibc,zlib:core", {f"s=glibc,{_ZLIB[0]}"}),
     ("cas ls --js", {"--json"}),
 )
 
@@ -50,8 +54,8 @@ def test_bash_completes(line: str, expected: set[str], filled: Path) -> None:
         printf '%s\\n' "${COMPREPLY[@]}"
     """
     found = set(_run(filled, "bash", "-c", complete, "bash", line)) - {""}
-    before = line.rpartition(" ")[2].rpartition(":")
-    assert {"".join(before[:2]) + one for one in found} == expected
+    before = re.sub("[^:=]*$", "", line.rpartition(" ")[2])
+    assert {before + one for one in found} == expected
 
 
 @pytest.mark.parametrize(("line", "expected"), _CASES)

@@ -81,6 +81,9 @@ def test_errors_are_coloured_on_terminals_that_want_it(
     assert shown.startswith(_COLOURED if coloured else _PLAIN)
     assert ("\033" in shown) is coloured
     assert "\033" not in cas("show", "b", code=3).stderr
+    usage = shown_on_terminal(cas, "show", "--nothing", code=2, variables=variables)
+    assert usage.startswith("Usage: cas show")
+    assert ("\033" in usage) is coloured
 
 
 def _interrupted(cas: Cas, number: signal.Signals, call: str, *arguments: str | Path) -> str:
