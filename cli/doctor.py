@@ -12,6 +12,7 @@ from cas.format import NoStore
 from cas.quoting import quoted
 from cas.store import Store
 from cli.options import emit, json_option, store_option
+from cli.progress import progress
 from cli.quantities import number_of
 from cli.settings import store_path
 from mounter.probe import Finding, probe
@@ -29,7 +30,8 @@ def doctor_command(ctx: click.Context, as_json: bool) -> None:
     """
     path = os.path.realpath(store_path(ctx))
     place = _writable(os.fsencode(path))
-    findings = list(probe(place))
+    with progress("Trying links", "links") as show:
+        findings = list(probe(place, show))
     if os.path.exists(path) and not place.startswith(os.fsencode(path)):
         where = f"read-only for this user; the above was tried in {quoted(place)}"
         findings.append(Finding("store writable", False, where))

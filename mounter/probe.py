@@ -11,6 +11,7 @@ from typing import NamedTuple
 from cas.dirs import opened, remove_tree
 from cas.errors import CasError
 from cas.layout import EMPTY
+from cas.progress import Progress, unseen
 from mounter import syscalls
 from mounter.overlay import attach_overlay
 from mounter.plan import Plan, StrategyRefused
@@ -27,10 +28,11 @@ class Finding(NamedTuple):
     detail: str
 
 
-def probe(directory: bytes) -> Iterator[Finding]:
+def probe(directory: bytes, progress: Progress = unseen) -> Iterator[Finding]:
     """Try on the file system of `directory`, a writable one, what the mounter relies on.
 
-    Nothing is left behind. Takes about a second, for the links. Raises OSError.
+    Nothing is left behind. Takes about a second, for the links, which `progress` gets. Raises
+    OSError.
     """
     own_mounts = syscalls.CLONE_NEWNS
     namespaces = syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS
@@ -48,7 +50,7 @@ def probe(directory: bytes) -> Iterator[Finding]:
                 yield tried("overlay with privileges", lambda: _overlay(plan, own_mounts))
                 yield tried("overlay in a user namespace", lambda: _overlay(plan, namespaces))
                 yield _reflink(fd)
-                yield _links(fd)
+                yield _links(fd, progress)
         finally:
             remove_tree(name, parent)
 
@@ -103,10 +105,12 @@ def _reflink(directory: int) -> Finding:
     return Finding("reflink", True, "")
 
 
-def _links(directory: int) -> Finding:
+def _links(directory: int, progress: Progress) -> Finding:
     os.close(os.open("one", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=directory))
     os.mkdir("links", dir_fd=directory)
     for count in range(2, _MOST_LINKS):
+        if count % 1000 == 0:
+            progress(count, _MOST_LINKS, 0)
         try:
             os.link("one", f"links/{count}", src_dir_fd=directory, dst_dir_fd=directory)
         except OSError as error:

@@ -44,6 +44,7 @@ def many(cas: Cas, work: Path) -> Path:
         ([_PUT], ("rm", "many"), "Removing", "MiB/s|KiB/s"),
         ([_PUT], ("gc", "--max-age=0s", "--grace=0s"), "Removing", "100%"),
         ([_PUT], ("verify",), "Reading contents", "100%"),
+        ([], ("doctor",), "Trying links", r"\d\d000/70000 links"),
         ([_PUT], ("init", "--shared"), "Sharing", r"\d\d\d\d files"),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else "",
