@@ -215,6 +215,17 @@ def disk_use(found: os.stat_result) -> int:
     return found.st_blocks * 512
 
 
+def disk_use_at(path: bytes, dir_fd: int | None = None) -> int:
+    """Return what `disk_use` does of what is at a path, not followed; 0 if nothing is.
+
+    Raises OSError.
+    """
+    try:
+        return disk_use(os.stat(path, dir_fd=dir_fd, follow_symlinks=False))
+    except FileNotFoundError:
+        return 0
+
+
 def remove_tree(name: bytes, dir_fd: int) -> int:
     """Delete the directory `name` in `dir_fd` with all that is in it; none there is no error.
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from cas.dirs import opened
 from cas.documents import open_file, parse, record_of
 from cas.scratch import unnamed_file
-from cas.sharing import make_subdirectory
+from cas.sharing import give_to_owner, make_subdirectory
 from cas.signature import Signature
 
 DIRECTORY = b"log"
@@ -163,7 +163,7 @@ def _directory(store_fd: int) -> Iterator[int]:
     if not os.access(DIRECTORY, os.F_OK, dir_fd=store_fd, follow_symlinks=False):
         with contextlib.suppress(FileExistsError):
             make_subdirectory(DIRECTORY, store_fd)
-            _give(DIRECTORY, store_fd)
+            give_to_owner(DIRECTORY, store_fd)
     with opened(DIRECTORY, store_fd) as directory:
         yield directory
 
@@ -202,13 +202,6 @@ def _set_aside(name: str, found: os.stat_result, directory: int) -> bool:
         if os.path.samestat(found, os.stat(name, dir_fd=directory, follow_symlinks=False)):
             os.rename(name, f"{name}.1", src_dir_fd=directory, dst_dir_fd=directory)
     return True
-
-
-def _give(name: bytes, store_fd: int) -> None:
-    """Let what root makes in a store belong to whom that belongs."""
-    if os.geteuid() == 0:
-        owner = os.fstat(store_fd)
-        os.chown(name, owner.st_uid, owner.st_gid, dir_fd=store_fd, follow_symlinks=False)
 
 
 def _may_not_write(store_fd: int) -> bool:

@@ -17,7 +17,7 @@ from cas.locating import located
 from cas.quoting import quoted
 from cas.reserve import keep_reserve
 from cas.scratch import replace_file
-from cas.sharing import make_subdirectory, share_new
+from cas.sharing import give_to_owner, make_subdirectory, share_new
 from cas.stamp import try_out
 
 _FOR_PEOPLE = {os.fsdecode(name) for name in (COUNTS, LOG)}
@@ -99,26 +99,21 @@ def _make_parts(path: bytes, *, again: bool = False) -> bytes:
     What is made `again` belongs to whom the store belongs.
     """
     with opened(path) as store, located(store):
-        owner = os.fstat(store) if again else None
         fans = [f"objects/{number:02x}" for number in range(256)]
         for name in (*DIRECTORIES, *fans):
             if not os.path.lexists(os.path.join(path, name.encode())):
                 with contextlib.suppress(FileExistsError):  # somebody was faster
                     make_subdirectory(name.encode(), store)
-                    _give(name.encode(), store, owner)
+                    if again:
+                        give_to_owner(name.encode(), store)
         for file in (b"lock", COUNTS):
             if not os.path.lexists(os.path.join(path, file)):
                 fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=store)
                 share_new(fd, store)
                 os.close(fd)
-                _give(file, store, owner)
+                if again:
+                    give_to_owner(file, store)
     return os.path.join(path, b"lock")
-
-
-def _give(name: bytes, store: int, owner: os.stat_result | None) -> None:
-    """Let what root makes in a store belong to an owner."""
-    if owner is not None and os.geteuid() == 0:
-        os.chown(name, owner.st_uid, owner.st_gid, dir_fd=store, follow_symlinks=False)
 
 
 def check_format(path: bytes) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from cas import digest as hashing
 from cas.conflicts import Overlap
-from cas.dirs import disk_use
+from cas.dirs import disk_use, disk_use_at
 from cas.documents import fits, parse, read_sealed, seal
 from cas.lastuse import is_recent, note_use
 from cas.manifest import Digest
@@ -85,10 +85,7 @@ class Known:
                 yield name
 
     def _size(self, name: bytes) -> int:
-        try:
-            return disk_use(os.stat(self._path(name)))
-        except FileNotFoundError:
-            return 0
+        return disk_use_at(self._path(name))
 
     def last_used_ns(self, merged: Merged) -> int:
         """Return when a merged layer was last used, in nanoseconds since 1970; 0 if it is gone."""
@@ -122,12 +119,9 @@ class Known:
 
     def keep_merged(self, merged: Merged) -> int:
         """Remember a merged layer; return the bytes of disk that this takes. Raises OSError."""
-        content, name = (
-            [merged.boot_id, merged.tree, *merged.parts],
-            self._name("merged", merged.parts),
-        )
-        self._write(name, content)
-        return disk_use(os.stat(self._path(name)))
+        name = self._name("merged", merged.parts)
+        self._write(name, [merged.boot_id, merged.tree, *merged.parts])
+        return self._size(name)
 
     def all_merged(self) -> Iterator[Merged]:
         """Yield the merged layers that are remembered."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from cas import lastuse
 from cas.artifact import Artifact
-from cas.dirs import disk_use, opened
+from cas.dirs import disk_use, disk_use_at, opened
 from cas.layout import artifact_path, layer_path
 from cas.scratch import Scratch
 from cas.sharing import make_subdirectory
@@ -26,15 +26,15 @@ def make(store_fd: int, artifact: Artifact, work: Scratch) -> int:
     Called under the store's exclusive lock. Raises OSError.
     """
     path = artifact_path(artifact.signature)
-    taken = -_size(path, store_fd)
+    taken = -disk_use_at(path, store_fd)
     os.symlink(b"../../" + layer_path(artifact.tree), b"link", dir_fd=work.fd)
     recipe = os.path.dirname(path)
     if not os.access(recipe, os.F_OK, dir_fd=store_fd):
         make_subdirectory(b"recipe", work.fd)
         os.rename(b"recipe", recipe, src_dir_fd=work.fd, dst_dir_fd=store_fd)
-        taken += _size(recipe, store_fd)
+        taken += disk_use_at(recipe, store_fd)
     os.rename(b"link", path, src_dir_fd=work.fd, dst_dir_fd=store_fd)
-    return taken + _size(path, store_fd)
+    return taken + disk_use_at(path, store_fd)
 
 
 def remove(store_fd: int, signature: Signature) -> int:
@@ -43,7 +43,7 @@ def remove(store_fd: int, signature: Signature) -> int:
     Returns the bytes of disk given back. Raises OSError.
     """
     path = artifact_path(signature)
-    freed = _size(path, store_fd)
+    freed = disk_use_at(path, store_fd)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path, dir_fd=store_fd)
     return freed + remove_recipe(store_fd, signature.recipe)
@@ -78,12 +78,6 @@ def last_used_ns(store_fd: int, artifact: Artifact) -> int:
         used = os.stat(path, dir_fd=store_fd, follow_symlinks=False).st_mtime_ns
         return max(used, artifact.created_ns)
     return artifact.created_ns
-
-
-def _size(path: bytes, store_fd: int) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return disk_use(os.stat(path, dir_fd=store_fd, follow_symlinks=False))
-    return 0
 
 
 def by_recipe(store_fd: int) -> Iterator[tuple[str, list[str]]]:

@@ -45,6 +45,13 @@ def make_subdirectory(name: bytes, dir_fd: int) -> None:
         share_new(made, dir_fd)
 
 
+def give_to_owner(name: bytes, store_fd: int) -> None:
+    """Let what root makes in a store belong to whom the store belongs. Raises OSError."""
+    if os.geteuid() == 0:
+        owner = os.fstat(store_fd)
+        os.chown(name, owner.st_uid, owner.st_gid, dir_fd=store_fd, follow_symlinks=False)
+
+
 def share(store_fd: int, group: int, progress: Progress) -> None:
     """Let the group with this id share a store.
 

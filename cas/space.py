@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from cas.artifact import Artifact
-from cas.dirs import disk_use, opened, walk
+from cas.dirs import disk_use, disk_use_at, opened, walk
 from cas.errors import StoreDamaged
 from cas.known import Known, Merged
 from cas.layers import overhead
@@ -109,10 +109,10 @@ class Release:
         """Return the bytes of disk that come back with this artifact. Raises OSError."""
         gone, tree, recipe = self._gone, artifact.tree, artifact.signature.recipe
         link = artifact_path(artifact.signature)
-        freed = self._size(link)
+        freed = disk_use_at(link, self._storage.fd)
         gone.recipes[recipe] += 1
         if gone.recipes[recipe] == self._recipes[recipe]:
-            freed += self._size(os.path.dirname(link))
+            freed += disk_use_at(os.path.dirname(link), self._storage.fd)
         gone.trees[tree] += 1
         if gone.trees[tree] == self._trees[tree]:
             freed += artifact.overhead + self._of_tree(tree)
@@ -177,9 +177,3 @@ class Release:
         left = self._gone.links.get(found.st_ino, found.st_nlink) - 1
         self._gone.links[found.st_ino] = left
         return found.st_blocks * 512 if left == 1 or (left == 0 and found.st_nlink == 1) else 0
-
-    def _size(self, path: bytes) -> int:
-        try:
-            return disk_use(os.stat(path, dir_fd=self._storage.fd, follow_symlinks=False))
-        except FileNotFoundError:
-            return 0
