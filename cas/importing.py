@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from cas.artifact import Artifact
 from cas.errors import InputRefused
+from cas.progress import either
 from cas.put import SignatureConflict
 from cas.signature import Signature
 from cas.sstate import Layout, signature_of
@@ -59,14 +60,7 @@ def import_sstate(
             take(Imported(path, None, None, refused=error))
     weights = {s: sum(map(_size, of_one)) + _COST_OF_AN_OBJECT for s, of_one in groups.items()}
     work = partial(_import_part, store, os.getpid(), groups)
-
-    def take_either(one: Imported | int) -> None:
-        if isinstance(one, int):
-            stored(one)
-        else:
-            take(one)
-
-    spread(work, groups, take_either, weight=weights.__getitem__, least=_LITTLE)
+    spread(work, groups, either(take, stored), weight=weights.__getitem__, least=_LITTLE)
 
 
 def _import_part(

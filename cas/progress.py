@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
+_Result = TypeVar("_Result")
 Progress = Callable[[int, int, int], None]
 """Gets how many things are done, of how many (0 if nobody knows), and how many bytes they had."""
 
 
 def unseen(done: int, total: int, size: int) -> None:
     """Be a Progress that nobody looks at."""
+
+
+def either(
+    take: Callable[[_Result], None], moved: Callable[[int], None]
+) -> Callable[[_Result | int], None]:
+    """Return what takes results, and numbers of bytes, of one worker."""
+
+    def take_either(one: _Result | int) -> None:
+        if isinstance(one, int):
+            moved(one)
+        else:
+            take(one)
+
+    return take_either
 
 
 def counted(progress: Progress, total: int) -> Callable[[int], None]:

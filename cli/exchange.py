@@ -11,7 +11,8 @@ from cas.exporting import AlreadyThere, export
 from cas.importing import Imported, import_sstate
 from cas.sstate import objects_in
 from cli.failure import report
-from cli.interruption import GOES_ON, telling
+from cli.gathering import gathering
+from cli.interruption import telling
 from cli.options import acknowledge, complete_id, json_option, open_store, store_option, text_of
 from cli.progress import progress
 
@@ -46,22 +47,7 @@ def import_sstate_command(ctx: click.Context, paths: tuple[bytes, ...], as_json:
     store = open_store(ctx, create=True)
     found = list(objects_in(paths))
     done: list[Imported] = []
-
-    def told() -> str:
-        return f"{len(done)} of {len(found)} objects were done; {GOES_ON}"
-
-    with telling(told, of_errors=True), progress("Importing", "objects") as show:
-        total = 0
-
-        def take(imported: Imported) -> None:
-            done.append(imported)
-            moved(0)
-
-        def moved(size: int) -> None:
-            nonlocal total
-            total += size
-            show(len(done), len(found), total)
-
+    with gathering("Importing", "objects", len(found), done) as (take, moved):
         import_sstate(store, found, take, moved)
     done.sort(key=lambda imported: imported.path)
     known = sum(imported.known for imported in done)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar, Unpack
+from collections.abc import Sequence
+from typing import Unpack
 
 import click
 
@@ -17,7 +16,7 @@ from cas.remote.push import Terms
 from cas.remote.transfer import missing_in, pull_from, push_to, recorded_in
 from cas.signature import Signature
 from cli.composing import ids_options, names_of
-from cli.interruption import GOES_ON, telling
+from cli.gathering import gathering
 from cli.options import (
     acknowledge,
     complete_id,
@@ -27,12 +26,10 @@ from cli.options import (
     open_store,
     store_option,
 )
-from cli.progress import progress
 from cli.quantities import size_text
 from cli.remotes import Transfer, remote_of, transfer_options
 from cli.settings import config_of
 
-_Done = TypeVar("_Done", Pulled, Pushed)
 _REFUSALS = {
     Outcome.CONFLICT: ExitCode.CONFLICT,
     Outcome.DAMAGED: ExitCode.DAMAGED,
@@ -94,7 +91,7 @@ def push_command(
     done: list[Pushed] = []
     chosen = remote_of(config, remote, how)
     try:
-        with _gathering("Pushing", len(artifacts), done) as (take, moved):
+        with gathering("Pushing", "artifacts", len(artifacts), done) as (take, moved):
             push_to(store, chosen, terms, artifacts, take, moved)
     finally:
         _tell(as_json, done, [{"sent_bytes": one.sent} for one in done])
@@ -130,7 +127,7 @@ def pull_command(
     done: list[Pulled] = []
     chosen = remote_of(config, remote, how)
     try:
-        with _gathering("Pulling", len(set(signatures)), done) as (take, moved):
+        with gathering("Pulling", "artifacts", len(set(signatures)), done) as (take, moved):
             pull_from(store, chosen, config.trusted_keys, signatures, take, moved)
     finally:
         counts = [{"fetched_bytes": one.fetched, "new_bytes": one.new_bytes} for one in done]
@@ -201,30 +198,6 @@ def remote_has_command(
             note(f"{one.signature}: {one.why}")
     if missing:
         ctx.exit(ExitCode.NO_SIGNATURE)
-
-
-@contextlib.contextmanager
-def _gathering(
-    label: str, wanted: int, done: list[_Done]
-) -> Iterator[tuple[Callable[[_Done], None], Callable[[int], None]]]:
-    """Give what adds to what is done, of so many, and what is told of bytes; both show how far."""
-    total = 0
-
-    def told() -> str:
-        return f"{len(done)} of {wanted} artifacts were done; {GOES_ON}"
-
-    with telling(told, of_errors=True), progress(label, "artifacts") as show:
-
-        def take(one: _Done) -> None:
-            done.append(one)
-            moved(0)
-
-        def moved(size: int) -> None:
-            nonlocal total
-            total += size
-            show(len(done), wanted, total)
-
-        yield take, moved
 
 
 def _tell(as_json: bool, done: Sequence[Pulled | Pushed], counts: Sequence[dict[str, int]]) -> None:

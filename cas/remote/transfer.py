@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from cas.artifact import Artifact
 from cas.errors import InputRefused
+from cas.progress import either
 from cas.remote import records
 from cas.remote.ahead import Requests
 from cas.remote.bucket import Bucket, Remote
@@ -59,7 +60,7 @@ def pull_from(
     wanted = dict.fromkeys(signatures, 1)  # how large they are is not known yet
     with Turns(wanted) as turns:
         work = partial(_pull_in_turn, turns, keys)
-        _spread(store, remote, work, wanted, _apart(take, moved))
+        _spread(store, remote, work, wanted, either(take, moved))
 
 
 def push_to(
@@ -79,7 +80,7 @@ def push_to(
     """
     refuse_read_only(remote)
     sizes = {one.signature: one.size + _COST_OF_AN_ARTIFACT for one in artifacts}
-    _spread(store, remote, partial(push, terms=terms), sizes, _apart(take, moved), create=True)
+    _spread(store, remote, partial(push, terms=terms), sizes, either(take, moved), create=True)
 
 
 def missing_in(
@@ -107,20 +108,6 @@ def refuse_read_only(remote: Remote) -> None:
             f"{remote.url} is a mirror, which can only be read",
             hint="push to the store that it mirrors, by s3://…, gs://…, az://… or file://…",
         )
-
-
-def _apart(
-    take: Callable[[_Result], None], moved: Callable[[int], None]
-) -> Callable[[_Result | int], None]:
-    """Return what takes results, and numbers of bytes."""
-
-    def take_either(one: _Result | int) -> None:
-        if isinstance(one, int):
-            moved(one)
-        else:
-            take(one)
-
-    return take_either
 
 
 def _spread(
