@@ -14,65 +14,65 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cas.artifact import Artifact, Dropped
-    from cas.composition import Composition
-    from cas.conflicts import Conflict, ConflictPolicy, ConflictRefused
-    from cas.counts import Counts
+    from cas.compose.composition import Composition
+    from cas.content.findings import Finding
+    from cas.disk.counters import Counts
+    from cas.disk.log import Event, EventKind
+    from cas.disk.pins import NotPinned, Pin
     from cas.errors import CasError, ExitCode
-    from cas.events import Event, EventKind
-    from cas.findings import Finding
-    from cas.format import NoStore, StoreTooNew
-    from cas.gc import Collected, Doomed, GcPlan
-    from cas.manifest import Digest, Entry, Kind, Manifest
-    from cas.pins import NotPinned, Pin
-    from cas.policy import Policy
-    from cas.put import PutResult, SignatureConflict
-    from cas.removal import Removed
-    from cas.signature import AmbiguousSignature, BadSignature, NoSuchSignature, Signature
-    from cas.space import Space
-    from cas.statistics import Day, Group, Statistics
+    from cas.gc.collector import Collected, Doomed, GcPlan
+    from cas.gc.policy import Policy
+    from cas.gc.removal import Removed
+    from cas.index.format import NoStore, StoreTooNew
+    from cas.model.artifact import Artifact, Dropped
+    from cas.model.conflicts import Conflict, ConflictPolicy, ConflictRefused
+    from cas.model.manifest import Digest, Entry, Kind, Manifest
+    from cas.model.signature import AmbiguousSignature, BadSignature, NoSuchSignature, Signature
+    from cas.put.put import PutResult, SignatureConflict
     from cas.store import Store
-    from cas.usage import DiskUsage, Usage
+    from cas.usage.artifacts import DiskUsage, Usage
+    from cas.usage.space import Space
+    from cas.usage.statistics import Day, Group, Statistics
 
 _HOME = {
-    "AmbiguousSignature": "signature",
-    "Artifact": "artifact",
-    "BadSignature": "signature",
+    "AmbiguousSignature": "model.signature",
+    "Artifact": "model.artifact",
+    "BadSignature": "model.signature",
     "CasError": "errors",
-    "Collected": "gc",
-    "Composition": "composition",
-    "Conflict": "conflicts",
-    "ConflictPolicy": "conflicts",
-    "ConflictRefused": "conflicts",
-    "Counts": "counts",
-    "Day": "statistics",
-    "Digest": "manifest",
-    "DiskUsage": "usage",
-    "Doomed": "gc",
-    "Dropped": "artifact",
-    "Entry": "manifest",
-    "Event": "events",
-    "EventKind": "events",
+    "Collected": "gc.collector",
+    "Composition": "compose.composition",
+    "Conflict": "model.conflicts",
+    "ConflictPolicy": "model.conflicts",
+    "ConflictRefused": "model.conflicts",
+    "Counts": "disk.counters",
+    "Day": "usage.statistics",
+    "Digest": "model.manifest",
+    "DiskUsage": "usage.artifacts",
+    "Doomed": "gc.collector",
+    "Dropped": "model.artifact",
+    "Entry": "model.manifest",
+    "Event": "disk.log",
+    "EventKind": "disk.log",
     "ExitCode": "errors",
-    "Finding": "findings",
-    "GcPlan": "gc",
-    "Group": "statistics",
-    "Kind": "manifest",
-    "Manifest": "manifest",
-    "NoStore": "format",
-    "NoSuchSignature": "signature",
-    "NotPinned": "pins",
-    "Pin": "pins",
-    "Policy": "policy",
-    "PutResult": "put",
-    "Removed": "removal",
-    "Signature": "signature",
-    "SignatureConflict": "put",
-    "Space": "space",
-    "Statistics": "statistics",
+    "Finding": "content.findings",
+    "GcPlan": "gc.collector",
+    "Group": "usage.statistics",
+    "Kind": "model.manifest",
+    "Manifest": "model.manifest",
+    "NoStore": "index.format",
+    "NoSuchSignature": "model.signature",
+    "NotPinned": "disk.pins",
+    "Pin": "disk.pins",
+    "Policy": "gc.policy",
+    "PutResult": "put.put",
+    "Removed": "gc.removal",
+    "Signature": "model.signature",
+    "SignatureConflict": "put.put",
+    "Space": "usage.space",
+    "Statistics": "usage.statistics",
     "Store": "store",
-    "StoreTooNew": "format",
-    "Usage": "usage",
+    "StoreTooNew": "index.format",
+    "Usage": "usage.artifacts",
 }
 
 __all__ = [

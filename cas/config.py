@@ -7,10 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cas.documents import read_file
 from cas.errors import CasError, ExitCode
-from cas.nearmiss import near_miss
-from cas.quoting import quoted
+from cas.system.files import read_file
+from cas.system.text import near_miss, quoted
 
 NAME = b"config.toml"
 _PUBLIC_KEY = re.compile(r"ed25519:[A-Za-z0-9+/]{43}=")

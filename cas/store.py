@@ -9,31 +9,30 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cas import links
-from cas.artifact import Artifact
-from cas.composing import compose
-from cas.composition import Composition
-from cas.conflicts import ConflictPolicy
-from cas.counts import Counts, count
-from cas.events import Event, EventKind, event, log, read_log
-from cas.index import Writer
-from cas.locating import located, naming_paths
-from cas.objects import Overtaken
-from cas.opening import StrPath
-from cas.progress import Progress, unseen
-from cas.questions import StoreQuestions
-from cas.resolve import resolve
-from cas.signature import NoSuchSignature, Signature
-from cas.storage import Storage
+from cas.compose.compose import compose
+from cas.compose.composition import Composition
+from cas.content.objects import Overtaken
+from cas.disk.counters import Counts, count
+from cas.disk.log import Event, EventKind, event, log, read_log
+from cas.index import artifact_links
+from cas.index.database import Writer
+from cas.index.parts import Storage
+from cas.index.resolve import resolve
+from cas.model.artifact import Artifact
+from cas.model.conflicts import ConflictPolicy
+from cas.model.signature import NoSuchSignature, Signature
+from cas.readable_store import StoreQuestions, StrPath
+from cas.system.oserrors import located, naming_paths
+from cas.system.progress import Progress, unseen
 
 if TYPE_CHECKING:
-    from cas.findings import Finding
-    from cas.gc import Collected, GcPlan
-    from cas.pins import Pin
-    from cas.policy import Policy
-    from cas.put import PutResult, Source
-    from cas.removal import Removed
-    from cas.tree import Place
+    from cas.content.findings import Finding
+    from cas.disk.pins import Pin
+    from cas.gc.collector import Collected, GcPlan
+    from cas.gc.policy import Policy
+    from cas.gc.removal import Removed
+    from cas.put.put import PutResult, Source
+    from cas.put.source_tree import Place
 
 
 class Store(StoreQuestions):
@@ -55,7 +54,7 @@ class Store(StoreQuestions):
         progress: Progress = unseen,
     ) -> PutResult:
         """Store a directory, or a tar archive's tree, under a whole signature; see `put_tree`."""
-        from cas.put import put_tree
+        from cas.put.put import put_tree
 
         put = partial(
             put_tree, tree=tree, move=move, replace=replace, place=place, progress=progress
@@ -64,8 +63,8 @@ class Store(StoreQuestions):
 
     @naming_paths
     def receive(self, signature: str | Signature, source: Source, origin: str) -> PutResult:
-        """Store the tree that `source` makes objects of; see `cas.put.put_reading`."""
-        from cas.put import put_reading
+        """Store the tree that `source` makes objects of; see `cas.put.put.put_reading`."""
+        from cas.put.put import put_reading
 
         return self._put(signature, partial(put_reading, source=source, origin=origin))
 
@@ -83,7 +82,7 @@ class Store(StoreQuestions):
         if done.replaced is not None:
             self._removal.discard({done.replaced})
         if done.unchanged:
-            links.note_use(self.fd, [signature])
+            artifact_links.note_use(self.fd, [signature])
         return done
 
     @naming_paths
@@ -100,8 +99,8 @@ class Store(StoreQuestions):
 
         A name may end in `@N`, its priority (default 0): higher ones come later. Conflicts at
         paths that no pattern of `allow` matches are dealt with as `conflicts` says; see
-        `cas.conflicts.judge`; with None they are not looked for. `purpose` tells people who look
-        at leases what it is for. If it is for a sysroot, what is missing is `counted`.
+        `cas.model.conflicts.judge`; with None they are not looked for. `purpose` is shown to people
+        who look at leases. If it is for a sysroot, what is missing is `counted`.
 
         The composition holds a lease and must be closed. Raises BadSignature, NoSuchSignature
         (which names all that are missing), AmbiguousSignature, ConflictRefused, StoreDamaged,
@@ -134,7 +133,7 @@ class Store(StoreQuestions):
         Raises NoSuchSignature, AmbiguousSignature, InUse (then nothing was removed), OSError.
         """
 
-        from cas.removal import refuse_used
+        from cas.gc.removal import refuse_used
 
         def choose(writer: Writer) -> Sequence[Artifact]:
             artifacts = tuple(dict.fromkeys(resolve(writer, list(names), self.path)))
@@ -154,7 +153,7 @@ class Store(StoreQuestions):
 
         Raises NoSuchSignature, AmbiguousSignature, OSError.
         """
-        from cas.pins import Pin
+        from cas.disk.pins import Pin
 
         with self._index.read() as reader:  # under its lock: nobody removes the artifact meanwhile
             (artifact,) = resolve(reader, [name], self.path)
@@ -180,7 +179,7 @@ class Store(StoreQuestions):
 
         `progress` gets files. Raises InputRefused, OSError.
         """
-        from cas.sharing import share
+        from cas.disk.group_sharing import share
 
         share(self.fd, group, progress)
 
@@ -196,8 +195,8 @@ class Store(StoreQuestions):
 
     @naming_paths
     def sync(self, progress: Progress = unseen) -> int:
-        """Make all that was put survive a power failure; see `cas.sync.sync`."""
-        from cas.sync import sync
+        """Make all that was put survive a power failure; see `cas.verify.sync.sync`."""
+        from cas.verify.sync import sync
 
         return sync(self._storage, progress)
 
@@ -213,7 +212,7 @@ class Store(StoreQuestions):
         All contents are read and hashed, unless `quick`; `progress` gets bytes. Nothing is
         changed. Raises NoSuchSignature, AmbiguousSignature, OSError.
         """
-        from cas.verify import verify
+        from cas.verify.verify import verify
 
         with located(self.fd):
             found = verify(self._storage, self._known, names, quick=quick, progress=progress)
@@ -231,7 +230,7 @@ class Store(StoreQuestions):
         What is damaged and cannot be healed is moved to `quarantine/`, and artifacts that have
         it are forgotten. Raises OSError, StoreDamaged.
         """
-        from cas.repair import Repair
+        from cas.verify.repair import Repair
 
         with located(self.fd):
             for done in Repair(self._storage, self._known, self._removal).run(findings):

@@ -15,12 +15,13 @@ from typing import Any, NoReturn
 import click
 
 from cas.errors import MEANINGS, CasError, ExitCode
-from cas.locating import located
-from cas.nearmiss import near_miss
-from cli.failure import RUN_FAILED, marked, report
-from cli.interruption import Ended, say_interrupted
-from cli.options import STANDARD_OUTPUT, detail, store_option
-from cli.quantities import span_text
+from cas.system.oserrors import located
+from cas.system.text import near_miss
+from cli.options.common import store_option
+from cli.output.errors import RUN_FAILED, marked, report
+from cli.output.interruption import Ended, say_interrupted
+from cli.output.printing import STANDARD_OUTPUT, detail
+from cli.output.quantities import span_text
 
 _SECTIONS = {
     "Store what tasks have made": {
@@ -34,7 +35,7 @@ _SECTIONS = {
         "ls": "show",
         "show": "show",
         "files": "show",
-        "du": "usage",
+        "du": "du",
         "stats": "stats",
         "log": "log",
         "report": "report",
@@ -71,7 +72,7 @@ _SECTIONS = {
         "completion": "completion",
     },
 }
-"""In the order of `cas --help`: for each purpose the commands, and the module of `cli` of each."""
+"""The commands by purpose, in the order of `cas --help`, each with its module in `cli/commands`."""
 
 _COMMANDS = {name: module for names in _SECTIONS.values() for name, module in names.items()}
 
@@ -87,7 +88,7 @@ class _LazyGroup(click.Group):
         """Import and return a command."""
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"cli.{_COMMANDS[cmd_name]}")
+        module = importlib.import_module(f"cli.commands.{_COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 

@@ -14,29 +14,29 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mounter.executing import decide, enter, held, hold
-    from mounter.isolation import Bind, Sandbox
+    from mounter.handover import decide, enter, held, hold
     from mounter.listing import all_mounts, umount_stale
     from mounter.mounting import Mount, carry_out, mount, mounted, planned, umount
     from mounter.plan import NoStrategy, Plan, Strategy
     from mounter.running import run, run_plans
-    from mounter.tracing import Tracer
+    from mounter.sandbox.isolation import Bind, Sandbox
+    from mounter.trace.tracer import Tracer
     from mounter.updating import update
 
 _HOME = {
-    "Bind": "isolation",
+    "Bind": "sandbox.isolation",
     "Mount": "mounting",
     "NoStrategy": "plan",
     "Plan": "plan",
-    "Sandbox": "isolation",
+    "Sandbox": "sandbox.isolation",
     "Strategy": "plan",
-    "Tracer": "tracing",
+    "Tracer": "trace.tracer",
     "all_mounts": "listing",
     "carry_out": "mounting",
-    "decide": "executing",
-    "enter": "executing",
-    "held": "executing",
-    "hold": "executing",
+    "decide": "handover",
+    "enter": "handover",
+    "held": "handover",
+    "hold": "handover",
     "mount": "mounting",
     "mounted": "mounting",
     "planned": "mounting",

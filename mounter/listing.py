@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from cas import mounts
-from cas.leases import held_leases
-from cas.usernames import user_name
+from cas.disk import mount_records
+from cas.disk.leases import held_leases
+from cas.system.text import user_name
 from mounter.mounting import umount
 from mounter.plan import Strategy
 
@@ -32,8 +32,8 @@ class Seen(NamedTuple):
 
 def all_mounts(store: bytes) -> Iterator[Seen]:
     """Yield what is recorded in the store at an absolute path. Raises OSError, StoreDamaged."""
-    for record in mounts.all_records(store):
-        plan, *_ = mounts.plan_documents(store, record)
+    for record in mount_records.all_records(store):
+        plan, *_ = mount_records.plan_documents(store, record)
         yield Seen(
             where=os.fsencode(record.target),
             state=_state(record),
@@ -60,14 +60,14 @@ def umount_stale(store: bytes) -> Iterator[bytes]:
 
     Raises OSError, InUse, StoreDamaged.
     """
-    for record in mounts.all_records(store):
-        if not mounts.may_live(record):
+    for record in mount_records.all_records(store):
+        if not mount_records.may_live(record):
             umount(store, record.target)
             yield os.fsencode(record.target)
 
 
-def _state(record: mounts.MountRecord) -> str:
-    if not mounts.may_live(record):
+def _state(record: mount_records.MountRecord) -> str:
+    if not mount_records.may_live(record):
         return "stale"
     kernel_mount = record.strategy == Strategy.OVERLAY.value
-    return "elsewhere" if kernel_mount and not mounts.is_mounted(record) else "alive"
+    return "elsewhere" if kernel_mount and not mount_records.is_mounted(record) else "alive"

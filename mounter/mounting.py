@@ -8,18 +8,19 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from cas import mounts
-from cas.dirs import opened
+from cas.disk import mount_records
 from cas.errors import CasError, InUse
-from cas.locating import located
-from cas.mountinfo import mount_namespace, source_of
-from cas.progress import Progress, unseen
-from cas.quoting import quoted
-from cas.signals import uninterrupted
+from cas.system.directories import opened
+from cas.system.mountinfo import mount_namespace, source_of
+from cas.system.oserrors import located
+from cas.system.progress import Progress, unseen
+from cas.system.signals import uninterrupted
+from cas.system.text import quoted
 from mounter import syscalls
-from mounter.overlay import attach_overlay
+from mounter.overlay.overlay import attach_overlay
+from mounter.overlay.upper import claimed_upper, forget_upper, refuse_used_upper, upper_of
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
-from mounter.recording import count_made, new_record, new_source
+from mounter.records import count_made, new_record, new_source
 from mounter.targets import (
     StrPath,
     absolute,
@@ -31,10 +32,9 @@ from mounter.targets import (
     refuse_full,
     remove_directories,
 )
-from mounter.upper import claimed_upper, forget_upper, refuse_used_upper, upper_of
 
 if TYPE_CHECKING:
-    from cas.composition import Composition
+    from cas.compose.composition import Composition
 
 
 class NotMounted(CasError):
@@ -155,8 +155,8 @@ def umount(
     """
     root = os.path.realpath(os.fsencode(store))
     path = mounted_path(target)
-    with located(path), mounts.sole_changer(root, path):
-        record = mounts.read_record(root, path)
+    with located(path), mount_records.sole_changer(root, path):
+        record = mount_records.read_record(root, path)
         if record is None:
             return _umount_unrecorded(root, path)
         if record.strategy == Strategy.OVERLAY.value:
@@ -165,11 +165,11 @@ def umount(
             if record.upper is not None:
                 forget_upper(os.fsencode(record.upper), record.sources)
         else:
-            from mounter import placing
+            from mounter.linked.place import take_away
 
-            placing.take_away(root, path, record, progress)
+            take_away(root, path, record, progress)
         with uninterrupted():
-            mounts.remove_record(root, path)
+            mount_records.remove_record(root, path)
             remove_directories([os.fsencode(directory) for directory in record.created])
     return Strategy(record.strategy)
 
@@ -194,20 +194,20 @@ def _clear_stale(plan: Plan) -> None:
     """Refuse a target where something is mounted; clear away what a dead mount left there."""
     record = _dead_record(plan)
     if record is not None:
-        from mounter import placing
+        from mounter.linked.place import remove_staging
 
-        placing.remove_staging(record)
-        mounts.remove_record(plan.store, plan.target)
+        remove_staging(record)
+        mount_records.remove_record(plan.store, plan.target)
 
 
-def _dead_record(plan: Plan) -> mounts.MountRecord | None:
+def _dead_record(plan: Plan) -> mount_records.MountRecord | None:
     """Return the record of what was mounted at the target. Raises InUse if it still is."""
-    record = mounts.read_record(plan.store, plan.target)
+    record = mount_records.read_record(plan.store, plan.target)
     if record is None:
         return None
     if record.strategy == Strategy.OVERLAY.value:
-        rest = source_of(plan.target) in mounts.all_sources(record)
-        alive = rest or mounts.may_live(record)
+        rest = source_of(plan.target) in mount_records.all_sources(record)
+        alive = rest or mount_records.may_live(record)
     else:
         alive = bool(os.listdir(plan.target))
     if alive:
@@ -225,13 +225,13 @@ def _mount_by_first(plan: Plan, created: Sequence[bytes], source: str, progress:
             if candidate is Strategy.OVERLAY:
                 _mount_overlay(plan, created, source)
             else:
-                from mounter import placing
+                from mounter.linked.place import place
 
-                placing.place(plan, candidate, created, progress)
+                place(plan, candidate, created, progress)
             count_made([plan], overlaid=candidate is Strategy.OVERLAY)
             return Mount(plan.store, plan.target, candidate, tuple(reasons))
         except StrategyRefused as refusal:
-            mounts.remove_record(plan.store, plan.target)
+            mount_records.remove_record(plan.store, plan.target)
             reasons.append(f"{candidate.value}: {refusal}")
         except BaseException:
             with uninterrupted():
@@ -242,23 +242,23 @@ def _mount_by_first(plan: Plan, created: Sequence[bytes], source: str, progress:
 
 def _take_back(plan: Plan) -> None:
     """Take away what was made before something failed, if it was complete, and its record."""
-    record = mounts.read_record(plan.store, plan.target)
+    record = mount_records.read_record(plan.store, plan.target)
     if record is None:
         return
     if record.strategy == Strategy.OVERLAY.value:
-        while source_of(plan.target) in mounts.all_sources(record):
+        while source_of(plan.target) in mount_records.all_sources(record):
             syscalls.umount(plan.target, syscalls.MNT_DETACH)
     elif os.listdir(plan.target):  # else what was made beside it is gone already
-        from mounter import placing
+        from mounter.linked.place import take_away
 
-        placing.take_away(plan.store, plan.target, record)
-    mounts.remove_record(plan.store, plan.target)
+        take_away(plan.store, plan.target, record)
+    mount_records.remove_record(plan.store, plan.target)
 
 
 def _mount_overlay(plan: Plan, created: Sequence[bytes], source: str) -> None:
     with opened(plan.target) as target:
         try:
-            mounts.write_record(
+            mount_records.write_record(
                 plan.store, new_record(plan, Strategy.OVERLAY, created, source=source)
             )
         except OSError as error:
@@ -268,22 +268,22 @@ def _mount_overlay(plan: Plan, created: Sequence[bytes], source: str) -> None:
             attach_overlay(plan, source, target, upper)
 
 
-def _umount_overlay(path: bytes, record: mounts.MountRecord) -> None:
+def _umount_overlay(path: bytes, record: mount_records.MountRecord) -> None:
     source = source_of(path)
     if source not in record.sources:
         refuse_out_of_reach(record)
-    while source in mounts.all_sources(record):
+    while source in mount_records.all_sources(record):
         _umount(path)
         source = source_of(path)
 
 
-def refuse_out_of_reach(record: mounts.MountRecord) -> None:
+def refuse_out_of_reach(record: mount_records.MountRecord) -> None:
     """Refuse a kernel mount that lives, and is not what is to be seen at its target.
 
     Raises InUse.
     """
     where = quoted(record.target)
-    if not mounts.may_live(record):
+    if not mount_records.may_live(record):
         return
     if record.namespace != mount_namespace():
         raise InUse(
@@ -314,7 +314,7 @@ def _umount_unrecorded(store: bytes, path: bytes) -> Strategy:
     source = source_of(path) or ""
     if not is_unrecorded(store, path):
         raise NotMounted(store, path)
-    while source_of(path) in (source, source + mounts.CHANGES):
+    while source_of(path) in (source, source + mount_records.CHANGES):
         _umount(path)
     return Strategy.OVERLAY
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import enum
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cas import mounts
-from cas.compose import union
-from cas.documents import parse, read_file
+from cas.disk import mount_records
+from cas.disk.layout import EMPTY, layer_path, manifest_path
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
-from cas.layout import EMPTY, layer_path, manifest_path
-from cas.manifest import Digest, Manifest, is_digest
-from cas.quoting import quoted
+from cas.model.manifest import Digest, Manifest, is_digest
+from cas.model.strict_json import parse
+from cas.model.union import union
+from cas.system.files import read_file
+from cas.system.text import quoted
 
 if TYPE_CHECKING:
-    from cas.composition import Composition
+    from cas.compose.composition import Composition
 
 VERSION = 1
+Content = Mapping[bytes, tuple[bytes, int]]
 UPPER = b"upper"
 """Where the changes are in the directory of a plan's `upper`."""
 
@@ -125,7 +127,7 @@ class Plan(NamedTuple):
         return [*layers, *(os.path.join(self.store, layer) for layer in empty)]
 
     def content(self) -> dict[bytes, tuple[bytes, int]]:
-        """Return what will be at the target, as `cas.compose.union` does.
+        """Return what will be at the target, as `cas.model.union.union` does.
 
         Raises StoreDamaged, OSError.
         """
@@ -160,7 +162,7 @@ class Plan(NamedTuple):
         try:
             if document["version"] != VERSION:
                 raise ValueError(f"its version is {document['version']!r}, not {VERSION}")
-            mounts.check_plan(document)
+            mount_records.check_plan(document)
             store = _absolute(document["store"])
             upper = document["upper"]
             return cls(
@@ -212,7 +214,7 @@ def read_manifest(store: bytes, tree: Digest) -> Manifest:
     except ValueError as error:
         raise StoreDamaged(f"the manifest {quoted(path)} is damaged: {error}") from error
     try:
-        from cas.digest import verified_manifest
+        from cas.content.digest import verified_manifest
     except ModuleNotFoundError:  # a bare interpreter carries out a plan
         return Manifest.decode(data)
     return verified_manifest(data, tree)

@@ -8,12 +8,12 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from cas.dirs import opened, remove_tree
+from cas.disk.layout import EMPTY
 from cas.errors import CasError
-from cas.layout import EMPTY
-from cas.progress import Progress, unseen
+from cas.system.directories import opened, remove_tree
+from cas.system.progress import Progress, unseen
 from mounter import syscalls
-from mounter.overlay import attach_overlay
+from mounter.overlay.overlay import attach_overlay
 from mounter.plan import Plan, StrategyRefused
 
 _FICLONE = 0x40049409  # linux/fs.h

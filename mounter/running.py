@@ -7,24 +7,24 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from cas.dirs import make_directory, opened
+from cas.disk.scratch import scratch
 from cas.errors import InputRefused
-from cas.progress import Progress, unseen
-from cas.quoting import quoted
-from cas.scratch import scratch
-from mounter import linktree
-from mounter.isolation import Sandbox
+from cas.system.directories import make_directory, opened
+from cas.system.progress import Progress, unseen
+from cas.system.text import quoted
+from mounter.linked.make import make_linked_tree
 from mounter.mounting import carry_out, planned, umount
+from mounter.overlay.upper import claimed_upper
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
-from mounter.recording import count_made, new_source
-from mounter.rootfs import Placed
-from mounter.sandbox import NamespaceRefused, run_plainly, run_sandboxed
+from mounter.records import count_made, new_source
+from mounter.sandbox.isolation import Sandbox
+from mounter.sandbox.processes import NamespaceRefused, run_plainly, run_sandboxed
+from mounter.sandbox.rootfs import Placed
 from mounter.targets import StrPath, is_inside, place_for, refuse_around_store
-from mounter.upper import claimed_upper
 
 if TYPE_CHECKING:
-    from cas.composition import Composition
-    from mounter.tracing import Tracer
+    from cas.compose.composition import Composition
+    from mounter.trace.tracer import Tracer
 
 _Path = TypeVar("_Path", bound=StrPath)
 _Note = Callable[[str], None]
@@ -43,13 +43,13 @@ def run(
     """Run `command` with a composition at each path of `sysroots`; return its exit code.
 
     It runs in namespaces of its own, where the compositions are read-only mounts, or with
-    `writable` take changes that are thrown away; see `mounter.isolation.Sandbox` for what else
-    can be chosen. Where the kernel refuses overlays, linked trees are mounted in their place;
+    `writable` take changes that are thrown away; `mounter.sandbox.isolation.Sandbox` has the other
+    choices. Where the kernel refuses overlays, linked trees are mounted in their place;
     where it refuses namespaces, linked trees are made at the paths and the command runs without.
     `note` gets a sentence then. Paths are made if they are missing, and removed at the end.
 
-    The exit code is as in `mounter.sandbox.run_sandboxed`. The compositions stay open. Raises
-    InputRefused, InUse, NoStrategy, BadSandbox, StoreDamaged, CasError, OSError.
+    The exit code is as in `mounter.sandbox.processes.run_sandboxed`. The compositions stay open.
+    Raises InputRefused, InUse, NoStrategy, BadSandbox, StoreDamaged, CasError, OSError.
     """
     plans = [
         planned(composition, os.path.realpath(os.fsencode(path)), writable=writable)
@@ -171,7 +171,7 @@ def _linked(
     make_directory(b"sysroot", 0o755, work.fd)
     root = stack.enter_context(opened(b"sysroot", work.fd))
     try:
-        linktree.make_tree(plan, strategy, plan.content(), root, progress)
+        make_linked_tree(plan, strategy, plan.content(), root, progress)
     except StrategyRefused as refusal:
         raise NoStrategy(plan.target, [f"{strategy.value}: {refusal}"]) from refusal
     return Placed(plan, "", os.path.join(plan.store, work.path, b"sysroot"))

@@ -8,10 +8,10 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 
-from cas.dirs import OPEN_DIRECTORY, is_within
 from cas.errors import InputRefused, InUse
-from cas.quoting import quoted
-from cas.signals import uninterrupted
+from cas.system.directories import OPEN_DIRECTORY, is_within
+from cas.system.signals import uninterrupted
+from cas.system.text import quoted
 from mounter.plan import Plan
 
 _ATTEMPTS = 100

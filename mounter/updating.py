@@ -7,23 +7,24 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from cas import mounts
-from cas.dirs import opened
+from cas.disk import mount_records
 from cas.errors import InputRefused, InUse
-from cas.locating import located
-from cas.progress import Progress, unseen
-from cas.quoting import quoted
-from cas.signature import NoSuchSignature, Signature
-from mounter import syscalls, unlinking
+from cas.model.signature import NoSuchSignature, Signature
+from cas.system.directories import opened
+from cas.system.oserrors import located
+from cas.system.progress import Progress, unseen
+from cas.system.text import quoted
+from mounter import syscalls
+from mounter.linked.place import make_beside, plan_of, remove_staging, staging_name
+from mounter.linked.remove import refuse_foreign, remove_linked_tree
 from mounter.mounting import Mount, NotMounted, is_unrecorded, refuse_out_of_reach
-from mounter.overlay import TooOld, attach_overlay, make_overlay
-from mounter.placing import make_beside, plan_of, remove_staging, staging_name
+from mounter.overlay.overlay import TooOld, attach_overlay, make_overlay
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
-from mounter.recording import count_made, new_record, new_source
+from mounter.records import count_made, new_record, new_source
 from mounter.targets import StrPath, mounted_path
 
 if TYPE_CHECKING:
-    from cas.composition import Composition
+    from cas.compose.composition import Composition
 
 
 class Updated(NamedTuple):
@@ -43,14 +44,14 @@ def mounted_ids(store: StrPath, target: StrPath) -> list[str]:
     record = _live_record(path, mounted_path(target))
     _refuse_writable(path, record)
     if len(record.plans) == 1 or record.strategy == Strategy.OVERLAY.value:
-        plan, *_ = mounts.plan_documents(path, record)
+        plan, *_ = mount_records.plan_documents(path, record)
         return [artifact["id"] for artifact in plan["artifacts"]]
     with opened(os.fsencode(record.target)) as root:
         return [artifact.id for artifact in plan_of(path, record, root).artifacts]
 
 
-def _refuse_writable(store: bytes, record: mounts.MountRecord) -> None:
-    plan, *_ = mounts.plan_documents(store, record)
+def _refuse_writable(store: bytes, record: mount_records.MountRecord) -> None:
+    plan, *_ = mount_records.plan_documents(store, record)
     if plan["writable"]:
         raise InputRefused(
             f"{quoted(record.target)} is writable: its changes belong to what is mounted",
@@ -86,13 +87,13 @@ def update(composition: Composition, target: StrPath, progress: Progress = unsee
     Raises NotMounted, InUse, InputRefused (it is writable), NoStrategy, StoreDamaged, OSError.
     """
     plan = Plan.of(composition, mounted_path(target))
-    with located(plan.target), mounts.sole_changer(plan.store, plan.target):
+    with located(plan.target), mount_records.sole_changer(plan.store, plan.target):
         record = _live_record(plan.store, plan.target)
         _refuse_writable(plan.store, record)
-        before, *_ = mounts.plan_documents(plan.store, record)
+        before, *_ = mount_records.plan_documents(plan.store, record)
         plan = plan.by(Strategy(record.strategy), before["reasons"])
         if plan.strategy is Strategy.OVERLAY:
-            if not mounts.is_mounted(record):
+            if not mount_records.is_mounted(record):
                 refuse_out_of_reach(record)
             done = _exchange_overlay(plan, record)
         else:
@@ -101,9 +102,11 @@ def update(composition: Composition, target: StrPath, progress: Progress = unsee
         return done
 
 
-def _exchange_overlay(plan: Plan, record: mounts.MountRecord) -> Updated:
+def _exchange_overlay(plan: Plan, record: mount_records.MountRecord) -> Updated:
     """Put the new mount below the old one, and take the old one away (Linux 6.5)."""
-    while mounts.count_mounted(record) > 1:  # an update was killed when the new one was beneath
+    while (
+        mount_records.count_mounted(record) > 1
+    ):  # an update was killed when the new one was beneath
         syscalls.umount(plan.target, syscalls.MNT_DETACH)
     source = new_source()
     after = _record_of(plan, record, source=source)
@@ -111,13 +114,13 @@ def _exchange_overlay(plan: Plan, record: mounts.MountRecord) -> Updated:
         sources=[*record.sources, source],
         plans=(*after.plans, record.plans[0]),
     )
-    mounts.write_record(plan.store, both)
+    mount_records.write_record(plan.store, both)
     try:
         gap_ns, why = _swap_mounts(plan, source)
     except StrategyRefused as refusal:
-        mounts.write_record(plan.store, record)
+        mount_records.write_record(plan.store, record)
         raise NoStrategy(plan.target, [f"overlay: {refusal}"]) from refusal
-    mounts.write_record(plan.store, after)
+    mount_records.write_record(plan.store, after)
     return Updated(Mount(plan.store, plan.target, plan.strategy, plan.reasons), gap_ns, why)
 
 
@@ -150,11 +153,13 @@ def _replace_mount(plan: Plan, source: str, made: int | None) -> int:
     return time.monotonic_ns() - began
 
 
-def _exchange_tree(plan: Plan, record: mounts.MountRecord, progress: Progress = unseen) -> Updated:
+def _exchange_tree(
+    plan: Plan, record: mount_records.MountRecord, progress: Progress = unseen
+) -> Updated:
     """Make the new tree beside the old one, and swap their names (renameat2(2))."""
     with opened(plan.target) as root:
         old = plan_of(plan.store, record, root)
-        unlinking.refuse_foreign(old, old.content(), root)
+        refuse_foreign(old, old.content(), root)
     remove_staging(record)
     parent_path, name, beside = staging_name(plan.target)
     staging = os.path.join(parent_path, beside)
@@ -163,22 +168,22 @@ def _exchange_tree(plan: Plan, record: mounts.MountRecord, progress: Progress = 
             staging=os.fsdecode(staging),
             plans=(old.dump(), plan.dump()),
         )
-        mounts.write_record(plan.store, both)
+        mount_records.write_record(plan.store, both)
         try:
             make_beside(plan, plan.strategy, beside, parent, progress)
         except StrategyRefused as refusal:
-            mounts.write_record(plan.store, record)
+            mount_records.write_record(plan.store, record)
             raise NoStrategy(plan.target, [f"{plan.strategy.value}: {refusal}"]) from refusal
         gap_ns, why = _swap_names(name, beside, parent)
         after = _record_of(plan, record, staging=staging)
-        mounts.write_record(plan.store, after)
+        mount_records.write_record(plan.store, after)
         done = after._replace(staging=None)
         try:
             _remove_old(old._replace(target=staging), beside, parent, progress)
         except InUse:  # from now on it is not for others to delete
-            mounts.write_record(plan.store, done)
+            mount_records.write_record(plan.store, done)
             raise
-        mounts.write_record(plan.store, done)
+        mount_records.write_record(plan.store, done)
     return Updated(Mount(plan.store, plan.target, plan.strategy, plan.reasons), gap_ns, why)
 
 
@@ -186,7 +191,7 @@ def _remove_old(old: Plan, beside: bytes, parent: int, progress: Progress) -> No
     """Remove the old tree, unless somebody has put something there meanwhile. Raises InUse."""
     with opened(beside, parent) as root:
         try:
-            unlinking.remove_tree(old, old.content(), root, progress)
+            remove_linked_tree(old, old.content(), root, progress)
         except InUse as error:
             raise InUse(
                 f"the sysroot is updated, but {error.message}",
@@ -211,24 +216,24 @@ def _swap_names(name: bytes, beside: bytes, parent: int) -> tuple[int, str | Non
 
 def _record_of(
     plan: Plan,
-    before: mounts.MountRecord,
+    before: mount_records.MountRecord,
     *,
     source: str | None = None,
     staging: bytes | None = None,
-) -> mounts.MountRecord:
+) -> mount_records.MountRecord:
     """Make the record of a plan that takes the place of another at the same target."""
     created = [os.fsencode(directory) for directory in before.created]
     record = new_record(plan, plan.strategy, created, source=source, staging=staging)
     return record._replace(mode=before.mode, uid=before.uid, gid=before.gid)
 
 
-def _live_record(store: bytes, target: bytes) -> mounts.MountRecord:
-    record = mounts.read_record(store, target)
+def _live_record(store: bytes, target: bytes) -> mount_records.MountRecord:
+    record = mount_records.read_record(store, target)
     if record is None and is_unrecorded(store, target):
         raise InputRefused(
             f"{quoted(target)} is mounted from a store that is read-only, and has no record",
             hint="unmount it, and mount the new composition",
         )
-    if record is None or not mounts.may_live(record):
+    if record is None or not mount_records.may_live(record):
         raise NotMounted(store, target)
     return record

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from cas.store import Store
-from tests.remotes import ENVIRONMENT, GTK, ZLIB, Proxy, Seaweed, proxy_to
-from tests.support import CAS, Cas, leftover_mounts, make
+from tests.helpers.remotes import ENVIRONMENT, GTK, ZLIB, Proxy, Seaweed, proxy_to
+from tests.helpers.support import CAS, Cas, leftover_mounts, make
 
 
 def pytest_configure() -> None:

@@ -1,6 +1,6 @@
-"""Sharing artifacts through an object store: S3 and what speaks like it, GCS, Azure, HTTP, a
-directory.
+"""Sharing artifacts through an object store: S3 and compatible ones, GCS, Azure, HTTP, a directory.
 
-What lies there is specified in docs/format.md. Nothing of it is believed: contents are checked
-against their digests, a tree against its own, and a record, if keys are trusted, against those.
+docs/format.md specifies the stored data, none of which is trusted: contents and trees are checked
+against their digests, and records against the trusted keys, if there are any. Uses `cas.store` and
+lower rooms, obstore (`bucket.py` only) and cryptography (`signing.py` only).
 """

@@ -1,7 +1,7 @@
 """The object store, by obstore (https://developmentseed.org/obstore), an optional dependency.
 
 A process that was forked from one that has used it hangs in the first call (obstore 0.12); so it is
-used in processes of its own only, see `cas.remote.transfer`.
+used in processes of its own only, see `cas.remote.processes`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from cas.errors import CasError, InputRefused
-from cas.remote.layout import LARGEST_BLOB
+from cas.remote.object_keys import LARGEST_BLOB
 
 _RETRIES = 10
 _BREAKS = 3

@@ -8,17 +8,17 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from operator import attrgetter
 
-from cas.artifact import Artifact
-from cas.put import SignatureConflict
-from cas.remote import records, treefile
-from cas.remote.ahead import Requests
+from cas.model.artifact import Artifact
+from cas.model.signature import Signature
+from cas.put.put import SignatureConflict
+from cas.remote import records, tree_file
 from cas.remote.bucket import Bucket
-from cas.remote.fetching import Blob, Fetched, Need, Taking, Unusable, needed
-from cas.remote.layout import record_key
-from cas.remote.outcomes import Outcome, Pulled
+from cas.remote.fetch import Blob, Fetched, Need, Taking, Unusable, needed
+from cas.remote.object_keys import record_key
 from cas.remote.records import Record
-from cas.remote.treefile import TreeFile
-from cas.signature import Signature
+from cas.remote.requests import Requests
+from cas.remote.results import Outcome, Pulled
+from cas.remote.tree_file import TreeFile
 from cas.store import Store
 
 NOT_SIGNED = "its record is not signed by a trusted key"
@@ -100,7 +100,7 @@ class _Pulling:
             plan = _Plan(signature)
             try:
                 self._ask(plan)
-            except (records.BadRecord, treefile.BadTreeFile) as error:
+            except (records.BadRecord, tree_file.BadTreeFile) as error:
                 what = "record" if isinstance(error, records.BadRecord) else "tree file"
                 plan.wrong = Unusable(Outcome.DAMAGED, f"its {what} makes no sense: {error}")
                 continue
@@ -117,7 +117,7 @@ class _Pulling:
         if not signed.is_trusted(self._keys):
             raise Unusable(Outcome.UNTRUSTED, NOT_SIGNED)
         plan.record = signed.record
-        plan.tree, size = treefile.read(self._bucket, plan.record.tree, self._alone)
+        plan.tree, size = tree_file.read(self._bucket, plan.record.tree, self._alone)
         if plan.tree is None:
             raise Unusable(Outcome.MISSING)
         plan.fetched = len(data) + size

@@ -11,19 +11,19 @@ from concurrent.futures import Future
 from functools import partial
 from typing import NamedTuple
 
-from cas.artifact import Artifact
 from cas.errors import StoreDamaged
-from cas.manifest import Digest
-from cas.remote import records, treefile
-from cas.remote.ahead import Requests
+from cas.model.artifact import Artifact
+from cas.model.manifest import Digest
+from cas.model.signature import NoSuchSignature, Signature
+from cas.remote import records, tree_file
 from cas.remote.bucket import Bucket
-from cas.remote.keys import SigningKey
-from cas.remote.layout import record_key, tree_key
-from cas.remote.outcomes import Outcome, Pushed
+from cas.remote.object_keys import record_key, tree_key
 from cas.remote.records import BadRecord, Record
-from cas.remote.sending import Sending
-from cas.remote.treefile import BadTreeFile
-from cas.signature import NoSuchSignature, Signature
+from cas.remote.requests import Requests
+from cas.remote.results import Outcome, Pushed
+from cas.remote.send import Sending
+from cas.remote.signing import SigningKey
+from cas.remote.tree_file import BadTreeFile
 from cas.store import Store
 
 RENEWED_S = 7 * 86_400
@@ -143,7 +143,7 @@ class _Pushing:
         if there.tree_fresh and not there.means(artifact):  # nobody has said yet that it is good
             good = False
             with contextlib.suppress(BadTreeFile):
-                good = treefile.read(self._bucket, artifact.tree, self._alone)[0] is not None
+                good = tree_file.read(self._bucket, artifact.tree, self._alone)[0] is not None
             return there._replace(tree_fresh=good)
         return there
 
@@ -189,7 +189,7 @@ class _Pushing:
     def _finish(self, one: _Open, sent: int) -> Pushed:
         artifact, found = one.artifact, one.found
         if one.manifest:
-            data = treefile.encode(one.manifest, one.packs)
+            data = tree_file.encode(one.manifest, one.packs)
             self._bucket.put(tree_key(artifact.tree), data)
             sent += len(data)
         return self._write_record(artifact, found)._replace(sent=sent)

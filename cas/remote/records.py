@@ -6,10 +6,10 @@ import json
 from collections.abc import Collection
 from typing import NamedTuple
 
-from cas.documents import parse, record_of
-from cas.manifest import Digest
-from cas.remote.keys import SigningKey, is_signed
-from cas.signature import Signature
+from cas.model.manifest import Digest
+from cas.model.signature import Signature
+from cas.model.strict_json import parse, record_of
+from cas.remote.signing import SigningKey, is_signed
 
 LARGEST = 10_000
 """No record takes more bytes."""
@@ -24,7 +24,7 @@ class BadRecord(Exception):
 class Record(NamedTuple):
     """Says that `signature` means `tree`, pushed at `pushed_ns` (nanoseconds since 1970).
 
-    `dropped` are the counts of `cas.artifact.Dropped`.
+    `dropped` are the counts of `cas.model.artifact.Dropped`.
     """
 
     signature: str

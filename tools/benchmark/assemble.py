@@ -83,7 +83,7 @@ def mounts(bench: Bench, target: Path) -> Iterator[Contender]:
 
 
 def bare_mount(trees: Sequence[Path], target: Path) -> None:
-    """Make the same calls as `mounter.overlay`, and no others: the limit."""
+    """Make the same calls as `mounter.overlay.overlay.overlay`, and no others: the limit."""
     fd = syscalls.fsopen(b"overlay")
     for tree in reversed(trees):
         syscalls.fsconfig(fd, syscalls.FSCONFIG_SET_STRING, b"lowerdir+", os.fsencode(tree))

@@ -15,8 +15,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from benchmark.measuring import Failed, command, remove
-from cas.workers import spread
-from tests.remotes import free_ports
+from cas.system.workers import spread
+from tests.helpers.remotes import free_ports
 
 _PROTOCOL = "buildstream._protos.build.buildgrid.local_cas_pb2"
 _DIRECTORY_ONLY, _FUSE = 1, 1  # values of OutputDirectoryFormat and StagingMode

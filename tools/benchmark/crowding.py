@@ -12,7 +12,7 @@ import mounter
 from benchmark.bench import Bench
 from benchmark.measuring import Contender, Measured, Table, measure
 from cas.store import Store
-from cas.workers import Worker
+from cas.system.workers import Worker
 
 PROCESSES = (1, 2, 8, 32)
 _EACH = 20

@@ -12,12 +12,12 @@ import mounter
 from benchmark.assemble import bare_mount
 from benchmark.bench import CAS, Bench
 from benchmark.measuring import Contender, Measured, Table, measure, peak_memory, remove, say
-from cas.artifact import Artifact
-from cas.index import Index
-from cas.manifest import Digest
-from cas.signature import Signature
+from cas.index.database import Index
+from cas.model.artifact import Artifact
+from cas.model.manifest import Digest
+from cas.model.signature import Signature
 from cas.store import Store
-from cas.workers import Worker
+from cas.system.workers import Worker
 from mounter import syscalls
 
 _SIZES, _QUICK_SIZES = (1_000, 10_000, 100_000), (500, 1_000)

@@ -17,14 +17,14 @@ from unittest import mock
 from benchmark import casd
 from benchmark.bench import Bench
 from benchmark.measuring import Contender, Failed, Table, command, measure, remove, say
+from cas.model.signature import Signature
 from cas.remote.bucket import Bucket, Remote
-from cas.remote.outcomes import Outcome, Pulled, Pushed
+from cas.remote.processes import pull_from, push_to
 from cas.remote.push import Terms
-from cas.remote.transfer import pull_from, push_to
-from cas.signature import Signature
+from cas.remote.results import Outcome, Pulled, Pushed
 from cas.store import Store
-from cas.workers import spread
-from tests.remotes import BUCKET, ENVIRONMENT, Seaweed
+from cas.system.workers import spread
+from tests.helpers.remotes import BUCKET, ENVIRONMENT, Seaweed
 
 _THREADS = 32  # of each of two processes
 _FEW = 5  # `aws s3 sync` has ten requests at once, unless it is told else

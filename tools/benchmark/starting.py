@@ -12,7 +12,7 @@ from benchmark.measuring import Contender, Table, command, measure
 _TIMES = 10
 """How often in each round: one start is over too soon to be told from noise."""
 
-_IMPORTS = "import gc; gc.disable(); import cli.main, cli.mount"
+_IMPORTS = "import gc; gc.disable(); import cli.main, cli.commands.mount"
 """What `cas mount` imports; the rest of its time is its work, and the interpreter's end."""
 
 
@@ -25,7 +25,9 @@ def run(bench: Bench) -> Iterator[Table]:
     contenders = [
         Contender("python -c 'import click'", {"time": partial(python, "import click")}),
         Contender("python -c pass", {"time": partial(python, "pass")}),
-        Contender("python -c 'import cli.main, cli.mount'", {"time": partial(python, _IMPORTS)}),
+        Contender(
+            "python -c 'import cli.main, cli.commands.mount'", {"time": partial(python, _IMPORTS)}
+        ),
         Contender("cas --version", {"time": partial(bench.cas, "--version")}),
         Contender("cas has ID", {"time": partial(bench.cas, "has", one)}),
         Contender("cas run -- true", {"time": partial(bench.cas, "run", "--", "true")}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cas.sstate import TASK
+from cas.exchange.sstate import TASK
 
 _BESIDE_SSTATE = ("do_stash_locale", "do_deploy")
 """Tasks that setscene_depvalid knows of, though they may not be in SSTATETASKS."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import bb
 
-from cas.layout import layer_path
-from cas.sstate import FIXMES
+from cas.disk.layout import layer_path
+from cas.exchange.sstate import FIXMES
 from cas_yocto.generations import Generation
 from cas_yocto.storing import Component
 from mounter.plan import read_manifest

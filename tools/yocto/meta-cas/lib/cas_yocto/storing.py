@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import bb
 
 from cas.errors import ExitCode
-from cas.signature import Signature
-from cas.sstate import TASK
+from cas.exchange.sstate import TASK
+from cas.model.signature import Signature
 from cas_yocto.command import CommandFailed, cas
 
 

@@ -25,7 +25,7 @@ from cas_yocto.dependencies import DepValid
 from cas_yocto.furnishing import Relocate, furnish
 from cas_yocto.generations import Generation, Generations, united
 from cas_yocto.storing import Component
-from mounter.executing import enter
+from mounter.handover import enter
 from mounter.plan import NoStrategy, Plan
 
 _PREPARING = "do_prepare_recipe_sysroot"

@@ -1,0 +1,4 @@
+"""Combining artifacts into one tree: order, conflicts, leases, merged layers, origin of a file.
+
+Uses `cas.index` and lower rooms.
+"""

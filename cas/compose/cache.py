@@ -1,0 +1,183 @@
+"""What was found out about a composition before: its overlaps, and its merged layer.
+
+Each is a small file in the store's `known/`, named by what it is and by the trees in their
+order. They can be found out again, so a file that is missing or makes no sense is just not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from cas.content import digest as hashing
+from cas.disk.last_use import is_recent, note_use
+from cas.disk.scratch import MayNotWrite, replace_file
+from cas.model.conflicts import Overlap
+from cas.model.manifest import Digest
+from cas.model.strict_json import fits, parse
+from cas.system.directories import disk_use, disk_use_at
+from cas.system.files import read_sealed, seal
+
+
+class Merged(NamedTuple):
+    """The layer `tree` is the union of `parts`, lowest first, made in the boot `boot_id`."""
+
+    tree: Digest
+    parts: tuple[Digest, ...]
+    boot_id: str
+
+
+class Known:
+    """The `known/` of the store at the absolute path `store`."""
+
+    def __init__(self, store: bytes) -> None:
+        self._store = store
+
+    def overlaps(self, key: Digest, trees: int) -> list[Overlap] | None:
+        """Return the overlaps of the composition `key` of so many trees, if they are known."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            _, *rows = self._read(_overlaps_of(key))
+            return [_overlap(trees, *row) for row in rows]
+        return None
+
+    def keep_overlaps(
+        self, key: Digest, trees: Sequence[Digest], overlaps: Sequence[Overlap]
+    ) -> None:
+        """Remember the overlaps of a composition of `trees`; it may fail without harm."""
+        rows = [[os.fsdecode(o.path), o.winner, o.hidden, o.directory] for o in overlaps]
+        with contextlib.suppress(OSError, MayNotWrite):
+            self._write(_overlaps_of(key), [list(map(_short, trees)), *rows])
+            os.utime(self._path(_overlaps_of(key)), (0, 0))  # it is known now, and was not used
+
+    def is_noted(self, key: Digest) -> bool:
+        """Tell whether a use of a composition, and so of its artifacts, was noted just before."""
+        with contextlib.suppress(OSError):
+            return is_recent(os.stat(self._path(_overlaps_of(key))))
+        return False
+
+    def note_use(self, key: Digest) -> None:
+        """Note that a composition is used now, and that this was noted of its artifacts."""
+        note_use(self._path(_overlaps_of(key)))
+
+    def forget_overlaps(self, trees: Iterable[str], before_ns: int) -> int:
+        """Forget the overlaps of trees that are not all there, or that were last used before.
+
+        `trees` are those that are there. Returns the bytes of disk given back. Raises OSError.
+        """
+        return sum(map(self._forget, self._old_overlaps(trees, before_ns)))
+
+    def size_of_overlaps(self, trees: Iterable[str], before_ns: int) -> int:
+        """Return the bytes of disk that `forget_overlaps` would give back. Raises OSError."""
+        return sum(map(self._size, self._old_overlaps(trees, before_ns)))
+
+    def size_of(self, merged: Merged) -> int:
+        """Return the bytes of disk that it takes to remember a merged layer. Raises OSError."""
+        return self._size(self._name("merged", merged.parts))
+
+    def _old_overlaps(self, trees: Iterable[str], before_ns: int) -> Iterator[bytes]:
+        there = set(map(_short, trees))
+        for name in map(os.fsencode, os.listdir(os.path.join(self._store, b"known"))):
+            if name.startswith(b"overlaps-") and (
+                self._last_used_ns(name) < before_ns or not self._are_of(name, there)
+            ):
+                yield name
+
+    def _size(self, name: bytes) -> int:
+        return disk_use_at(self._path(name))
+
+    def last_used_ns(self, merged: Merged) -> int:
+        """Return when a merged layer was last used, in nanoseconds since 1970; 0 if it is gone."""
+        return self._last_used_ns(self._name("merged", merged.parts))
+
+    def _last_used_ns(self, name: bytes) -> int:
+        try:
+            return os.stat(self._path(name)).st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    def _forget(self, name: bytes) -> int:
+        try:
+            freed = disk_use(os.stat(self._path(name)))
+            os.unlink(self._path(name))
+        except FileNotFoundError:
+            return 0
+        return freed
+
+    def _are_of(self, name: bytes, there: set[str]) -> bool:
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            trees, *_ = self._read(name)
+            return there.issuperset(trees)
+        return False
+
+    def merged(self, parts: Sequence[Digest]) -> Merged | None:
+        """Return the merged layer of trees if one was made before."""
+        name = self._name("merged", parts)
+        note_use(self._path(name))
+        return self._merged(name)
+
+    def keep_merged(self, merged: Merged) -> int:
+        """Remember a merged layer; return the bytes of disk that this takes. Raises OSError."""
+        name = self._name("merged", merged.parts)
+        self._write(name, [merged.boot_id, merged.tree, *merged.parts])
+        return self._size(name)
+
+    def all_merged(self) -> Iterator[Merged]:
+        """Yield the merged layers that are remembered."""
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(os.path.join(self._store, b"known")):
+                merged = self._merged(name) if name.startswith(b"merged-") else None
+                if merged is not None:
+                    yield merged
+
+    def forget_merged(self, merged: Merged) -> int:
+        """Forget a merged layer; return the bytes of disk given back. Raises OSError."""
+        return self._forget(self._name("merged", merged.parts))
+
+    def _merged(self, name: bytes) -> Merged | None:
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            boot, tree, *parts = self._read(name)
+            if fits(boot, str) and fits([tree, *parts], list[Digest]):
+                merged = Merged(tree, tuple(parts), boot)
+                return merged if self._name("merged", merged.parts) == name else None
+        return None
+
+    def _name(self, kind: str, trees: Sequence[Digest]) -> bytes:
+        return f"{kind}-{hashing.of_bytes(chr(10).join(trees).encode())}".encode()
+
+    def _path(self, name: bytes) -> bytes:
+        return os.path.join(self._store, b"known", name)
+
+    def _read(self, name: bytes) -> list[Any]:
+        content = parse(read_sealed(self._path(name)))
+        if not isinstance(content, list):
+            raise ValueError(content)
+        return content
+
+    def _write(self, name: bytes, content: list[Any]) -> None:
+        replace_file(self._store, os.path.join(b"known", name), seal(json.dumps(content)))
+
+
+def _overlap(trees: int, path: str, winner: int, hidden: list[int], directory: bool) -> Overlap:
+    """Make an overlap of so many `trees`. Raises ValueError."""
+    if not (fits(path, str) and fits([winner, *hidden], list[int]) and fits(directory, bool)):
+        raise ValueError("it is no overlap")
+    if not max(hidden) < winner < trees:
+        raise ValueError("it is an overlap of other trees")
+    return Overlap(os.fsencode(path), winner, tuple(hidden), directory)
+
+
+def composition_key(names: Sequence[str], trees: Sequence[Digest]) -> Digest:
+    """Return what a composition of the artifacts with these signatures and trees is known by."""
+    return hashing.of_bytes("\n".join((*names, *trees)).encode())
+
+
+def _overlaps_of(key: Digest) -> bytes:
+    return b"overlaps-" + key.encode()
+
+
+def _short(tree: str) -> str:
+    """Return enough of a digest to tell that a tree is gone: a mistake keeps a small file."""
+    return tree[:12]

@@ -1,0 +1,108 @@
+"""Composing artifacts, whatever else happens to the store meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from cas.compose.cache import Known, composition_key
+from cas.compose.composition import Composition
+from cas.compose.merged_layers import Merging
+from cas.compose.order import Wanted, in_order, with_priority
+from cas.content.layers import Layers
+from cas.disk.boot import boot_id
+from cas.disk.leases import Lease
+from cas.index import artifact_links
+from cas.index.after_reboot import trusted
+from cas.index.parts import Storage
+from cas.index.resolve import resolve_records
+from cas.model.artifact import Record, recorded_signature
+from cas.model.conflicts import Conflict, ConflictPolicy, find_overlaps, judge
+from cas.model.manifest import Digest
+from cas.model.signature import NoSuchSignature
+from cas.model.union import distinct
+from cas.system.text import quoted
+
+
+def find_conflicts(
+    names: Sequence[str], trees: Sequence[Digest], key: Digest, layers: Layers, known: Known
+) -> list[Conflict]:
+    """Find the conflicts of artifacts, given by signatures and trees, lowest first.
+
+    `key` is that of `composition_key`. Raises BadManifest, OSError.
+    """
+    by_tree = dict(zip(trees, names, strict=True))
+    different = distinct(trees)
+    overlaps = known.overlaps(key, len(different)) if len(different) > 1 else []
+    if overlaps is None:
+        manifests = [layers.manifest(tree, to_compare=True) for tree in different]
+        overlaps = find_overlaps(manifests)
+        known.keep_overlaps(key, different, overlaps)
+    if not overlaps:
+        return []
+    found = [recorded_signature(by_tree[tree]) for tree in different]
+    return [
+        Conflict(o.path, found[o.winner], tuple(found[n] for n in o.hidden), o.directory)
+        for o in overlaps
+    ]
+
+
+def compose(
+    storage: Storage,
+    known: Known,
+    merging: Merging,
+    names: Iterable[str],
+    *,
+    conflicts: ConflictPolicy | None,
+    allow: Sequence[str],
+    purpose: str,
+) -> Composition:
+    """Compose the artifacts of signatures or abbreviations; see `Store.compose`."""
+    wanted = in_order(names)
+    noted: bool | None = None
+    while True:
+        with storage.index.read() as reader:
+            records = resolve_records(reader, [w.name for w in wanted], storage.path)
+            trees = tuple(record.tree for record in records)
+            ids = tuple(
+                with_priority(record.name, w.priority)
+                for w, record in zip(wanted, records, strict=True)
+            )
+            different = distinct(trees)
+            layers = merging.layers(different)
+            # Under the lock: nobody removes what was found before it is said to be in use.
+            used = {*trees, *(layers or ())}
+            lease = Lease(storage.path, used, zip(ids, trees, strict=True), purpose)
+        try:
+            _check(storage, wanted, records)
+            names = [record.name for record in records]
+            key = composition_key(names, trees)
+            if noted is None:
+                noted = known.is_noted(key)
+            told: tuple[Conflict, ...] = ()
+            if conflicts is not None:
+                found = find_conflicts(names, trees, key, storage.layers, known)
+                told = judge(found, conflicts, allow)
+            if layers is None:
+                merging.make(different)
+            elif merging.trust(layers, different):
+                if not noted:
+                    artifact_links.note_use(storage.fd, map(recorded_signature, names))
+                    known.note_use(key)
+                return Composition(storage.path, ids, trees, layers, told, lease, tuple(records))
+        except BaseException:
+            lease.close()
+            raise
+        lease.close()
+
+
+def _check(storage: Storage, wanted: Sequence[Wanted], records: Sequence[Record]) -> None:
+    """Make sure that artifacts can be trusted. Raises NoSuchSignature."""
+    this_boot = boot_id()
+    doubtful = [
+        (w.name, record)
+        for w, record in zip(wanted, records, strict=True)
+        if not (record.is_safe or record.is_of_boot(this_boot))
+    ]
+    lost = [name for name, record in doubtful if trusted(storage, record.artifact()) is None]
+    if lost:
+        raise NoSuchSignature(lost, quoted(storage.path))

@@ -1,0 +1,114 @@
+"""Merged layers: the lowest trees of a composition in one, where there are too many to mount."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from cas.compose.cache import Known, Merged
+from cas.content import digest as hashing
+from cas.content.layers import overhead
+from cas.disk.boot import boot_id
+from cas.disk.layout import MOST_LAYERS
+from cas.disk.log import EventKind, event, log
+from cas.disk.scratch import scratch
+from cas.errors import CasError, StoreDamaged
+from cas.index.parts import Storage
+from cas.model.manifest import Digest, Manifest
+from cas.model.union import union
+from cas.system.signals import uninterrupted
+from cas.system.text import quoted
+
+
+class Merging:
+    """Makes the merged layers of a store, and finds those that were made before."""
+
+    def __init__(self, storage: Storage, known: Known) -> None:
+        self._storage = storage
+        self._known = known
+
+    def layers(self, trees: Sequence[Digest]) -> tuple[Digest, ...] | None:
+        """Return what is to be mounted for `trees`, lowest first.
+
+        That is themselves, or a merged layer and the highest of them; None if that layer has to
+        be made.
+        """
+        if len(trees) <= MOST_LAYERS:
+            return tuple(trees)
+        parts, rest = _parts(trees)
+        merged = self._known.merged(parts)
+        if merged is None or not self._storage.layers.exists(merged.tree):
+            return None
+        return (merged.tree, *rest)
+
+    def make(self, trees: Sequence[Digest]) -> None:
+        """Make the merged layer of so many `trees`, on which the caller has a lease.
+
+        Raises CasError (the store is read-only), OSError, StoreDamaged.
+        """
+        if os.fstatvfs(self._storage.fd).f_flag & os.ST_RDONLY:
+            raise CasError(
+                f"{len(trees)} trees need a merged layer, and the store "
+                f"{quoted(self._storage.path)} is on a read-only file system",
+                hint="compose it once where the store can be written, or mount that for writing",
+            )
+        parts, _ = _parts(trees)
+        nodes = union(map(self._storage.layers.manifest, parts))
+        manifest = Manifest({path: node for path, (node, _) in nodes.items()})
+        merged = Merged(hashing.of_bytes(manifest.encode()), parts, boot_id())
+        with scratch(self._storage.fd, "merge") as work:
+            self._storage.layers.build(manifest, work)
+            size = overhead(manifest, b"layer", b"manifest", work.fd)
+            with self._storage.index.locked(exclusive=True), uninterrupted():
+                if self._storage.layers.exists(merged.tree):
+                    size = 0
+                self._storage.layers.publish(merged.tree, work)
+                size += self._known.keep_merged(merged)
+                what = f"{len(parts)} trees of a sysroot of {len(trees)}"
+                made = event(EventKind.MERGED, tree=merged.tree, size=size, what=what)
+                log(self._storage.fd, [made])
+
+    def trust(self, layers: Sequence[Digest], trees: Sequence[Digest]) -> bool:
+        """Check a merged layer of an earlier boot, of which a power failure may have taken parts.
+
+        Returns whether `layers` can be mounted; if not, they have to be found again.
+        """
+        if layers[:1] == trees[:1]:
+            return True
+        parts, _ = _parts(trees)
+        merged = self._known.merged(parts)
+        if merged is None:
+            return False
+        if merged.boot_id == boot_id():
+            return True
+        try:
+            damaged = any(True for _ in self._storage.layers.problems(merged.tree))
+        except (FileNotFoundError, StoreDamaged):
+            damaged = True
+        with self._storage.index.locked(exclusive=True):
+            if damaged:
+                self._known.forget_merged(merged)
+                with scratch(self._storage.fd, "rm") as aside:
+                    self._storage.layers.withdraw(merged.tree, aside)
+            else:
+                self._known.keep_merged(Merged(merged.tree, parts, boot_id()))
+        return not damaged
+
+    def unneeded(self, used: set[str], before_ns: int) -> list[Merged]:
+        """Return the merged layers that nobody uses now.
+
+        Those that lack a part in the store, or that were last used before `before_ns`.
+        """
+        exists, known = self._storage.layers.exists, self._known
+        return [
+            merged
+            for merged in known.all_merged()
+            if merged.tree not in used
+            and (known.last_used_ns(merged) < before_ns or not all(map(exists, merged.parts)))
+        ]
+
+
+def _parts(trees: Sequence[Digest]) -> tuple[tuple[Digest, ...], tuple[Digest, ...]]:
+    """Split trees into those to merge and those to mount."""
+    cut = len(trees) - MOST_LAYERS + 1
+    return tuple(trees[:cut]), tuple(trees[cut:])

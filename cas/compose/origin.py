@@ -1,0 +1,124 @@
+"""Who brought this file?"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from typing import NamedTuple, TypeGuard
+
+from cas.disk import mount_records
+from cas.disk.leases import read_lease
+from cas.errors import CasError
+from cas.model.manifest import DIRECTORY, Digest, Entry, Manifest
+from cas.system.directories import parents
+from cas.system.mountinfo import MountLine, mount_of
+from cas.system.text import quoted
+
+
+class NotBrought(CasError):
+    """No artifact of a composition has anything at a path."""
+
+
+class Brought(NamedTuple):
+    """The artifact `id` (with `@N` if it has a priority) has `node` at `path`."""
+
+    id: str
+    path: bytes
+    node: bytes
+
+    @property
+    def entry(self) -> Entry:
+        """What it has there."""
+        return Entry.of(self.path, self.node)
+
+
+class Whence(NamedTuple):
+    """What is seen at `path`, and what is hidden there, from the highest to the lowest.
+
+    `winner` is None if something that is no directory hides a directory above `path`.
+    """
+
+    path: bytes
+    winner: Brought | None
+    hidden: tuple[Brought, ...]
+
+
+def _is_link(node: bytes | None) -> TypeGuard[bytes]:
+    return node is not None and node.startswith(b"l")
+
+
+class Composed(NamedTuple):
+    """What a sysroot consists of: pairs of ID and tree, lowest first; and a path in it."""
+
+    artifacts: tuple[tuple[str, Digest], ...]
+    path: bytes
+
+
+def whence(path: bytes, trees: Iterable[tuple[str, Manifest]]) -> Whence:
+    """Tell which of the trees, given with their IDs and lowest first, bring `path`.
+
+    Directories merge, so of them the highest is named. Raises NotBrought.
+    """
+    above = list(parents(path))
+    winner: Brought | None = None
+    hidden: list[Brought] = []
+    links: list[tuple[bytes, bytes]] = []
+    for id_, manifest in trees:
+        node = manifest.nodes.get(path)
+        covers = any(manifest.nodes.get(parent, DIRECTORY) != DIRECTORY for parent in above)
+        if (node is not None or covers) and winner is not None:
+            hidden.insert(0, winner)
+            winner = None
+        if node is not None:
+            winner = Brought(id_, path, node)
+        links += [
+            (parent, node) for parent in above if _is_link(node := manifest.nodes.get(parent))
+        ]
+    if winner is None and not hidden:
+        hint = "`cas files ID` lists what an artifact has"
+        for parent, node in links:
+            hint = (
+                f"{quoted(parent)} is a symbolic link to {quoted(node[2:])}: ask for what is there"
+            )
+        raise NotBrought(f"no artifact of the composition has {quoted(path)}", hint=hint)
+    return Whence(path, winner, tuple(hidden))
+
+
+def composed_at(store: bytes, file: bytes) -> Composed:
+    """Return what the mounted sysroot consists of in which the absolute path `file` is.
+
+    It may be one that `cas mount` made, or that of a `cas run` if this process is in it. Raises
+    CasError, StoreDamaged, OSError.
+    """
+    for record in mount_records.all_records(store):
+        target = os.fsencode(record.target)
+        if file == target and mount_records.may_live(record):
+            raise CasError(
+                f"{quoted(file)} is the sysroot itself", hint="give a path in it; or `cas mounts`"
+            )
+        if file.startswith(target + b"/") and mount_records.may_live(record):
+            plan, *_ = mount_records.plan_documents(store, record)
+            artifacts = [(a["id"], a["tree"]) for a in plan["artifacts"]]
+            return Composed(tuple(artifacts), file[len(target) + 1 :])
+    found = mount_of(file)
+    name = None if found is None else _lease_name(found)
+    lease = None if name is None else read_lease(store, name)
+    if found is not None and lease is not None:
+        inside = os.path.relpath(file, found.point)
+        return Composed(tuple((i, Digest(tree)) for i, tree in lease.artifacts), inside)
+    raise CasError(
+        f"{quoted(file)} is not in a sysroot that is mounted from {quoted(store)}",
+        hint="give the IDs of a composition, and a path in it",
+    )
+
+
+def _lease_name(mount: MountLine) -> str | None:
+    """Return the name of the lease under which a `cas run` mounted something, as it marks it.
+
+    An overlay has it in its source, a linked tree in the name of the directory that is bound.
+    """
+    name = re.fullmatch(r"cas-([0-9]+-[0-9a-f]{16})", mount.source) or re.search(
+        r"/tmp/run-([0-9]+-[0-9a-f]{16})-", os.fsdecode(mount.root)
+    )
+    return None if name is None else name[1]

@@ -1,0 +1,233 @@
+"""Layers: trees materialised in the store by hard links to objects."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from cas.content import digest as hashing
+from cas.content.objects import ObjectKey, Objects
+from cas.disk.group_sharing import directory_mode
+from cas.disk.layout import layer_path, manifest_path
+from cas.disk.scratch import Scratch
+from cas.model.manifest import (
+    DIRECTORY,
+    BadManifest,
+    Digest,
+    Entry,
+    Kind,
+    Manifest,
+    file_node,
+    symlink_node,
+)
+from cas.system.directories import DirCursor, Node, disk_use, make_directory, opened, remove_tree
+from cas.system.files import read_file
+from cas.system.text import quoted
+
+if TYPE_CHECKING:
+    from cas.content.layer_check import LayerCheck
+
+_TOGETHER = 500
+"""How many objects are deleted before that is told."""
+
+
+class Layers:
+    """The `layers/` and `manifests/` of the store that is open at `store_fd` (borrowed)."""
+
+    def __init__(self, store_fd: int, objects: Objects) -> None:
+        self._store = store_fd
+        self._objects = objects
+
+    def exists(self, tree: Digest) -> bool:
+        """Tell whether the layer and its manifest are there."""
+        return all(
+            os.access(path, os.F_OK, dir_fd=self._store)
+            for path in (layer_path(tree), manifest_path(tree))
+        )
+
+    def manifest(self, tree: Digest, *, to_compare: bool = False) -> Manifest:
+        """Read a tree's manifest, with `to_compare` one that is good for nothing else.
+
+        Raises OSError, and BadManifest if it is not that tree's.
+        """
+        return read_manifest(tree, self._store, to_compare=to_compare)
+
+    def build(self, manifest: Manifest, scratch: Scratch) -> None:
+        """Make the layer and the canonical manifest as `layer` and `manifest` in `scratch`.
+
+        Raises Overtaken, OSError.
+        """
+        remove_tree(b"layer", scratch.fd)
+        mode = directory_mode(scratch.fd)
+        make_directory(b"layer", mode, scratch.fd)
+        with opened(b"layer", scratch.fd) as fd, DirCursor(fd) as cursor:
+            for entry in manifest:
+                parent, _, name = entry.path.rpartition(b"/")
+                self._build_entry(entry, name, cursor.at(parent), mode)
+            os.utime(fd)  # nothing in it is newer than its root
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        fd = os.open(b"manifest", flags, 0o644, dir_fd=scratch.fd)
+        try:
+            hashing.write_all(fd, manifest.encode())
+            os.fchmod(fd, 0o444)
+        finally:
+            os.close(fd)
+
+    def _build_entry(self, entry: Entry, name: bytes, dir_fd: int, directory_mode: int) -> None:
+        if entry.kind is Kind.DIRECTORY:
+            make_directory(name, directory_mode, dir_fd)
+        elif entry.target is not None:
+            os.symlink(entry.target, name, dir_fd=dir_fd)
+        elif (key := ObjectKey.of(entry)) is not None:
+            self._objects.link(key, name, dir_fd)
+
+    def publish(self, tree: Digest, scratch: Scratch) -> None:
+        """Give what `build` made its final names. Raises OSError.
+
+        Called under the store's exclusive lock. A name that is taken is that of the same tree.
+        """
+        for source, path in ((b"layer", layer_path(tree)), (b"manifest", manifest_path(tree))):
+            try:
+                os.rename(source, path, src_dir_fd=scratch.fd, dst_dir_fd=self._store)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+
+    def replace(self, tree: Digest, scratch: Scratch) -> None:
+        """Put what `build` made in the place of what is damaged. Raises OSError.
+
+        Called under the store's exclusive lock. If the process dies in between, the layer is
+        missing, and its manifest is there.
+        """
+        new, old = scratch.fd, self._store
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # only a directory goes
+            os.rename(manifest_path(tree) + b"/", b"no-manifest", src_dir_fd=old, dst_dir_fd=new)
+        os.rename(b"manifest", manifest_path(tree), src_dir_fd=new, dst_dir_fd=old)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(layer_path(tree), b"damaged", src_dir_fd=old, dst_dir_fd=new)
+        os.rename(b"layer", layer_path(tree), src_dir_fd=new, dst_dir_fd=old)
+
+    def withdraw(self, tree: Digest, scratch: Scratch) -> None:
+        """Move layer and manifest into `scratch`, out of sight. Raises OSError.
+
+        Called under the store's exclusive lock.
+        """
+        for path in (layer_path(tree), manifest_path(tree)):
+            with contextlib.suppress(FileNotFoundError):
+                name = os.path.dirname(path)[:-1] + b"-" + tree.encode()
+                os.rename(path, name, src_dir_fd=self._store, dst_dir_fd=scratch.fd)
+
+    def withdrawn_size(self, tree: Digest, scratch: Scratch) -> int:
+        """Return the size of the manifest that `withdraw` moved; 0 of none. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(b"manifest-" + tree.encode(), dir_fd=scratch.fd).st_size
+        return 0
+
+    def reclaim(self, tree: Digest, scratch: Scratch) -> Iterator[int]:
+        """Delete what `withdraw` moved, and the objects that nothing else links to.
+
+        Yields the bytes of disk given back, part by part. Objects of a damaged manifest stay for
+        the sweep. Raises OSError.
+        """
+        name = b"manifest-" + tree.encode()
+        freed = 0
+        try:
+            manifest = read_manifest(tree, scratch.fd, name)
+        except (FileNotFoundError, BadManifest):
+            manifest = Manifest({})
+        with contextlib.suppress(FileNotFoundError):
+            freed += disk_use(os.stat(name, dir_fd=scratch.fd))
+            os.unlink(name, dir_fd=scratch.fd)
+        owner = os.geteuid()
+        with contextlib.suppress(FileNotFoundError):
+            layer = b"layer-" + tree.encode()
+            owner = os.stat(layer, dir_fd=scratch.fd).st_uid
+            freed += remove_tree(layer, scratch.fd)
+        keys = {key for entry in manifest if (key := ObjectKey.of(entry)) is not None}
+        for number, key in enumerate(keys, 1):
+            freed += self._objects.remove_unused(key, owner)
+            if number % _TOGETHER == 0:
+                yield freed
+                freed = 0
+        yield freed
+
+    def check(self, objects: Mapping[int, bytes]) -> LayerCheck:
+        """Return what compares layers with their manifests; see there. Raises OSError."""
+        from cas.content.layer_check import LayerCheck
+
+        with opened(b"layers", self._store) as fd:
+            mode = directory_mode(fd)
+        return LayerCheck(objects, mode, stamped=self._objects.keep_stamps)
+
+    def problems(self, tree: Digest) -> Iterator[str]:
+        """Compare a layer with its manifest, contents included; yield what is wrong, as text.
+
+        Raises OSError, BadManifest.
+        """
+        from cas.content.findings import FaultKind
+        from cas.content.hash_all import damaged_contents
+
+        check = self.check({})
+        with opened(layer_path(tree), self._store) as fd:
+            for fault in check.compare(fd, self.manifest(tree), b""):
+                if fault.kind is not FaultKind.WRITTEN:  # its content shows
+                    yield str(fault)
+            for content, what in damaged_contents(fd, list(check.census.unnamed.values())):
+                yield f"{quoted(content.path)} {what}"
+
+
+def overhead(manifest: Manifest, layer: bytes, file: bytes, dir_fd: int) -> int:
+    """Return the bytes of disk that a layer and its manifest take besides the objects.
+
+    `layer` and `file` are where they are below `dir_fd`. Raises OSError.
+    """
+    taken = disk_use(os.stat(file, dir_fd=dir_fd))
+    with opened(layer, dir_fd) as root, DirCursor(root) as cursor:
+        taken += disk_use(os.fstat(root))
+        for path, node in manifest.nodes.items():
+            if node == DIRECTORY:
+                taken += disk_use(os.fstat(cursor.at(path)))
+            elif node.startswith(b"l"):
+                parent, _, name = path.rpartition(b"/")
+                link = os.stat(name, dir_fd=cursor.at(parent), follow_symlinks=False)
+                taken += link.st_blocks * 512  # whatever linked trees have it too
+    return taken
+
+
+def read_manifest(
+    tree: Digest, dir_fd: int, path: bytes | None = None, *, to_compare: bool = False
+) -> Manifest:
+    """Read the manifest of `tree` from the store open at `dir_fd`, or from `path` in it.
+
+    Raises OSError, and BadManifest if it is not that tree's.
+    """
+    try:
+        data = read_file(path or manifest_path(tree), dir_fd)
+    except ValueError as error:
+        raise BadManifest(str(error)) from error
+    return hashing.verified_manifest(data, tree, to_compare=to_compare)
+
+
+def node_of(found: Node) -> bytes | None:
+    """Return the manifest's node of what `walk` met, contents read; None if it has none.
+
+    Raises OSError.
+    """
+    mode = found.stat.st_mode
+    if stat.S_ISDIR(mode):
+        return DIRECTORY
+    if stat.S_ISLNK(mode):
+        return symlink_node(os.readlink(found.name, dir_fd=found.dir_fd))
+    if not stat.S_ISREG(mode):
+        return None
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(found.name, flags, dir_fd=found.dir_fd)
+    try:
+        digest, size = hashing.of_file(fd)
+    finally:
+        os.close(fd)
+    return file_node(digest, size, executable=mode & 0o111 != 0)

@@ -1,0 +1,97 @@
+"""Pins: artifacts that are to be kept, until somebody says else.
+
+A pin is a file in the store's `pins/`, named by the signature. It is on the disk when `Pins.add`
+returns, and does not need the index.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from typing import NamedTuple
+
+from cas.disk.scratch import replace_file
+from cas.errors import CasError, ExitCode, StoreDamaged
+from cas.model.signature import BadSignature, Signature, pick
+from cas.model.strict_json import parse, record_of
+from cas.system.files import read_sealed, seal
+from cas.system.text import quoted
+
+
+class Pin(NamedTuple):
+    """`signature` is kept since `since_ns`, because user `uid` said so; `reason` is text."""
+
+    signature: Signature
+    reason: str
+    since_ns: int
+    uid: int
+
+
+class NotPinned(CasError):
+    """A signature or abbreviation names no pin."""
+
+    exit_code = ExitCode.NO_SIGNATURE
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{quoted(name)} is not pinned", hint="`cas pins` shows what is")
+
+
+class Pins:
+    """The `pins/` of the store at the absolute path `store`."""
+
+    def __init__(self, store: bytes) -> None:
+        self._store = store
+        self._directory = os.path.join(store, b"pins")
+
+    def add(self, pin: Pin) -> None:
+        """Keep a pin, in the place of an earlier one of its signature. Raises OSError."""
+        record = pin._asdict() | {"signature": str(pin.signature)}
+        replace_file(self._store, _path(pin.signature), seal(json.dumps(record)), durable=True)
+
+    def find(self, name: str) -> Signature:
+        """Return what a signature or abbreviation names among what is pinned.
+
+        Raises NotPinned, AmbiguousSignature, OSError.
+        """
+        signature = pick(name, self.signatures())
+        if signature is None:
+            raise NotPinned(name)
+        return signature
+
+    def remove(self, signature: Signature) -> None:
+        """Forget a pin, if there is one. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self._store, _path(signature)))
+
+    def signatures(self) -> set[Signature]:
+        """Return what is pinned. Raises OSError."""
+        found = set()
+        for name in os.listdir(self._directory):
+            with contextlib.suppress(BadSignature):
+                found.add(Signature.parse(os.fsdecode(name)))
+        return found
+
+    def all(self) -> list[Pin]:
+        """Return the pins in the order of signatures. Raises OSError, StoreDamaged."""
+        found = (self._read(signature) for signature in sorted(self.signatures(), key=str))
+        return [pin for pin in found if pin is not None]
+
+    def _read(self, signature: Signature) -> Pin | None:
+        path = os.path.join(self._store, _path(signature))
+        try:
+            document = parse(read_sealed(path))
+            if not isinstance(document, dict) or document.pop("signature", "") != str(signature):
+                raise ValueError("it is that of another signature")
+            return record_of(Pin, document, signature=signature)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise StoreDamaged(
+                f"the pin {quoted(path)} makes no sense: {error}",
+                hint=f"pin {signature} again, or unpin it",
+            ) from error
+
+
+def _path(signature: Signature) -> bytes:
+    return b"pins/" + str(signature).encode()

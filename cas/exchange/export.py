@@ -1,0 +1,202 @@
+"""Taking a stored tree out again: as a directory, or as a tar archive."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from typing import IO
+
+from cas.content.read_tree import check_content, contents_of
+from cas.errors import CasError, ExitCode, InputRefused
+from cas.exchange.sstate import FIXMES, Layout, is_object, signature_of
+from cas.model.artifact import Artifact
+from cas.model.manifest import Entry, Kind, Manifest
+from cas.model.signature import Signature
+from cas.put.tar_reader import ENCODING, ERRORS
+from cas.store import Store
+from cas.system.compression import SUFFIXES, compressing, is_archive
+from cas.system.directories import DirCursor, is_within, opened, remove
+from cas.system.oserrors import located
+from cas.system.progress import Progress, unseen
+from cas.system.signals import uninterrupted
+from cas.system.text import quoted
+
+Naming = Callable[[bytes], bytes | None]
+"""What a path of the tree, b"" for its root, is called in an archive; None if it is left out."""
+
+_Entries = Iterator[tuple[Entry, int]]
+_LONGEST_NAME = 255  # bytes
+_OTHER_ARCHIVE = re.compile(rb"\.(tar(\.\w+)?|tgz|tbz2?|txz|zst|gz|bz2|xz|zip)$")
+
+
+class AlreadyThere(CasError):
+    """There is something where a tree was to be written."""
+
+    exit_code = ExitCode.IN_USE
+
+    def __init__(self, target: bytes) -> None:
+        super().__init__(
+            f"{quoted(target)} is there already", hint="give another name, or delete it first"
+        )
+
+
+def export(
+    store: Store,
+    name: str,
+    target: str | bytes | os.PathLike[str],
+    progress: Progress = unseen,
+) -> Artifact:
+    """Write the tree of the artifact that `name` stands for to `target`, which is made.
+
+    If that ends like an archive it is one, compressed as its end says, and with the name of an
+    sstate object laid out like one. Else it is a directory, whose files are copies that may be
+    written to. Each content is checked. The whole appears at once, or not at all. `progress` gets
+    entries of the tree.
+
+    Raises NoSuchSignature, AmbiguousSignature, AlreadyThere, StoreDamaged, InputRefused, NoZstd,
+    OSError.
+    """
+    target = os.path.abspath(os.fsencode(target))
+    _refuse_unfit(target, store)
+    directory, last = os.path.split(target)
+    unfinished = last[:200] + b".cas-" + os.urandom(8).hex().encode()
+    purpose = f"export of {name}"
+    with (
+        store.compose([name], conflicts=None, purpose=purpose, counted=False) as composition,
+        opened(directory) as parent,
+        located(target),
+    ):
+        (artifact,) = composition.artifacts
+        manifest = store.manifest(artifact)
+        entries = _counted(manifest, store.layer_path(artifact), progress)
+        try:
+            if is_archive(target):
+                naming = _naming(artifact.signature, manifest, target)
+                beside = os.path.join(directory, unfinished)
+                with open(beside, "xb") as file, compressing(file, target) as stream:
+                    _write_archive(entries, stream, naming)
+            else:
+                os.mkdir(unfinished, dir_fd=parent)
+                with opened(unfinished, parent) as root:
+                    _write_directory(entries, root)
+            _appear(unfinished, last, parent, target)
+        finally:
+            with uninterrupted(), contextlib.suppress(FileNotFoundError):
+                remove(unfinished, parent)
+    return artifact
+
+
+def _refuse_unfit(target: bytes, store: Store) -> None:
+    if os.path.lexists(target):
+        raise AlreadyThere(target)
+    if is_within(target, store.path):
+        hint = "give a path outside of the store"
+        raise InputRefused(f"{quoted(target)} is in the store", hint=hint)
+    name = os.path.basename(target)
+    if len(name) > _LONGEST_NAME:
+        raise InputRefused(f"the name {quoted(name)} is too long", hint="give a shorter one")
+    if not is_archive(target) and _OTHER_ARCHIVE.search(target.lower()):
+        raise InputRefused(
+            f"{quoted(target)} is named like an archive of a kind that is not written",
+            hint=f"end it in one of {', '.join(SUFFIXES)}, or like no archive",
+        )
+
+
+def _naming(signature: Signature, manifest: Manifest, target: bytes) -> Naming:
+    """Return what paths are called in an archive. Raises InputRefused."""
+    if not is_object(target):
+        return bytes
+    if signature_of(target).recipe != signature.recipe:
+        hint = "give a name with the same recipe"
+        what = f"{quoted(target)} is the name of another recipe's sstate object"
+        raise InputRefused(f"{what} than {signature.recipe}'s", hint=hint)
+    layout = Layout(signature.recipe)
+    if not layout.can_hold(manifest):
+        raise InputRefused(
+            f"{signature} has a {quoted(FIXMES)} of its own, which no sstate object can have",
+            hint="export it to a directory, or to an archive with another name",
+        )
+    return layout.member
+
+
+def _appear(unfinished: bytes, last: bytes, parent: int, target: bytes) -> None:
+    """Give what was written its name, if nothing has got that meanwhile. Raises AlreadyThere."""
+    try:
+        if is_archive(target):
+            with contextlib.suppress(PermissionError, NotImplementedError):  # no links here
+                os.link(unfinished, last, src_dir_fd=parent, dst_dir_fd=parent)
+                return
+        os.rename(unfinished, last, src_dir_fd=parent, dst_dir_fd=parent)
+    except FileExistsError as error:
+        raise AlreadyThere(target) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        raise AlreadyThere(target) from error
+
+
+def _counted(manifest: Manifest, layer: bytes, progress: Progress) -> _Entries:
+    """Yield what `contents_of` does, and tell how much of that is done with."""
+    size = 0
+    for number, (entry, fd) in enumerate(contents_of(manifest, layer), 1):
+        yield entry, fd
+        size += entry.size
+        progress(number, len(manifest.nodes), size)
+
+
+def _write_directory(entries: _Entries, root_fd: int) -> None:
+    """Write the tree into an empty directory. Raises StoreDamaged, OSError."""
+    with DirCursor(root_fd) as cursor:
+        for entry, fd in entries:
+            parent, _, name = entry.path.rpartition(b"/")
+            dir_fd = cursor.at(parent)
+            if entry.kind is Kind.DIRECTORY:
+                os.mkdir(name, dir_fd=dir_fd)
+            elif entry.target is not None:
+                os.symlink(entry.target, name, dir_fd=dir_fd)
+            else:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                new = os.open(name, flags, 0o777 if entry.executable else 0o666, dir_fd=dir_fd)
+                try:
+                    check_content(entry, fd, copy_to=new)
+                    written_ns = os.fstat(fd).st_mtime_ns
+                    os.utime(new, ns=(written_ns, written_ns))
+                finally:
+                    os.close(new)
+
+
+def _write_archive(entries: _Entries, stream: IO[bytes], naming: Naming) -> None:
+    """Write the tree as a tar archive. Raises StoreDamaged, OSError."""
+    with tarfile.open(
+        fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT, encoding=ENCODING, errors=ERRORS
+    ) as archive:
+        if root := naming(b""):
+            archive.addfile(_member(Entry(root, Kind.DIRECTORY), root))
+        for entry, fd in entries:
+            name = naming(entry.path)
+            if name is None:
+                continue
+            member = _member(entry, name)
+            if entry.kind is not Kind.FILE:
+                archive.addfile(member)
+                continue
+            check_content(entry, fd)
+            member.mtime = int(os.fstat(fd).st_mtime)
+            with open(fd, "rb", closefd=False) as content:
+                archive.addfile(member, content)
+
+
+def _member(entry: Entry, name: bytes) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name.decode(ENCODING, ERRORS))
+    member.mode = 0o755 if entry.executable or entry.kind is Kind.DIRECTORY else 0o644
+    member.size = entry.size
+    if entry.kind is Kind.DIRECTORY:
+        member.type = tarfile.DIRTYPE
+    elif entry.target is not None:
+        member.type, member.mode = tarfile.SYMTYPE, 0o777
+        member.linkname = entry.target.decode(ENCODING, ERRORS)
+    return member

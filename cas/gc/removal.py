@@ -1,0 +1,161 @@
+"""Taking artifacts and trees out of the store, and giving back the space that nothing else uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence, Set
+from functools import partial
+from typing import NamedTuple
+
+from cas.compose.cache import Known, Merged
+from cas.compose.merged_layers import Merging
+from cas.disk.leases import Use, live_leases
+from cas.disk.log import EventKind, event, log
+from cas.disk.mount_records import mounted_uses
+from cas.disk.reserve import spare_space
+from cas.disk.scratch import Scratch, scratch
+from cas.errors import InUse
+from cas.index import artifact_links
+from cas.index.database import Writer
+from cas.index.parts import Storage
+from cas.model.artifact import Artifact
+from cas.model.manifest import Digest
+from cas.model.signature import Signature
+from cas.system.progress import Progress, unseen
+from cas.system.signals import uninterrupted
+from cas.system.workers import spread
+
+_LITTLE = 200_000
+"""How many bytes of manifests tell of as many files as are deleted in the time of a process."""
+
+
+class Removed(NamedTuple):
+    """`artifacts` were forgotten; `freed` bytes of disk came back."""
+
+    artifacts: tuple[Artifact, ...]
+    freed: int
+
+
+class Removal:
+    """Removes from the store whose open parts it borrows."""
+
+    def __init__(self, storage: Storage, known: Known, merging: Merging) -> None:
+        self._storage = storage
+        self._known = known
+        self._merging = merging
+
+    def uses(self) -> list[Use]:
+        """Return what living processes and mounts use. Raises OSError, StoreDamaged."""
+        store = self._storage.path
+        return [*live_leases(store), *mounted_uses(store)]
+
+    def used_trees(self) -> set[str]:
+        """Return all trees that are in use. Raises OSError, StoreDamaged."""
+        return {tree for use in self.uses() for tree in use.trees}
+
+    def remove(
+        self,
+        choose: Callable[[Writer], Sequence[Artifact]],
+        kind: EventKind,
+        why: Callable[[Artifact], str] = lambda artifact: "",
+        progress: Progress = unseen,
+    ) -> Removed:
+        """Forget the artifacts that `choose` returns, and what only they need.
+
+        `choose` is called under the store's exclusive lock. If it raises, nothing is removed.
+        The log tells what happened to each, and why. `progress` gets bytes that came back, 0 at
+        once when they are forgotten. Raises what `choose` raises, and OSError.
+        """
+        with spare_space(self._storage.fd):
+            with self._storage.index.locked(exclusive=True):
+                with uninterrupted():
+                    with self._storage.index.transaction() as writer:
+                        artifacts = tuple(choose(writer))
+                        for artifact in artifacts:
+                            writer.delete(artifact.signature)
+                    log(
+                        self._storage.fd, [event(kind, a.signature, what=why(a)) for a in artifacts]
+                    )
+                    progress(0, 0, 0)
+                freed = sum(artifact_links.remove(self._storage.fd, a.signature) for a in artifacts)
+            trees = {artifact.tree for artifact in artifacts}
+            return Removed(artifacts, self.discard(trees, progress=progress, freed=freed))
+
+    def discard(
+        self,
+        trees: Iterable[Digest],
+        merged: Sequence[Merged] = (),
+        progress: Progress = unseen,
+        freed: int = 0,
+    ) -> int:
+        """Delete those trees that no record names and nobody uses; return the bytes freed.
+
+        So also the `merged` layers, which are forgotten. `freed` came back before, and is counted.
+        Raises OSError, StoreDamaged.
+        """
+        storage = self._storage
+        storage.index.sync()  # lest a power failure brings back the record, and not the layer
+        with scratch(storage.fd, "rm") as aside:
+            with storage.index.locked(exclusive=True):
+                used = self.used_trees()
+                freed += sum(self._known.forget_merged(m) for m in merged if m.tree not in used)
+                used |= {layer.tree for layer in self._known.all_merged()}
+                asked = {*trees, *(layer.tree for layer in merged)}
+                with storage.index.transaction() as reader:
+                    idle = [t for t in asked if t not in used and not reader.of_tree(t)]
+                for tree in idle:
+                    storage.layers.withdraw(tree, aside)
+            freed += self._reclaim(idle, aside, progress)
+        if freed:
+            log(storage.fd, [event(EventKind.FREED, size=freed)])
+        return freed
+
+    def _reclaim(self, trees: Sequence[Digest], aside: Scratch, progress: Progress) -> int:
+        """Delete trees that are out of sight, by all processors."""
+        layers = self._storage.layers
+
+        def work(part: Sequence[Digest], give: Callable[[int], None]) -> None:
+            for tree in part:
+                for freed in layers.reclaim(tree, aside):
+                    give(freed)
+
+        total = 0
+
+        def take(freed: int) -> None:
+            nonlocal total
+            total += freed
+            progress(0, 0, total)
+
+        weight = partial(layers.withdrawn_size, scratch=aside)
+        spread(work, trees, take, weight=weight, least=_LITTLE)
+        return total
+
+    def discard_merged(self, before_ns: int = 0) -> int:
+        """Delete the merged layers that nobody needs; return the bytes freed.
+
+        Raises OSError, StoreDamaged.
+        """
+        unneeded = self.unneeded(before_ns)
+        return self.discard((), unneeded) if unneeded else 0
+
+    def unneeded(self, before_ns: int) -> list[Merged]:
+        """Return the merged layers that nobody needs; see `Merging.unneeded`.
+
+        Raises OSError, StoreDamaged.
+        """
+        return self._merging.unneeded(self.used_trees(), before_ns)
+
+
+def refuse_used(artifacts: Iterable[Artifact], uses: Iterable[Use], pinned: Set[Signature]) -> None:
+    """Refuse to remove what is in use or pinned. Raises InUse."""
+    for artifact in artifacts:
+        for use in uses:
+            if artifact.tree in use.trees:
+                raise InUse(
+                    f"{artifact.signature} is in use by {use.what}",
+                    hint="unmount it (`cas umount`), or wait for the task to end",
+                )
+        if artifact.signature in pinned:
+            raise InUse(
+                f"{artifact.signature} is pinned",
+                hint=f"`cas unpin {artifact.signature}` lets it go",
+            )

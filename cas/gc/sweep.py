@@ -1,0 +1,119 @@
+"""Giving back space that nothing reaches: what killed processes left, and what removal left over.
+
+Nothing here is looked up before it is known to be unreachable under a lock, or by its number of
+links; so it can run beside everything else.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+from cas.compose.cache import Known
+from cas.content.objects import unlink_unused
+from cas.disk.last_use import TICK_NS
+from cas.disk.layout import content_of
+from cas.disk.leases import oldest_put_ns
+from cas.disk.mount_records import remove_cut
+from cas.disk.scratch import clear_dead, find_dead, scratch
+from cas.gc.removal import Removal
+from cas.index import artifact_links
+from cas.index.parts import Storage
+from cas.model.manifest import Digest, is_digest
+from cas.model.signature import Signature
+from cas.system.directories import Node, opened, remove, walk
+from cas.usage.space import Release
+
+
+class Sweep:
+    """Sweeps the store whose open parts it borrows."""
+
+    def __init__(self, storage: Storage, known: Known, removal: Removal) -> None:
+        self._storage = storage
+        self._known = known
+        self._removal = removal
+
+    def run(self) -> int:
+        """Sweep everything; return the bytes of disk freed. Raises OSError, StoreDamaged."""
+        freed = self._temporary() + self._links() + self.compositions()
+        return freed + self._layers() + self._objects()
+
+    def compositions(self, before_ns: int = 0) -> int:
+        """Delete merged layers, and what was found out about compositions.
+
+        Those that lack a part, or that were last used before `before_ns`. Returns the bytes of
+        disk freed. Raises OSError, StoreDamaged.
+        """
+        with self._storage.index.read() as reader:
+            trees = reader.trees()
+        freed = self._removal.discard_merged(before_ns)
+        return freed + self._known.forget_overlaps(trees, before_ns)
+
+    def size(self, release: Release, before_ns: int) -> int:
+        """Return the bytes of disk that `run`, and `compositions(before_ns)`, would give back.
+
+        `release` is what works it out. Raises OSError, StoreDamaged.
+        """
+        with self._storage.index.read() as reader:
+            trees = reader.trees()
+        freed = self._known.size_of_overlaps(trees, before_ns)
+        freed += sum(map(release.of_merged, self._removal.unneeded(before_ns)))
+        used = self._removal.used_trees()
+        freed += sum(release.of_layer(t) for t in self._stray_layers() if t not in used)
+        with opened(b"tmp", self._storage.fd) as tmp:
+            for name in find_dead(tmp):
+                freed += release.of_entry(name, tmp)
+        return freed + sum(found.stat.st_blocks * 512 for found in self._unused_objects())
+
+    def _temporary(self) -> int:
+        """Delete what dead processes left in `tmp/`."""
+        with scratch(self._storage.fd, "sweep") as aside:
+            remove_cut(self._storage.path)
+            dead = clear_dead(self._storage.fd, aside.fd)
+            return sum(remove(name, aside.fd) for name in dead)
+
+    def _links(self) -> int:
+        """Delete the links of signatures that have no record, and recipes without any."""
+        index, store = self._storage.index, self._storage.fd
+        with index.read() as reader:
+            recorded = reader.names()
+        stray: list[Signature] = []
+        empty: list[str] = []
+        for recipe, names in artifact_links.by_recipe(store):
+            stray += artifact_links.signatures(name for name in names if name not in recorded)
+            empty += [] if names else [recipe]
+        if not stray and not empty:
+            return 0
+        with index.write() as writer:
+            freed = sum(artifact_links.remove(store, s) for s in stray if writer.get(s) is None)
+            return freed + sum(artifact_links.remove_recipe(store, recipe) for recipe in empty)
+
+    def _stray_layers(self) -> list[Digest]:
+        """Return the layers and manifests that have no record, and are not merged ones."""
+        with self._storage.index.read() as reader:
+            needed = reader.trees()
+        needed |= {merged.tree for merged in self._known.all_merged()}
+        names: set[str] = set()
+        for directory in (b"layers", b"manifests"):
+            with opened(directory, self._storage.fd) as fd:
+                names.update(os.listdir(fd))
+        return [Digest(name) for name in sorted(names - needed) if is_digest(name)]
+
+    def _layers(self) -> int:
+        """Delete stray layers, but for those that somebody uses."""
+        stray = self._stray_layers()
+        return self._removal.discard(stray) if stray else 0
+
+    def _objects(self) -> int:
+        """Delete unused contents."""
+        return sum(unlink_unused(node.name, node.dir_fd) for node in self._unused_objects())
+
+    def _unused_objects(self) -> Iterator[Node]:
+        """Yield contents that no layer links to, but for those of puts that are under way."""
+        before = min(time.time_ns(), oldest_put_ns(self._storage.path)) - TICK_NS
+        with opened(b"objects", self._storage.fd) as root:
+            for node in walk(root, vanishing=True):
+                unused = node.stat.st_nlink == 1 and node.stat.st_mtime_ns < before
+                if unused and content_of(node.path) is not None:
+                    yield node

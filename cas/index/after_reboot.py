@@ -1,0 +1,37 @@
+"""What may be relied on, after a power failure may have taken what was not on the disk yet."""
+
+from __future__ import annotations
+
+from cas.disk.boot import boot_id
+from cas.disk.log import EventKind, event, log
+from cas.errors import StoreDamaged
+from cas.index import artifact_links
+from cas.index.parts import Storage
+from cas.model.artifact import Artifact
+
+
+def trusted(storage: Storage, artifact: Artifact) -> Artifact | None:
+    """Check an artifact of an earlier boot, contents included.
+
+    Returns the artifact, marked as safe on disk; or None, and forgets it, if it is damaged. In a
+    store that cannot be written, it is checked each time. Raises OSError.
+    """
+    if artifact.boot_id in (None, boot_id()):
+        return artifact
+    try:
+        damage = next(storage.layers.problems(artifact.tree), None)
+    except (FileNotFoundError, StoreDamaged) as error:
+        damage = str(error)
+    checked = artifact._replace(boot_id=None) if damage is None else None
+    if storage.index.writable:
+        with storage.index.write() as writer:
+            if writer.get(artifact.signature) == artifact:
+                if checked is not None:
+                    writer.put(checked)
+                else:
+                    writer.delete(artifact.signature)
+                    artifact_links.remove(storage.fd, artifact.signature)
+                    what = f"a power failure may have cut it: {damage}"
+                    lost = event(EventKind.LOST, artifact.signature, what=what)
+                    log(storage.fd, [lost])
+    return checked

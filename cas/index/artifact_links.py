@@ -1,0 +1,100 @@
+"""`artifacts/`: a symbolic link from each signature to its layer.
+
+People find layers by them, and the index can be made again from them. The time of a link is when
+its artifact was last used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable, Iterator
+
+from cas.disk import last_use
+from cas.disk.group_sharing import make_subdirectory
+from cas.disk.layout import artifact_path, layer_path
+from cas.disk.scratch import Scratch
+from cas.model.artifact import Artifact
+from cas.model.signature import BadSignature, Signature
+from cas.system.directories import disk_use, disk_use_at, opened
+
+
+def make(store_fd: int, artifact: Artifact, work: Scratch) -> int:
+    """Make an artifact's link, in the place of an older one; return the bytes of disk it takes.
+
+    Called under the store's exclusive lock. Raises OSError.
+    """
+    path = artifact_path(artifact.signature)
+    taken = -disk_use_at(path, store_fd)
+    os.symlink(b"../../" + layer_path(artifact.tree), b"link", dir_fd=work.fd)
+    recipe = os.path.dirname(path)
+    if not os.access(recipe, os.F_OK, dir_fd=store_fd):
+        make_subdirectory(b"recipe", work.fd)
+        os.rename(b"recipe", recipe, src_dir_fd=work.fd, dst_dir_fd=store_fd)
+        taken += disk_use_at(recipe, store_fd)
+    os.rename(b"link", path, src_dir_fd=work.fd, dst_dir_fd=store_fd)
+    return taken + disk_use_at(path, store_fd)
+
+
+def remove(store_fd: int, signature: Signature) -> int:
+    """Remove a signature's link, and its recipe's directory with the last one.
+
+    Returns the bytes of disk given back. Raises OSError.
+    """
+    path = artifact_path(signature)
+    freed = disk_use_at(path, store_fd)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path, dir_fd=store_fd)
+    return freed + remove_recipe(store_fd, signature.recipe)
+
+
+def remove_recipe(store_fd: int, recipe: str) -> int:
+    """Remove a recipe's directory if it is empty; return the bytes of disk given back."""
+    path = os.path.join(b"artifacts", os.fsencode(recipe))
+    try:
+        found = os.stat(path, dir_fd=store_fd)
+        os.rmdir(path, dir_fd=store_fd)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+            raise
+        return 0
+    return disk_use(found)
+
+
+def note_use(store_fd: int, signatures: Iterable[Signature]) -> None:
+    """Note that artifacts are used now; see `cas.disk.last_use`."""
+    for signature in signatures:
+        last_use.note_use(artifact_path(signature), store_fd)
+
+
+def last_used_ns(store_fd: int, artifact: Artifact) -> int:
+    """Return when an artifact was last used, or put, in nanoseconds since 1970. Raises OSError.
+
+    Without a link, or the right to look at it, it is the time when it was put.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        path = artifact_path(artifact.signature)
+        used = os.stat(path, dir_fd=store_fd, follow_symlinks=False).st_mtime_ns
+        return max(used, artifact.created_ns)
+    return artifact.created_ns
+
+
+def by_recipe(store_fd: int) -> Iterator[tuple[str, list[str]]]:
+    """Yield each recipe, with the names of what has a link there. Raises OSError.
+
+    `signatures` makes signatures of names.
+    """
+    with opened(b"artifacts", store_fd) as artifacts:
+        for recipe in sorted(os.listdir(artifacts)):
+            with contextlib.suppress(NotADirectoryError, FileNotFoundError):
+                with opened(os.fsencode(recipe), artifacts) as directory:
+                    names = os.listdir(directory)
+                yield recipe, [f"{recipe}:{name}" for name in sorted(names)]
+
+
+def signatures(names: Iterable[str]) -> Iterator[Signature]:
+    """Yield the signatures of links; what is none is passed over."""
+    for name in names:
+        with contextlib.suppress(BadSignature):
+            yield Signature.parse(name)

@@ -1,0 +1,138 @@
+"""Artifact records: what the index says of a task signature."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from typing import NamedTuple
+
+from cas.errors import StoreDamaged
+from cas.model.manifest import Digest
+from cas.model.signature import BadSignature, Signature
+from cas.model.strict_json import NUMBERS
+from cas.system.text import quoted
+
+_CHECKSUM = struct.Struct("<I")
+_TREE = slice(_CHECKSUM.size, _CHECKSUM.size + 32)
+_BOOT = slice(_TREE.stop, _TREE.stop + 36)
+_REST = struct.Struct("<6Q3I")
+_ENTRIES = struct.Struct("<3Q")
+_LENGTH = _BOOT.stop + _REST.size
+_NO_BOOT = bytes(36)
+_HINT = "`cas verify --repair` makes it again from the artifact"
+
+
+class Dropped(NamedTuple):
+    """How many files of a tree had what the store does not keep."""
+
+    set_id_bits: int = 0
+    xattrs: int = 0
+    owners: int = 0
+
+
+class Artifact(NamedTuple):
+    """A stored tree: `files` regular files of `size` bytes together, and other entries.
+
+    `overhead` is the bytes of disk that its layer and manifest take besides the contents.
+    `created_ns` is the time of the put in nanoseconds since 1970. `boot_id` names the boot in
+    which it was put; None once its data is known to be on the disk.
+    """
+
+    signature: Signature
+    tree: Digest
+    files: int
+    directories: int
+    symlinks: int
+    size: int
+    overhead: int
+    created_ns: int
+    boot_id: str | None
+    dropped: Dropped = Dropped()
+
+    def record(self) -> Record:
+        """Return the record as the index keeps it."""
+        counts = (self.files, self.directories, self.symlinks)
+        dropped = (self.dropped.set_id_bits, self.dropped.xattrs, self.dropped.owners)
+        rest = _REST.pack(*counts, self.size, self.overhead, self.created_ns, *dropped)
+        data = bytes.fromhex(self.tree) + _boot(self.boot_id) + rest
+        name = str(self.signature)
+        return Record(name, _CHECKSUM.pack(_checksum(name, data)) + data)
+
+
+class Record(NamedTuple):
+    """The `data` that the index keeps of the artifact with the signature `name`.
+
+    What a composition needs of it is told without reading the rest: there may be hundreds.
+    """
+
+    name: str
+    data: bytes
+
+    @property
+    def tree(self) -> Digest:
+        """The artifact's tree. Raises StoreDamaged."""
+        data = self.data
+        (checksum,) = _CHECKSUM.unpack_from(data) if len(data) == _LENGTH else (None,)
+        if checksum != _checksum(self.name, data[_CHECKSUM.size :]):
+            raise StoreDamaged(f"the record of {self.name} is damaged", hint=_HINT)
+        return Digest(data[_TREE].hex())
+
+    @property
+    def entries(self) -> int:
+        """How many files, directories and symbolic links the artifact's tree has."""
+        return sum(_ENTRIES.unpack_from(self.data, _BOOT.stop))
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether the artifact's data is known to be on the disk."""
+        return self.data[_BOOT] == _NO_BOOT
+
+    def is_of_boot(self, boot_id: str) -> bool:
+        """Tell whether the artifact was put in a boot."""
+        return self.data[_BOOT] == _boot(boot_id)
+
+    def artifact(self) -> Artifact:
+        """Return the artifact. Raises StoreDamaged."""
+        signature, tree = recorded_signature(self.name), self.tree
+        files, directories, symlinks, *sizes, set_id, xattrs, owners = _REST.unpack_from(
+            self.data, _BOOT.stop
+        )
+        size, overhead, created_ns = sizes
+        try:
+            boot_id = None if self.is_safe else self.data[_BOOT].decode("ascii").rstrip()
+            if max(sizes) not in NUMBERS:
+                raise ValueError(f"it has the number {max(sizes)}")
+        except ValueError as error:
+            what = f"the record of {self.name} makes no sense: {error}"
+            raise StoreDamaged(what, hint=_HINT) from error
+        return Artifact(
+            signature=signature,
+            tree=tree,
+            files=files,
+            directories=directories,
+            symlinks=symlinks,
+            size=size,
+            overhead=overhead,
+            created_ns=created_ns,
+            boot_id=boot_id,
+            dropped=Dropped(set_id, xattrs, owners),
+        )
+
+
+def recorded_signature(name: str) -> Signature:
+    """Return the signature that the index names. Raises StoreDamaged."""
+    try:
+        return Signature.parse(name)
+    except BadSignature as error:
+        hint = "`cas rebuild-index` makes it again from the store"
+        raise StoreDamaged(f"the index names {quoted(name)}, no signature", hint=hint) from error
+
+
+def _boot(boot_id: str | None) -> bytes:
+    return _NO_BOOT if boot_id is None else b"%-36.36b" % boot_id.encode()
+
+
+def _checksum(name: str, data: bytes) -> int:
+    """Return what tells a record that a disk has changed: neither file nor LMDB would."""
+    return zlib.crc32(data, zlib.crc32(os.fsencode(name)))

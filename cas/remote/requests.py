@@ -1,0 +1,97 @@
+"""Requests that are under way while something else is done."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
+from typing import Any, TypeVar
+
+from cas.remote.bucket import Bucket, RemoteStalled
+from cas.system.closeable import Closing
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class Requests(Closing):
+    """Has up to `jobs` of a remote's requests under way, each in a thread.
+
+    They are of `at_once` bytes together, which bounds memory, and how slow a link may be.
+    obstore lets go of the interpreter while it waits, and so do zstd and BLAKE3.
+    """
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket, self._remote = bucket, bucket.remote
+        self._pool = ThreadPoolExecutor(bucket.remote.jobs)
+        self._running: dict[Future[Any], int] = {}
+
+    def begin(self, work: Callable[[], _Result], size: int = 0) -> Future[_Result]:
+        """Begin a request of some `size` (bytes), when enough of those before have ended.
+
+        Raises RemoteStalled.
+        """
+        while len(self._running) >= self._remote.jobs or (
+            self._running and sum(self._running.values()) + size > self._remote.at_once
+        ):
+            self._wait()
+        future = self._pool.submit(work)
+        self._running[future] = size
+        return future
+
+    def result(self, future: Future[_Result]) -> _Result:
+        """Wait for a request, and return its result.
+
+        Raises what it raises, and RemoteStalled if nothing at all comes for too long.
+        """
+        while not future.done():
+            self._wait()
+        return future.result()
+
+    def _wait(self) -> None:
+        """Wait until a request has ended, as long as something comes."""
+        timeout_s, began = self._remote.timeout_s, time.monotonic()
+        done: set[Future[Any]] = set()
+        while not done:
+            left_s = max(began, self._bucket.heard) + timeout_s - time.monotonic()
+            if left_s <= 0:
+                raise RemoteStalled(self._remote.url, timeout_s)
+            done, _ = wait(self._running, left_s, FIRST_COMPLETED)
+        for future in done:
+            del self._running[future]
+
+    def ahead(
+        self,
+        work: Callable[[_Item], _Result],
+        items: Iterable[_Item],
+        count: int,
+        *,
+        size: Callable[[_Item], int] = lambda item: 0,
+    ) -> Iterator[tuple[_Item, _Result]]:
+        """Yield items with the result of `work`, in their order; up to `count` are under way.
+
+        `size` tells how many bytes an item's request brings, or a little more. Raises what `work`
+        raises, and RemoteStalled.
+        """
+        waiting: deque[tuple[_Item, Future[_Result]]] = deque()
+
+        def first() -> tuple[_Item, _Result]:
+            item, future = waiting.popleft()
+            return item, self.result(future)
+
+        for item in items:
+            taken = size(item)
+            while waiting and (
+                len(waiting) >= count
+                or sum(size(one) for one, _ in waiting) + taken > self._remote.at_once
+            ):
+                yield first()
+            waiting.append((item, self.begin(partial(work, item), taken)))
+        while waiting:
+            yield first()
+
+    def close(self) -> None:
+        """Begin nothing more. What is under way ends with the process."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

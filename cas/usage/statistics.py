@@ -1,0 +1,175 @@
+"""What a store holds, what it saves, and how much it is used."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from cas.disk.counters import DAY_NS, Counts, read_counts
+from cas.disk.log import EventKind, read_log
+from cas.errors import StoreDamaged
+from cas.index import artifact_links
+from cas.index.parts import Storage
+from cas.model.artifact import Artifact
+from cas.system.progress import Progress, counted, unseen
+from cas.usage.artifacts import sizes_of
+from cas.usage.space import Space, space
+
+
+class Day(NamedTuple):
+    """What happened on one day (`day` days since 1970, UTC), as far as the log has it.
+
+    `put` artifacts were stored, which took `put_bytes` of disk; `gone` were removed, collected or
+    lost, and `freed_bytes` came back; `damaged` times damage was found.
+    """
+
+    day: int
+    counts: Counts = Counts()
+    put: int = 0
+    put_bytes: int = 0
+    gone: int = 0
+    freed_bytes: int = 0
+    damaged: int = 0
+
+
+class Statistics(NamedTuple):
+    """`artifacts` of `trees` different trees have `files` of `logical` bytes in all; `space` is
+    what that takes. `ever` sums up the counts of all days; `days` are the last ones, oldest first.
+    """
+
+    artifacts: int
+    trees: int
+    files: int
+    logical: int
+    space: Space
+    ever: Counts
+    days: tuple[Day, ...]
+
+    @property
+    def saved(self) -> int:
+        """The bytes that the files would take besides, were each content not there once only."""
+        return max(0, self.logical - self.space.content_bytes)
+
+
+class Group(NamedTuple):
+    """The artifacts that have something in common, such as the recipe `name`.
+
+    `logical` is the size of their files in bytes, `disk` the bytes of disk that they take, each
+    content once, of which `own` are of no other group. `share` counts what several groups have by
+    equal parts, so that all shares are what all groups take. `last_used_ns` is since 1970.
+    """
+
+    name: str
+    artifacts: int
+    files: int
+    logical: int
+    disk: int
+    own: int
+    share: int
+    last_used_ns: int
+
+
+def statistics(storage: Storage, artifacts: Sequence[Artifact], days: int) -> Statistics:
+    """Work out the statistics of all `artifacts` of a store, and of so many days up to today.
+
+    Raises OSError, StoreDamaged.
+    """
+    trees = {artifact.tree: artifact.overhead for artifact in artifacts}
+    counts = read_counts(storage.path)
+    ever = Counts()
+    for of_day in counts.values():
+        ever = ever.plus(of_day)
+    return Statistics(
+        len(artifacts),
+        len(trees),
+        sum(artifact.files for artifact in artifacts),
+        sum(artifact.size for artifact in artifacts),
+        space(storage, trees),
+        ever,
+        tuple(_days(storage, counts, days)),
+    )
+
+
+def _days(storage: Storage, counts: dict[int, Counts], number: int) -> Iterable[Day]:
+    today = time.time_ns() // DAY_NS
+    first = today - number + 1
+    found = {day: Day(day, counts.get(day, Counts())) for day in range(first, today + 1)}
+    for event in read_log(storage.path, first * DAY_NS):
+        day = found.get(event.time_ns // DAY_NS)
+        if day is None:  # by a clock that was ahead
+            continue
+        match event.kind:
+            case EventKind.PUT.value:
+                day = day._replace(put=day.put + 1, put_bytes=day.put_bytes + event.bytes)
+            case EventKind.MERGED.value | EventKind.REPAIRED.value:
+                day = day._replace(put_bytes=day.put_bytes + event.bytes)
+            case EventKind.REMOVED.value | EventKind.COLLECTED.value | EventKind.LOST.value:
+                day = day._replace(gone=day.gone + 1)
+            case EventKind.FREED.value:
+                day = day._replace(freed_bytes=day.freed_bytes + event.bytes)
+            case EventKind.DAMAGED.value:
+                day = day._replace(damaged=day.damaged + 1)
+        found[day.day] = day
+    return found.values()
+
+
+def _sizes(storage: Storage, artifact: Artifact) -> dict[bytes, int]:
+    """Return what `sizes_of` does; nothing of an artifact that has gone meanwhile."""
+    try:
+        return sizes_of(storage, artifact)
+    except StoreDamaged:
+        with storage.index.read() as reader:
+            if reader.get(artifact.signature) == artifact:
+                raise
+        return {}
+
+
+def groups(
+    storage: Storage,
+    artifacts: Sequence[Artifact],
+    name_of: Callable[[Artifact], str],
+    progress: Progress = unseen,
+) -> list[Group]:
+    """Work out what groups of artifacts take, the largest share first.
+
+    `progress` gets artifacts. Raises OSError, StoreDamaged.
+    """
+    step = counted(progress, len(artifacts))
+    members: dict[str, list[Artifact]] = defaultdict(list)
+    for artifact in artifacts:
+        members[name_of(artifact)].append(artifact)
+    sizes: dict[bytes, int] = {}
+    holders: dict[bytes, int] = {}  # a bit for each group
+    for number, of_group in enumerate(members.values()):
+        for artifact in of_group:
+            for path, size in _sizes(storage, artifact).items():
+                sizes[path] = size
+                holders[path] = holders.get(path, 0) | 1 << number
+            step(1)
+    disk, own, share = ([0] * len(members) for _ in range(3))
+    for path, size in sizes.items():
+        having = holders[path]
+        part, rest = divmod(size, having.bit_count())
+        while having:
+            number = (having & -having).bit_length() - 1
+            disk[number] += size
+            share[number] += part + rest
+            own[number] += size if part == size else 0
+            rest = 0
+            having &= having - 1
+    found = [
+        Group(
+            name,
+            len(of_group),
+            sum(artifact.files for artifact in of_group),
+            sum(artifact.size for artifact in of_group),
+            disk[number],
+            own[number],
+            share[number],
+            max(artifact_links.last_used_ns(storage.fd, artifact) for artifact in of_group),
+        )
+        for number, (name, of_group) in enumerate(members.items())
+    ]
+    return sorted(found, key=lambda group: (-group.share, group.name))

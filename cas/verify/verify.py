@@ -1,0 +1,81 @@
+"""Verification: is everything in the store what it should be?
+
+A quick one looks at names, sizes, modes, times and links; a full one reads and hashes every
+content, once. Both change nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+from cas.compose.cache import Known
+from cas.content.findings import FaultKind, Finding
+from cas.disk import mount_records
+from cas.disk.leases import Lease, NoLease, held_leases
+from cas.disk.pins import Pins
+from cas.disk.reserve import spare_space
+from cas.errors import StoreDamaged
+from cas.index.database import Reader
+from cas.index.parts import Storage
+from cas.index.resolve import resolve
+from cas.model.artifact import Artifact
+from cas.system.progress import Progress
+from cas.verify.whole_store import Verification
+
+
+def verify(
+    storage: Storage, known: Known, names: Iterable[str], *, quick: bool, progress: Progress
+) -> Iterator[Finding]:
+    """Yield what is wrong; see `Store.verify`. `storage` and `known` are borrowed."""
+    names = list(names)
+    damaged: list[Finding] = []
+    with storage.index.read() as reader:
+        artifacts = resolve(reader, names, storage.path) if names else _all(reader, damaged)
+        remembered = () if names else known.all_merged()
+        merged = [m.tree for m in remembered if storage.layers.exists(m.tree)]
+        trees = {*merged, *(artifact.tree for artifact in artifacts)}
+        lease = _lease(storage, trees)
+    with lease:
+        yield from damaged
+        if not names:
+            yield from _state(storage.path)
+        unread = {name for found in damaged for name in found.signatures}
+        verification = Verification(storage, artifacts, merged, unread, whole=not names)
+        yield from verification.run(quick=quick, progress=progress)
+
+
+def _lease(storage: Storage, trees: Iterable[str]) -> contextlib.AbstractContextManager[object]:
+    try:
+        with spare_space(storage.fd):
+            return Lease(storage.path, trees, purpose="verify")
+    except NoLease:
+        return contextlib.nullcontext()  # who may only read verifies what nothing holds
+
+
+def _all(reader: Reader, damaged: list[Finding]) -> list[Artifact]:
+    """Return every artifact; what is wrong with the index goes to `damaged`."""
+    artifacts = []
+    for record in reader.records():
+        try:
+            artifacts.append(record.artifact())
+        except StoreDamaged as error:
+            what = f"has a record that makes no sense: {error.message}"
+            damaged.append(Finding(FaultKind.INDEX, b"index/data.mdb", what, (record.name,)))
+    if not reader.is_consistent(artifacts):
+        what = "finds other artifacts by hash or tree than it has"
+        damaged.append(Finding(FaultKind.INDEX, b"index/data.mdb", what))
+    return artifacts
+
+
+def _state(store: bytes) -> Iterator[Finding]:
+    """Read what is neither content nor record."""
+    for name, read in (
+        (b"pins", Pins(store).all),
+        (b"mounts", lambda: list(mount_records.mounted_uses(store))),
+        (b"leases", lambda: list(held_leases(store))),
+    ):
+        try:
+            read()
+        except StoreDamaged as error:
+            yield Finding(FaultKind.STATE, name, f"are damaged: {error.message}")

@@ -1,0 +1,331 @@
+"""Comparing all of a store with its records."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, field
+
+from cas.content.census import Census, Content, content_name, content_path
+from cas.content.findings import FaultKind, Finding
+from cas.content.hash_all import damaged_contents
+from cas.content.layer_check import LayerCheck
+from cas.disk import mount_records
+from cas.disk.last_use import TICK_NS
+from cas.disk.layout import (
+    DIRECTORIES,
+    EMPTY,
+    FILES,
+    artifact_path,
+    content_of,
+    layer_path,
+    manifest_path,
+)
+from cas.errors import StoreDamaged
+from cas.index import artifact_links
+from cas.index.parts import Storage
+from cas.model.artifact import Artifact
+from cas.model.manifest import BadManifest, Digest, Manifest, is_digest
+from cas.system.directories import opened, reachable, walk
+from cas.system.progress import Progress
+from cas.system.workers import spread
+
+_Counts = tuple[int, int, int, int]
+"""Regular files, directories, symbolic links, and bytes of the files."""
+_MANY = 10_000
+"""How many entries a merged layer has, about."""
+
+
+def _counts(manifest: Manifest) -> _Counts:
+    nodes = manifest.nodes.values()
+    kinds = Counter(node[:1] for node in nodes)
+    size = sum(int(node[2:-65]) for node in nodes if node[:1] in (b"f", b"x"))
+    return kinds[b"f"] + kinds[b"x"], kinds[b"d"], kinds[b"l"], size
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """What was found in some layers: what is wrong, and those of which all could be looked at."""
+
+    census: Census
+    findings: list[Finding] = field(default_factory=list)
+    counts: dict[Digest, _Counts] = field(default_factory=dict)
+    complete: set[bytes] = field(default_factory=set)
+
+    def add(self, other: _Compared) -> None:
+        """Add what was found in other layers."""
+        self.census.add(other.census)
+        self.findings.extend(other.findings)
+        self.counts.update(other.counts)
+        self.complete.update(other.complete)
+
+
+class Verification:
+    """Verifies artifacts and merged layers, on which the caller has a lease.
+
+    `whole` tells whether they are all that there are, so that what is not theirs is a finding;
+    but for those of `unread`, signatures whose records make no sense.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        artifacts: Sequence[Artifact],
+        merged: Sequence[Digest],
+        unread: Set[str],
+        *,
+        whole: bool,
+    ) -> None:
+        self._storage = storage
+        self._artifacts = artifacts
+        self._unread = unread
+        self._whole = whole
+        self._began_ns = time.time_ns() - TICK_NS
+        self._names: dict[Digest, list[str]] = {tree: [] for tree in merged}
+        for artifact in artifacts:
+            self._names.setdefault(artifact.tree, []).append(str(artifact.signature))
+        self._places: list[tuple[int, bytes]] = []  # inode numbers, and paths below objects/
+        self._objects: dict[int, bytes] = {}  # one of them for each
+        self._no_files: set[int] = set()  # those of what is no regular file there
+        self._compared = _Compared(Census())
+        self._all_counted = True  # all links, but for what this user may not read
+
+    def run(self, *, quick: bool, progress: Progress) -> Iterator[Finding]:
+        """Yield what is wrong. Raises OSError, WorkerEnded."""
+        if self._whole:
+            self._places += self._find_objects()
+            self._objects.update(self._places)
+        entries = {a.tree: a.files + a.directories + a.symlinks for a in self._artifacts}
+        spread(
+            self._compare,
+            self._names,
+            self._compared.add,
+            weight=lambda tree: entries.get(tree, _MANY) + 5,
+            least=1000,
+        )
+        yield from sorted(self._compared.findings, key=lambda found: found.path)
+        yield from self._records()
+        if self._whole:
+            yield from self._names_and_links()
+            yield from self._strays()
+        if not quick:
+            yield from self._damaged(progress)
+
+    def _compare(self, trees: Iterable[Digest], give: Callable[[_Compared], None]) -> None:
+        """Compare layers with their manifests; give one result."""
+        check = self._storage.layers.check(self._objects)
+        done = _Compared(check.census)
+        for tree in trees:
+            done.findings.extend(self._layer(tree, check, done))
+        give(done)
+
+    def _layer(self, tree: Digest, check: LayerCheck, done: _Compared) -> Iterator[Finding]:
+        try:
+            manifest = self._storage.layers.manifest(tree)
+        except FileNotFoundError:
+            yield self._of(FaultKind.MANIFEST, manifest_path(tree), "is missing", tree)
+            return
+        except BadManifest as error:
+            yield self._of(FaultKind.MANIFEST, manifest_path(tree), f"is damaged: {error}", tree)
+            return
+        done.counts[tree] = _counts(manifest)
+        base = layer_path(tree)
+        try:
+            with opened(base, self._storage.fd) as fd:
+                for fault in check.compare(fd, manifest, base + b"/"):
+                    yield self._of(fault.kind, base + b"/" + fault.path, fault.what, tree)
+            done.complete.add(tree.encode())
+        except FileNotFoundError:
+            yield self._of(FaultKind.LAYER, base, "is missing", tree)
+        except NotADirectoryError:
+            yield self._of(FaultKind.LAYER, base, "is no directory", tree)
+        except PermissionError:
+            what = "has a directory that this user may not read"
+            yield self._of(FaultKind.ENTRY, base, what, tree)
+
+    def _records(self) -> Iterator[Finding]:
+        """Compare records with their manifests, and with their links."""
+        counts = self._compared.counts
+        for artifact in self._artifacts:
+            path, names = artifact_path(artifact.signature), (str(artifact.signature),)
+            has = counts.get(artifact.tree)
+            said = (artifact.files, artifact.directories, artifact.symlinks, artifact.size)
+            if has is not None and said != has:
+                yield Finding(FaultKind.RECORD, path, "has other counts than its record", names)
+            what = self._link_fault(artifact)
+            if what is not None:
+                with self._storage.index.read() as reader:  # it may have been replaced meanwhile
+                    current = reader.get(artifact.signature) == artifact
+                    what = self._link_fault(artifact) if current else None
+            if what is not None:
+                yield Finding(FaultKind.LINK, path, what, names)
+
+    def _link_fault(self, artifact: Artifact) -> str | None:
+        try:
+            target = os.readlink(artifact_path(artifact.signature), dir_fd=self._storage.fd)
+        except FileNotFoundError:
+            return "is missing"
+        except OSError:
+            return "is no symbolic link"
+        return None if target == b"../../" + layer_path(artifact.tree) else "leads to another layer"
+
+    def _names_and_links(self) -> Iterator[Finding]:
+        """Compare the names and the links of contents with what layers have."""
+        self._count_other_links()
+        census, objects = self._compared.census, self._objects
+        odd = objects.keys() - census.sizes.keys()
+        odd.update(inode for inode, _ in census.unnamed)
+        odd.update(inode for inode, had in census.had.items() if had > census.links[inode] + 1)
+        odd.update(inode for inode, path in self._places if objects[inode] != path)  # has two names
+        found = []
+        for path, inode in sorted((path, inode) for inode, path in self._places if inode in odd):
+            with contextlib.suppress(FileNotFoundError):  # it is deleted just now
+                fault = self._object_fault(path, inode)
+                if fault is not None:
+                    found.append((*fault, b"objects/" + path, content_of(path) or b""))
+        for name in sorted({content.name for content in census.unnamed.values()}):
+            if not self._is(stat.S_ISREG, content_path(name)):
+                what = "is missing, but layers have it"
+                found.append((FaultKind.OBJECT, what, content_path(name), name))
+        uses = self._uses({name for *_, name in found if name})
+        for kind, what, path, name in found:
+            yield self._of(kind, path, what, *uses.get(name, ()))
+
+    def _object_fault(self, path: bytes, inode: int) -> tuple[FaultKind, str] | None:
+        """Look at what is below `objects/`, and not just linked to its layers."""
+        if content_of(path) is None:
+            return FaultKind.STRAY, "is not the name of a content"
+        found, census = self._stat(b"objects/" + path), self._compared.census  # links were counted
+        if not stat.S_ISREG(found.st_mode):
+            self._no_files.add(inode)
+            return FaultKind.FOREIGN, "is no regular file"
+        extra = found.st_nlink - 1 - (census.links[inode] or inode in census.sizes)
+        if extra > 0 and self._all_counted and found.st_ctime_ns < self._began_ns:
+            return FaultKind.LINKS, f"has {extra} more links than the store made"
+        return None
+
+    def _damaged(self, progress: Progress) -> Iterator[Finding]:
+        """Read all contents, each once. They are named by a path in a layer: that says more."""
+        sizes, contents = self._compared.census.sizes, [*self._compared.census.unnamed.values()]
+        for inode, path in self._places:
+            name = content_of(path)
+            if name is not None and inode not in self._no_files:
+                contents.append(Content(name, b"objects/" + path, sizes.get(inode, 0)))
+        damaged = damaged_contents(self._storage.fd, contents, progress)
+        uses = self._uses({content.name for content, _ in damaged})
+        for content, what in damaged:
+            users = uses[content.name]
+            same = (path for path in users.values() if self._is_same(path, content.path))
+            yield self._of(FaultKind.CONTENT, next(same, content.path), what, *users)
+
+    def _count_other_links(self) -> None:
+        """Count the links of linked sysroots, work in progress and layers not compared.
+
+        Something may be counted twice, but not missed: the lock keeps layers where they are, and
+        staging directories, which become targets, are looked at before and after those.
+        """
+        store = self._storage.path
+        layers = os.path.join(store, b"layers")
+        with self._storage.index.locked(exclusive=False):
+            for name in (b"tmp", b"quarantine"):
+                self._count_links(os.path.join(store, name))
+            for name in set(os.listdir(layers)) - self._compared.complete:
+                self._count_links(os.path.join(layers, name))
+        with contextlib.suppress(StoreDamaged):  # told of elsewhere
+            for record in mount_records.all_records(store):
+                if record.strategy == "hardlink":
+                    for place in (record.staging, record.target, record.staging):
+                        self._count_links(os.fsencode(place or ""))
+
+    def _count_links(self, place: bytes) -> None:
+        try:
+            with opened(place) as fd:
+                for node in walk(fd, vanishing=True):
+                    if stat.S_ISREG(node.stat.st_mode):
+                        self._compared.census.links[node.stat.st_ino] += 1
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except PermissionError:
+            self._all_counted = False
+
+    def _strays(self) -> Iterator[Finding]:
+        """Look for what is not the name of anything, and for links without a record."""
+        ours = {os.fsencode(name) for name in (*DIRECTORIES, *FILES)}
+        for name in sorted(map(os.fsencode, os.listdir(self._storage.fd))):
+            if name not in ours:
+                yield Finding(FaultKind.STRAY, name, "does not belong to a store")
+        yield from self._foreign()
+        for directory in (b"layers", b"manifests"):
+            with opened(directory, self._storage.fd) as fd:
+                for text in sorted(os.listdir(fd)):
+                    if not is_digest(text):
+                        path = directory + b"/" + os.fsencode(text)
+                        yield Finding(FaultKind.STRAY, path, "is not the name of a tree")
+        recorded = {str(artifact.signature) for artifact in self._artifacts} | self._unread
+        linked = (name for _, names in artifact_links.by_recipe(self._storage.fd) for name in names)
+        stray = [name for name in linked if name not in recorded]
+        for signature in artifact_links.signatures(stray):
+            path = artifact_path(signature)
+            with self._storage.index.read() as reader:  # it may have come meanwhile
+                unknown = reader.get(signature) is None
+            if unknown and self._is(stat.S_ISLNK, path):
+                yield Finding(FaultKind.LINK, path, "has no record", (str(signature),))
+
+    def _foreign(self) -> Iterator[Finding]:
+        """Look for what is in the empty directories, and for recipes that are no directories."""
+        for directory in EMPTY:
+            with opened(directory, self._storage.fd) as fd:
+                for name in sorted(map(os.fsencode, os.listdir(fd))):
+                    what = "is in a directory that has to be empty"
+                    yield Finding(FaultKind.FOREIGN, directory + b"/" + name, what)
+        with opened(b"artifacts", self._storage.fd) as fd, os.scandir(fd) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if not entry.is_dir(follow_symlinks=False):
+                    path = b"artifacts/" + os.fsencode(entry.name)
+                    yield Finding(FaultKind.FOREIGN, path, "is no directory")
+
+    def _of(self, kind: FaultKind, path: bytes, what: str, *trees: Digest) -> Finding:
+        names = sorted(name for tree in trees for name in self._names[tree])
+        return Finding(kind, path, what, tuple(names), trees)
+
+    def _uses(self, names: Set[bytes]) -> dict[bytes, dict[Digest, bytes]]:
+        """Return the trees that have contents, and where, by the contents' names."""
+        uses: dict[bytes, dict[Digest, bytes]] = {name: {} for name in names}
+        for tree in self._names if names else ():
+            with contextlib.suppress(OSError, StoreDamaged):
+                for path, node in self._storage.layers.manifest(tree).nodes.items():
+                    name = content_name(node)
+                    if name in names:
+                        uses[name].setdefault(tree, layer_path(tree) + b"/" + path)
+        return uses
+
+    def _is_same(self, path: bytes, other: bytes) -> bool:
+        try:
+            return os.path.samestat(self._stat(path), self._stat(other))
+        except OSError:
+            return False
+
+    def _is(self, kind: Callable[[int], bool], path: bytes) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return kind(self._stat(path).st_mode)
+        return False
+
+    def _stat(self, path: bytes) -> os.stat_result:
+        with reachable(path, self._storage.fd) as (name, directory):
+            return os.stat(name, dir_fd=directory, follow_symlinks=False)
+
+    def _find_objects(self) -> Iterator[tuple[int, bytes]]:
+        """Yield everything in the directories of `objects/`: inode number, and path below that."""
+        with opened(b"objects", self._storage.fd) as root, os.scandir(root) as fans:
+            for fan in fans:
+                prefix = os.fsencode(fan.name)
+                try:
+                    with opened(prefix, root) as fd, os.scandir(fd) as entries:
+                        for entry in entries:
+                            yield entry.inode(), prefix + b"/" + os.fsencode(entry.name)
+                except NotADirectoryError:
+                    yield fan.inode(), prefix

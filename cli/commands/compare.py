@@ -1,0 +1,162 @@
+"""`cas which` and `cas diff`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+import click
+
+from cas.compose.order import in_order, with_priority
+from cas.compose.origin import Brought, Whence, composed_at, whence
+from cas.content.differences import Difference, differences, node_at, read_directory
+from cas.disk.leases import NoLease
+from cas.model.manifest import DIRECTORY, Digest, Manifest
+from cas.model.signature import NoSuchSignature
+from cas.store import Store
+from cli.options.common import complete_id, json_option, open_store, store_option
+from cli.options.compose import ids_options, names_of
+from cli.output.entries import entry_document, entry_line
+from cli.output.printing import emit, note, text_of
+
+
+@click.command("which")
+@click.argument("path", type=click.Path())
+@ids_options
+@json_option
+@store_option
+@click.pass_context
+def which_command(
+    ctx: click.Context, path: str, ids: tuple[str, ...], from_file: str | None, as_json: bool
+) -> None:
+    """Tell who brought a file, and whom that hides.
+
+    With IDs, PATH is a path in their composition; without, a file in a mounted sysroot. Prints
+    for each artifact, the winner first: whether it wins, is hidden, or as a directory merged with
+    the winner's; its ID; and what it has there, like `cas files`.
+
+    \b
+    cas which usr/include/zlib.h glibc zlib
+    cas which build/recipe-sysroot/usr/include/zlib.h
+    """
+    store = open_store(ctx)
+    if ids or from_file is not None:
+        inside = os.path.normpath(os.fsencode(path)).lstrip(b"/")
+        if inside in (b"", b"."):
+            raise click.UsageError("give the path of something in the composition", ctx)
+        found = whence(inside, _composed(store, names_of(ctx, ids, from_file)))
+        changed = False
+    else:
+        full = os.path.abspath(os.fsencode(path))
+        full = os.path.join(os.path.realpath(os.path.dirname(full)), os.path.basename(full))
+        composed = composed_at(store.path, full)
+        found = whence(composed.path, _manifests(store, composed.artifacts))
+        changed = node_at(full) != (found.winner and found.winner.node)
+        if changed:
+            note(f"{text_of(full)} was changed in this sysroot: it is none of these")
+    rows = [("wins  ", found.winner)] if found.winner else []
+    rows += [(_word(found, brought), brought) for brought in found.hidden]
+    emit(
+        as_json,
+        {
+            "path": os.fsdecode(found.path),
+            "winner": found.winner and _document(found.winner),
+            "hidden": list(map(_document, found.hidden)),
+            "changed": changed,
+        },
+        [f"{word} {brought.id}  {entry_line(brought.entry)}" for word, brought in rows],
+    )
+
+
+@click.command("diff")
+@click.argument("a", metavar="A", shell_complete=complete_id)
+@click.argument("b", metavar="B", shell_complete=complete_id)
+@click.option("-u", "--unified", is_flag=True, help="Show the lines of small text files, too.")
+@json_option
+@store_option
+@click.pass_context
+def diff_command(ctx: click.Context, a: str, b: str, unified: bool, as_json: bool) -> None:
+    """Show which paths differ between A and B, and how.
+
+    Each is an ID, or a directory, such as a mounted sysroot. What has a `/` in it is a directory;
+    another word is one if no ID is meant. Prints nothing if both are the same.
+
+    \b
+    cas diff zlib:9f2c zlib:77aa
+    cas diff -u zlib:9f2c zlib:77aa
+    cas diff zlib:9f2c build/zlib/sysroot
+    """
+    store = open_store(ctx) if _may_be_id(a) or _may_be_id(b) else None
+    (before, old), (after, new) = _tree(store, a), _tree(store, b)
+    found = list(differences(before, after))
+    shown = (_shown(one, old, new) if unified else None for one in found)
+    documents = list(map(_difference_document, found, shown)) if as_json else None
+    emit(as_json, documents, map(_difference_text, found, shown))
+
+
+def _shown(difference: Difference, old: bytes, new: bytes) -> list[str] | None:
+    from cas.content.text_diff import unified
+
+    return unified(difference, old, new)
+
+
+def _word(found: Whence, brought: Brought) -> str:
+    both = found.winner is not None and found.winner.node == brought.node == DIRECTORY
+    return "merged" if both else "hidden"
+
+
+def _composed(store: Store, names: Sequence[str]) -> list[tuple[str, Manifest]]:
+    """Return the IDs and manifests of a composition, lowest first."""
+    try:
+        with store.compose(names, conflicts=None, counted=False) as composition:
+            return _manifests(store, zip(composition.ids, composition.trees, strict=True))
+    except NoLease:  # who may only read can look at what nothing holds
+        found = [(w, store.resolve(w.name)) for w in in_order(names)]
+        named = ((with_priority(str(a.signature), w.priority), a.tree) for w, a in found)
+        return _manifests(store, named)
+
+
+def _manifests(store: Store, artifacts: Iterable[tuple[str, Digest]]) -> list[tuple[str, Manifest]]:
+    return [(id_, store.tree(tree)) for id_, tree in artifacts]
+
+
+def _may_be_id(name: str) -> bool:
+    return "/" not in name and name not in (".", "..")
+
+
+def _tree(store: Store | None, name: str) -> tuple[Manifest, bytes]:
+    """Return a tree, and the path where it is."""
+    if store is not None and _may_be_id(name):
+        try:
+            artifact = store.resolve(name)
+            return store.manifest(artifact), store.layer_path(artifact)
+        except NoSuchSignature:
+            if not os.path.isdir(name):
+                raise
+    directory = os.path.realpath(os.fsencode(name))
+    return read_directory(directory), directory
+
+
+def _document(brought: Brought) -> dict[str, object]:
+    return {"id": brought.id} | entry_document(brought.entry)
+
+
+def _difference_document(difference: Difference, shown: list[str] | None) -> dict[str, object]:
+    before, after = difference.before, difference.after
+    return {
+        "path": os.fsdecode(difference.path),
+        "how": difference.how,
+        "a": before and entry_document(before),
+        "b": after and entry_document(after),
+        "unified": shown,
+    }
+
+
+def _difference_text(difference: Difference, shown: list[str] | None) -> str:
+    lines = [f"{text_of(difference.path)}: {difference.how}"]
+    if shown is not None:
+        return "\n".join([*lines, *shown])
+    for sign, entry in (("-", difference.before), ("+", difference.after)):
+        if entry is not None:
+            lines.append(f"  {sign} {entry_line(entry)}")
+    return "\n".join(lines)

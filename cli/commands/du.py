@@ -1,0 +1,42 @@
+"""`cas du`: what artifacts take on the disk."""
+
+from __future__ import annotations
+
+import click
+
+from cli.options.common import json_option, open_store, store_option
+from cli.options.compose import ids_options, names_of
+from cli.output.printing import emit, table
+from cli.output.quantities import size_text
+
+
+@click.command("du")
+@ids_options
+@json_option
+@store_option
+@click.pass_context
+def du_command(
+    ctx: click.Context, ids: tuple[str, ...], from_file: str | None, as_json: bool
+) -> None:
+    """Tell what artifacts take on the disk.
+
+    SIZE is all that an artifact has there. Of that, OWN comes back when it goes, and SHARED is used
+    by others, too. The last line tells what all of them take, and what comes back if all go.
+
+    \b
+    cas du zlib openssl
+    cas du --from deps.txt
+    """
+    usage = open_store(ctx).disk_usage(names_of(ctx, ids, from_file))
+    each = [
+        (str(one.artifact.signature), one.total, one.own, one.total - one.own) for one in usage.each
+    ]
+    names = ("id", "disk_bytes", "own_bytes", "shared_bytes")
+    document = {
+        "artifacts": [dict(zip(names, one, strict=True)) for one in each],
+        "disk_bytes": usage.total,
+        "frees_bytes": usage.frees,
+    }
+    rows = [(id_, *map(size_text, sizes)) for id_, *sizes in each]
+    last = f"{size_text(usage.total)} in all; {size_text(usage.frees)} come back if all go"
+    emit(as_json, document, [*table(("ID", "SIZE", "OWN", "SHARED"), rows), last])

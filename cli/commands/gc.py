@@ -1,0 +1,162 @@
+"""`cas gc`: what nobody needs goes."""
+
+from __future__ import annotations
+
+import click
+
+from cas.errors import InputRefused
+from cas.gc.collector import Doomed, GcPlan
+from cas.gc.policy import Policy
+from cas.model.signature import Signature
+from cas.store import Store
+from cli.options.common import json_option, open_store, read_ids, store_option
+from cli.output.interruption import GOES_ON, telling
+from cli.output.printing import acknowledge, emit, note, table
+from cli.output.progress import progress
+from cli.output.quantities import age, ago_text, number_of, size, size_text
+
+
+@click.command("gc")
+@click.option(
+    "--max-age", type=age, metavar="AGE", help="Keep what was used within AGE, as in 30d."
+)
+@click.option(
+    "--max-size",
+    type=size,
+    metavar="SIZE",
+    help="Keep what was used last, as far as the store fits in SIZE, as in 50G.",
+)
+@click.option("--keep-from", metavar="FILE", help="Keep the IDs in FILE; - is standard input.")
+@click.option(
+    "--keep-last",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Keep the newest N of each recipe, architecture and task.",
+)
+@click.option(
+    "--grace",
+    type=age,
+    metavar="AGE",
+    default="1h",
+    show_default=True,
+    help="Keep what was stored or used within AGE, whatever else is said.",
+)
+@click.option("--dry-run", is_flag=True, help="Only tell what would go.")
+@json_option
+@store_option
+@click.pass_context
+def gc_command(
+    ctx: click.Context,
+    max_age: int | None,
+    max_size: int | None,
+    keep_from: str | None,
+    keep_last: int | None,
+    grace: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Remove what nobody needs, and give back its space.
+
+    What is pinned, mounted, or used by a running command always stays. What any of the --max and
+    --keep options keeps stays too, everything else goes. What is not given is taken from $CAS_GC_…
+    or the [gc] of the store's config.toml (`cas config --show`). Without any of them no artifact
+    goes, only what killed commands left behind, and merged layers not used for the grace time.
+
+    \b
+    cas gc --max-age 30d
+    cas gc --max-size 50G --keep-last 2 --dry-run
+    cas gc --keep-from live-signatures.txt
+    """
+    store = open_store(ctx)
+    live = None if keep_from is None else _live(store, keep_from)
+    plan = store.plan_gc(Policy(max_age, max_size, live, keep_last, grace))
+    if dry_run:
+        _show(plan, as_json)
+    else:
+        _collect(store, plan, as_json)
+    if max_size is not None and plan.left is not None and plan.left > max_size:
+        note(
+            f"{size_text(plan.left)} are still in the store: they are in use, "
+            "pinned, in their grace time, or kept by other options"
+        )
+
+
+def usual_policy(ctx: click.Context) -> Policy:
+    """Return what `cas gc` without options goes by: what environment and configuration say.
+
+    Raises BadConfig, OSError.
+    """
+    with gc_command.make_context("gc", [], parent=ctx.find_root()) as usual:
+        said = usual.params
+    return Policy(said["max_age"], said["max_size"], None, said["keep_last"], said["grace"])
+
+
+def _live(store: Store, path: str) -> frozenset[Signature]:
+    """Return what a list of IDs says is to be kept. Raises InputRefused if it keeps nothing."""
+    live = store.matching(_names(path))
+    missing = len(live - store.signatures())
+    if missing == len(live):
+        raise InputRefused(
+            "none of the IDs of what to keep is in the store, so that everything would go",
+            hint="give the list of the build that uses this store",
+        )
+    if missing:
+        note(f"{missing} of the IDs of what to keep are not in the store")
+    return live
+
+
+def _names(path: str) -> list[str]:
+    names = [name.partition("@")[0] for name in read_ids(path)]
+    if not names:
+        raise InputRefused(
+            "there is no ID in the list of what to keep, so that everything would go",
+            hint="give a list with the IDs that the build uses",
+        )
+    return names
+
+
+def _show(plan: GcPlan, as_json: bool) -> None:
+    rows = [
+        (str(one.artifact.signature), size_text(one.frees), ago_text(one.last_used_ns), one.reason)
+        for one in plan.doomed
+    ]
+    count = len(plan.doomed)
+    lines = table(("ID", "SIZE", "LAST USE", "REASON"), rows) if rows else []
+    lines.append(
+        f"{number_of(count, 'artifact')} would go, {plan.kept} stay; {size_text(plan.frees)} return"
+    )
+    document = {
+        "would_remove": [_document(one) for one in plan.doomed],
+        "kept": plan.kept,
+        "frees_bytes": plan.frees,
+        "store_bytes": plan.size,
+    }
+    emit(as_json, document, lines)
+
+
+def _document(one: Doomed) -> dict[str, object]:
+    return {
+        "id": str(one.artifact.signature),
+        "frees_bytes": one.frees,
+        "last_used_ns": one.last_used_ns,
+        "reason": one.reason,
+    }
+
+
+def _collect(store: Store, plan: GcPlan, as_json: bool) -> None:
+    def told() -> str:
+        there = store.signatures()
+        gone = sum(one.artifact.signature not in there for one in plan.doomed)
+        return f"{gone} of {len(plan.doomed)} artifacts were removed; {GOES_ON}"
+
+    with telling(told), progress("Removing") as show:
+        collected = store.gc(plan, show)
+    names = [str(artifact.signature) for artifact in collected.artifacts]
+    acknowledge(
+        as_json,
+        {"removed": names, "freed_bytes": collected.freed},
+        [
+            *(f"removed {name}" for name in names),
+            f"{number_of(len(names), 'artifact')} removed, {size_text(collected.freed)} freed",
+        ],
+    )

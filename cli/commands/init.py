@@ -1,0 +1,71 @@
+"""`cas init`: make a store, and let a group share it."""
+
+from __future__ import annotations
+
+import grp
+import os
+
+import click
+
+from cas.disk.group_sharing import is_shared
+from cas.index.format import restore_store
+from cas.store import Store
+from cli.options.common import json_option, store_option, told_store
+from cli.output.interruption import GOES_ON, telling
+from cli.output.printing import acknowledge, text_of
+from cli.output.progress import progress
+
+
+@click.command("init")
+@click.option("--shared", is_flag=True, help="Let a group of users put, use and collect here.")
+@click.option(
+    "--group", metavar="GROUP", help="That group; without it, the one that the directory has."
+)
+@json_option
+@store_option
+@click.pass_context
+def init_command(ctx: click.Context, shared: bool, group: str | None, as_json: bool) -> None:
+    """Make an empty store. For a store of one's own, the first `cas put` does so.
+
+    With --shared, everybody in the group can do everything to the store, as with a repository of
+    `git init --shared`; others who can read it can read it. It can be said of a store that is
+    there, too. A store that lacks a directory, or its lock, gets it again.
+
+    \b
+    cas init --store /srv/sysroots --shared --group builders
+    """
+    if group is not None and not shared:
+        raise click.UsageError("--group goes with --shared", ctx)
+    path = told_store(ctx)
+    number = None if group is None else _number(ctx, group)
+    made = not os.path.exists(os.path.join(path, "format"))
+    if not made:
+        restore_store(os.path.realpath(os.fsencode(path)))
+    with Store(path, create=True) as store:
+        if shared:
+            _share(store, os.fstat(store.fd).st_gid if number is None else number)
+        sharing = _name(os.fstat(store.fd).st_gid) if is_shared(store.fd) else None
+        where = store.path
+    lines = [f"{'made the' if made else 'there is a'} store {text_of(where)}"]
+    lines += [f"shared by the group {sharing}"] if sharing else []
+    acknowledge(as_json, {"store": os.fsdecode(where), "made": made, "group": sharing}, lines)
+
+
+def _share(store: Store, group: int) -> None:
+    told = f"not all of it is shared; {GOES_ON}"
+    with telling(lambda: told), progress("Sharing", "files") as show:
+        store.share(group, show)
+
+
+def _number(ctx: click.Context, group: str) -> int:
+    try:
+        return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise click.UsageError(f"there is no group {group!r}", ctx) from error
+
+
+def _name(group: int) -> str:
+    try:
+        return grp.getgrgid(group).gr_name
+    except KeyError:
+        return str(group)

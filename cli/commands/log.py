@@ -1,0 +1,107 @@
+"""`cas log`: what has happened to the store."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import os
+import re
+import time
+from collections.abc import Sequence
+
+import click
+
+from cas.disk.log import Event, EventKind, read_log
+from cas.index.format import find_store
+from cas.system.text import user_name
+from cli.options.common import complete_id, json_option, store_option, told_store
+from cli.output.printing import emit, note, table, text_of, time_of
+from cli.output.quantities import age, size_text
+
+_ID = re.compile(r"[^\s(),]+:[^\s(),]+")
+_KINDS = click.Choice([kind.value for kind in EventKind])
+
+
+@click.command("log")
+@click.argument("pattern", required=False, shell_complete=complete_id)
+@click.option("--event", "kinds", multiple=True, type=_KINDS, help="Only these events.")
+@click.option("--since", type=age, metavar="AGE", help="Only the last AGE, as in 7d.")
+@click.option(
+    "-n",
+    "--last",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only the last N; 50 if neither this nor --since is given.",
+)
+@json_option
+@store_option
+@click.pass_context
+def log_command(
+    ctx: click.Context,
+    pattern: str | None,
+    kinds: tuple[str, ...],
+    since: int | None,
+    last: int | None,
+    as_json: bool,
+) -> None:
+    """Tell what was put, removed or damaged, when, and by whom.
+
+    The last event comes last. With PATTERN only those about artifacts whose recipe or whole ID it
+    matches, as in a shell. Events of the last thirteen months are kept. Who may not write to the
+    store leaves no trace in it.
+
+    \b
+    cas log
+    cas log zlib
+    cas log --since 7d --event damaged --event repaired
+    """
+    if last is None and since is None:
+        last = 50
+    store = os.path.realpath(os.fsencode(told_store(ctx)))
+    find_store(store, create=False)  # and no index is opened, which may be what is damaged
+    since_ns = 0 if since is None else max(0, time.time_ns() - since)
+    wanted = (
+        event
+        for event in read_log(store, since_ns)
+        if (not kinds or event.kind in kinds) and (pattern is None or _is_of(event, pattern))
+    )
+    found = list(itertools.islice(wanted, last))[::-1]
+    emit(as_json, list(map(_document, found)) if as_json else None, () if as_json else _rows(found))
+    if not found:
+        note("nothing like that is logged")
+
+
+def _is_of(event: Event, pattern: str) -> bool:
+    """Tell whether an event is about an artifact that a pattern matches, or names it."""
+    ids = [event.id, *_ID.findall(event.what)] if event.id else _ID.findall(event.what)
+    return any(
+        fnmatch.fnmatchcase(id_, pattern) or fnmatch.fnmatchcase(id_.partition(":")[0], pattern)
+        for id_ in ids
+    )
+
+
+def _rows(events: Sequence[Event]) -> list[str]:
+    rows = [
+        (time_of(event.time_ns), event.kind, user_name(event.uid), *_told(event))
+        for event in events
+    ]
+    return table(("TIME", "EVENT", "BY", "SIZE", "WHAT"), rows)
+
+
+def _told(event: Event) -> tuple[str, str]:
+    """Return the size of an event, and all else that it says."""
+    texts = [text_of(text) for text in (event.id, event.what) if text]
+    return size_text(event.bytes) if event.bytes else "", " ".join(texts)
+
+
+def _document(event: Event) -> dict[str, object]:
+    return {
+        "time_ns": event.time_ns,
+        "event": event.kind,
+        "uid": event.uid,
+        "user": user_name(event.uid),
+        "id": event.id or None,
+        "tree": event.tree or None,
+        "bytes": event.bytes,
+        "what": event.what,
+    }

@@ -1,0 +1,263 @@
+"""`cas mount`, `cas umount`, `cas mounts` and `cas update`."""
+
+from __future__ import annotations
+
+import os
+from typing import Unpack
+
+import click
+
+from cas.compose.composition import Composition
+from cas.disk.mount_records import read_record
+from cas.system.mountinfo import source_of
+from cli.options.common import (
+    complete_id,
+    json_option,
+    open_pulled,
+    open_store,
+    remote_option,
+    store_option,
+    told_store,
+)
+from cli.options.compose import (
+    Overlaps,
+    compose,
+    conflict_documents,
+    conflict_options,
+    ids_options,
+    mounting_options,
+    names_of,
+)
+from cli.output.interruption import GOES_ON, telling
+from cli.output.printing import acknowledge, emit, text_of
+from cli.output.progress import progress
+from mounter.mounting import Mount, mount, umount
+from mounter.plan import Strategy
+from mounter.targets import absolute, mounted_path
+
+
+@click.command("mount")
+@click.argument("target", type=click.Path())
+@ids_options
+@conflict_options
+@mounting_options
+@remote_option
+@json_option
+@store_option
+@click.pass_context
+def mount_command(
+    ctx: click.Context,
+    target: str,
+    ids: tuple[str, ...],
+    from_file: str | None,
+    rw: bool,
+    upper: str | None,
+    strategy: str,
+    remote: str | None,
+    as_json: bool,
+    **overlaps: Unpack[Overlaps],
+) -> None:
+    """Make a composition appear at TARGET, read-only.
+
+    A later ID wins over an earlier one, and ID@N over those of a lower N (0 if it is not given);
+    IDs of --from come before those given here. TARGET is made if it is missing, and must be empty
+    otherwise. Prints the strategy that was used, and why no better one was.
+
+    \b
+    cas mount build/recipe-sysroot glibc zlib openssl
+    cas mount build/recipe-sysroot --from deps.txt
+    cas mount build/recipe-sysroot --upper build/changes glibc zlib@5
+    """
+    names = names_of(ctx, ids, from_file)
+    store = open_pulled(ctx, remote, names)
+    path = absolute(target)
+    before = read_record(store.path, path)
+
+    def told() -> str:
+        same = read_record(store.path, path) == before
+        return "nothing was mounted" if same else f"{text_of(target)} is mounted"
+
+    with (
+        telling(told),
+        compose(store, names, f"mount at {target}", overlaps) as composition,
+        progress("Making the tree", "files") as show,
+    ):
+        made = mount(
+            composition, target, Strategy(strategy), writable=rw, upper=upper, progress=show
+        )
+    acknowledge(as_json, _document(made, composition), [_line(made)])
+
+
+@click.command("umount")
+@click.argument("target", type=click.Path(), required=False)
+@click.option("--all-stale", is_flag=True, help="Forget all mounts that are not there any more.")
+@click.option("--forget", is_flag=True, help="Of another mount namespace: take it for ended.")
+@json_option
+@store_option
+@click.pass_context
+def umount_command(
+    ctx: click.Context, target: str | None, all_stale: bool, forget: bool, as_json: bool
+) -> None:
+    """Take away what `cas mount` made at TARGET.
+
+    The directory goes too, if `cas mount` made it. What it did not make is never deleted. Whether
+    a mount of another mount namespace still lives cannot be seen from here; it ends with the
+    last process there.
+
+    \b
+    cas umount build/recipe-sysroot
+    cas umount --all-stale
+    """
+    from mounter.listing import umount_stale
+
+    if (target is None) != all_stale or (forget and all_stale):
+        raise click.UsageError("give a TARGET, or --all-stale", ctx)
+    if target is not None:
+        _umount(told_store(ctx), target, forget=forget, as_json=as_json)
+        return
+    store = open_store(ctx)
+    forgotten: list[str] = []
+    try:
+        for cleared in umount_stale(store.path):
+            forgotten.append(os.fsdecode(cleared))
+    finally:  # what was forgotten before an error is told, too
+        acknowledge(
+            as_json,
+            {"unmounted": [], "forgotten": forgotten},
+            [f"forgot {text_of(path)}" for path in forgotten],
+        )
+
+
+def _umount(store: str, target: str, *, forget: bool, as_json: bool) -> None:
+    path = mounted_path(target)
+
+    def told() -> str:
+        if read_record(os.path.realpath(os.fsencode(store)), path) is None:
+            return f"nothing of this store is mounted at {text_of(path)} any more"
+        return f"not all of {text_of(path)} was taken away; {GOES_ON}"
+
+    with telling(told), progress("Removing", "entries") as show:
+        umount(store, target, forget=forget, progress=show)
+    acknowledge(as_json, {"unmounted": [os.fsdecode(path)], "forgotten": []}, [])
+
+
+@click.command("mounts")
+@json_option
+@store_option
+@click.pass_context
+def mounts_command(ctx: click.Context, as_json: bool) -> None:
+    """List what is mounted from the store, and who uses it.
+
+    STATE is alive, stale (after a reboot, or when it was taken away by hand), elsewhere (in
+    another mount namespace, covered by another mount, or moved), or running (in a command's own
+    namespace).
+
+    \b
+    cas mounts
+    """
+    from cli.output.printing import table
+    from cli.output.quantities import ago_text
+    from mounter.listing import all_mounts
+
+    found = list(all_mounts(open_store(ctx).path))
+    rows = [
+        (
+            text_of(seen.where),
+            seen.state,
+            seen.strategy,
+            str(len(seen.ids)),
+            ago_text(seen.since_ns),
+            f"{seen.user} ({seen.pid})",
+        )
+        for seen in found
+    ]
+    emit(
+        as_json,
+        [
+            {
+                "where": os.fsdecode(seen.where),
+                "state": seen.state,
+                "strategy": None if seen.state == "running" else seen.strategy,
+                "ids": list(seen.ids),
+                "since_ns": seen.since_ns,
+                "user": seen.user,
+                "pid": seen.pid,
+            }
+            for seen in found
+        ],
+        table(("WHERE", "STATE", "STRATEGY", "IDS", "SINCE", "BY"), rows),
+    )
+
+
+@click.command("update")
+@click.argument("target", type=click.Path())
+@click.argument("ids", metavar="[ID...]", nargs=-1, shell_complete=complete_id)
+@click.option("--add", multiple=True, metavar="ID", help="Put ID on top of what is there.")
+@click.option("--drop", multiple=True, metavar="ID", help="Leave out ID, which is there.")
+@conflict_options
+@json_option
+@store_option
+@click.pass_context
+def update_command(
+    ctx: click.Context,
+    target: str,
+    ids: tuple[str, ...],
+    add: tuple[str, ...],
+    drop: tuple[str, ...],
+    as_json: bool,
+    **overlaps: Unpack[Overlaps],
+) -> None:
+    """Exchange what is mounted at TARGET, at once.
+
+    Whoever opens a file there meanwhile gets it from the old composition or from the new one;
+    files that are open stay as they are. Conflicts are dealt with as the options here say, not
+    those that `cas mount` was given. Where the kernel cannot do that, TARGET is empty for a
+    moment, and how long that was is told.
+
+    \b
+    cas update build/recipe-sysroot glibc zlib openssl
+    cas update build/recipe-sysroot --add openssl --drop zlib
+    """
+    from mounter.updating import mounted_ids, update, without
+
+    if not ids and not add and not drop:
+        raise click.UsageError("give IDs, --add or --drop", ctx)
+    if ids and drop:
+        raise click.UsageError("give IDs or --drop, not both", ctx)
+    store = open_store(ctx)
+    there = mounted_ids(store.path, target)
+    source = source_of(mounted_path(target))  # of a mount of the kernel
+    names = [*(ids or without(without(there, drop), add, missing_ok=True)), *add]
+
+    def told() -> str:
+        path = mounted_path(target)
+        same = (source_of(path) or mounted_ids(store.path, target)) == (source or there)
+        return f"{text_of(target)} has {'what it had' if same else 'the new composition'}"
+
+    with (
+        telling(told),
+        compose(store, names, f"update of {target}", overlaps) as composition,
+        progress("Updating", "entries") as show,
+    ):
+        done = update(composition, target, show)
+    gap = f"; it was missing for {done.gap_ns / 1e6:.3f} ms ({done.why})" if done.why else ""
+    acknowledge(
+        as_json,
+        _document(done.mount, composition) | {"gap_ns": done.gap_ns, "why_gap": done.why},
+        [_line(done.mount) + gap],
+    )
+
+
+def _document(made: Mount, composition: Composition) -> dict[str, object]:
+    return {
+        "target": os.fsdecode(made.target),
+        "strategy": made.strategy.value,
+        "reasons": list(made.reasons),
+        "ids": list(composition.ids),
+        "conflicts": conflict_documents(composition.conflicts),
+    }
+
+
+def _line(made: Mount) -> str:
+    why = f" ({'; '.join(made.reasons)})" if made.reasons else ""
+    return f"{text_of(made.target)}: {made.strategy.value}{why}"

@@ -1,0 +1,82 @@
+"""`cas plan`."""
+
+from __future__ import annotations
+
+import os
+from typing import Unpack
+
+import click
+
+from cli.options.common import json_option, open_pulled, remote_option, store_option
+from cli.options.compose import (
+    Overlaps,
+    compose,
+    conflict_documents,
+    conflict_options,
+    ids_options,
+    mounting_options,
+    names_of,
+)
+from cli.output.printing import emit, text_of
+from mounter.handover import decide
+from mounter.mounting import planned
+from mounter.plan import Plan, Strategy
+
+
+@click.command("plan")
+@click.argument("target", type=click.Path())
+@ids_options
+@conflict_options
+@click.option("--private", is_flag=True, help="For namespaces of its own, as `cas run` has.")
+@mounting_options
+@remote_option
+@json_option
+@store_option
+@click.pass_context
+def plan_command(
+    ctx: click.Context,
+    target: str,
+    ids: tuple[str, ...],
+    from_file: str | None,
+    private: bool,
+    rw: bool,
+    upper: str | None,
+    strategy: str,
+    remote: str | None,
+    as_json: bool,
+    **overlaps: Unpack[Overlaps],
+) -> None:
+    """Show what `cas mount` would do.
+
+    Nothing is done but to pull from --remote. The strategy is found out by trying. With --json the
+    plan is one that the Python package `mounter` carries out in any interpreter, with nothing
+    installed.
+
+    \b
+    cas plan build/recipe-sysroot glibc zlib
+    cas plan --private --json /work/recipe-sysroot glibc zlib > plan.json
+    """
+    names = names_of(ctx, ids, from_file)
+    store = open_pulled(ctx, remote, names)
+    with compose(store, names, f"plan for {target}", overlaps) as composition:
+        wanted = planned(composition, target, Strategy(strategy), writable=rw, upper=upper)
+        plan = decide(wanted, private=private)
+        conflicts = conflict_documents(composition.conflicts)
+        emit(as_json, plan.encode() | {"conflicts": conflicts}, _lines(plan, len(conflicts)))
+
+
+def _lines(plan: Plan, conflicts: int) -> list[str]:
+    names: dict[str, list[str]] = {}
+    for artifact in plan.artifacts:
+        names.setdefault(artifact.tree, []).append(artifact.id)
+    lines = [f"target: {text_of(plan.target)}", f"strategy: {plan.strategy.value}"]
+    lines += [f"not by {reason}" for reason in plan.reasons]
+    if plan.writable:
+        lines.append(f"changes: {'thrown away' if plan.upper is None else text_of(plan.upper)}")
+    lines += [f"conflicts: {conflicts}", "layers, top first:"]
+    lines += [
+        f"  {os.path.join(os.fsdecode(plan.store), 'layers', tree)}"
+        f"  {', '.join(names.get(tree, ['merged']))}"
+        for tree in reversed(plan.layers)
+    ]
+    return lines

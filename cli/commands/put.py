@@ -1,0 +1,146 @@
+"""`cas put` and `cas rm`."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.options.common import complete_id, json_option, open_store, store_option
+from cli.output.interruption import telling
+from cli.output.printing import acknowledge, detail
+from cli.output.progress import progress
+from cli.output.quantities import number_of, size_text
+
+if TYPE_CHECKING:
+    from cas.model.signature import Signature
+    from cas.put.put import PutResult
+    from cas.put.source_tree import Place
+    from cas.store import Store
+
+
+@click.command("put")
+@click.argument("signature", metavar="ID")
+@click.argument("tree", type=click.Path())
+@click.option("--move", is_flag=True, help="Consume TREE: its files become the store's.")
+@click.option("--replace", is_flag=True, help="Take the new tree if ID has another one.")
+@click.option("--component", is_flag=True, help="TREE is one of BitBake's sysroots-components.")
+@click.option("--push", metavar="REMOTE", help="Push it there then, if that can be done.")
+@click.option("--sign-key", metavar="FILE", help="Sign what is pushed with this key.")
+@json_option
+@store_option
+@click.pass_context
+def put_command(
+    ctx: click.Context,
+    signature: str,
+    tree: str,
+    move: bool,
+    replace: bool,
+    component: bool,
+    push: str | None,
+    sign_key: str | None,
+    as_json: bool,
+) -> None:
+    """Store the output of a task under its ID.
+
+    TREE is the directory that the task has made, or a tar archive of it. A --component has a list
+    of files to relocate, which goes where `cas import sstate` puts it.
+
+    \b
+    cas put zlib:core2-64:do_populate_sysroot:9f2c41d0 build/zlib/sysroot
+    """
+    from cas.model.signature import Signature
+
+    whole = Signature.parse(signature)
+    store = open_store(ctx, create=True)
+    if component and move:
+        raise click.UsageError("--component leaves something out, so it cannot be moved", ctx)
+    place = _place_of_component(whole) if component else bytes
+    share = None
+    if push is not None:
+        from cli.options.remotes import to_push
+
+        share = to_push(ctx, push, sign_key)
+    with telling(partial(_done, store, whole, time.time_ns())):
+        with progress("Storing", "files") as show:
+            result = store.put(whole, tree, move=move, replace=replace, place=place, progress=show)
+        pushed = None if share is None else share(store, result.artifact)
+    _tell(as_json, result, pushed)
+
+
+def _done(store: Store, signature: Signature, began_ns: int) -> str:
+    """Tell whether a put that was interrupted had stored the tree."""
+    found = store.find(signature)
+    stored = found is not None and found.created_ns >= began_ns
+    return f"{signature} was stored" if stored else "nothing was stored"
+
+
+def _place_of_component(signature: Signature) -> Place:
+    from cas.exchange.sstate import Layout
+
+    return Layout(signature.recipe).place_of_component
+
+
+def _tell(as_json: bool, result: PutResult, pushed: str | None) -> None:
+    """Print what was stored, and what became of it in the remote."""
+    artifact = result.artifact
+    status = "unchanged" if result.unchanged else "replaced" if result.replaced else "stored"
+    detail(f"of {artifact.files} files, {result.new} had a content that was not in the store")
+    acknowledge(
+        as_json,
+        {
+            "id": str(artifact.signature),
+            "status": status,
+            "tree": artifact.tree,
+            "files": artifact.files,
+            "bytes": artifact.size,
+            "new_bytes": result.new_bytes,
+            "push": pushed,
+        },
+        [
+            f"{artifact.signature}: {status}",
+            f"tree {artifact.tree}",
+            f"{number_of(artifact.files, 'file')}, {size_text(artifact.size)}, "
+            f"{size_text(result.new_bytes)} new",
+        ],
+    )
+
+
+@click.command("rm")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_id)
+@click.option("--force", is_flag=True, help="Forget what is in use or pinned, too.")
+@json_option
+@store_option
+@click.pass_context
+def rm_command(ctx: click.Context, ids: tuple[str, ...], force: bool, as_json: bool) -> None:
+    """Forget artifacts.
+
+    The space that nothing else uses returns at once. What is in use or pinned is not removed,
+    unless with --force: what is mounted stays readable even then.
+
+    \b
+    cas rm zlib:9f2c
+    """
+    store = open_store(ctx)
+    forgotten = False
+
+    def told() -> str:
+        rest = "all that was named was removed; `cas gc` gives back the rest of its space"
+        return rest if forgotten else "nothing was removed"
+
+    with telling(told), progress("Removing") as show:
+
+        def step(done: int, total: int, size: int) -> None:
+            nonlocal forgotten
+            forgotten = True
+            show(done, total, size)
+
+        removed = store.remove(ids, force=force, progress=step)
+    names = [str(artifact.signature) for artifact in removed.artifacts]
+    acknowledge(
+        as_json,
+        {"removed": names, "freed_bytes": removed.freed},
+        [*(f"removed {name}" for name in names), f"{size_text(removed.freed)} freed"],
+    )

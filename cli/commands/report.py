@@ -1,0 +1,145 @@
+"""`cas report`: a page for who would rather look."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import stat
+import sys
+import time
+
+import click
+
+from cas.disk.counters import DAY_NS
+from cas.disk.log import EventKind
+from cas.errors import InputRefused
+from cas.model.artifact import Artifact
+from cas.store import Store
+from cas.system.directories import is_within
+from cas.system.oserrors import located
+from cas.system.signals import uninterrupted
+from cas.system.text import quoted
+from cas.usage.statistics import Statistics
+from cli.commands.gc import usual_policy
+from cli.commands.stats import BY
+from cli.options.common import json_option, open_store, store_option
+from cli.output.printing import STANDARD_OUTPUT, acknowledge, text_of
+from cli.output.progress import progress
+from cli.report_page.data import EVENTS, Report, age_of
+from cli.report_page.page import page
+
+
+@click.command("report")
+@click.argument("path", metavar="FILE.html", type=click.Path(path_type=bytes))
+@click.option(
+    "--by",
+    type=click.Choice(list(BY)),
+    default="recipe",
+    show_default=True,
+    help="Tell what each of these takes.",
+)
+@click.option(
+    "--days",
+    type=click.IntRange(1, 400),
+    default=30,
+    show_default=True,
+    metavar="N",
+    help="Tell how the last N days (UTC) were.",
+)
+@json_option
+@store_option
+@click.pass_context
+def report_command(ctx: click.Context, path: bytes, by: str, days: int, as_json: bool) -> None:
+    """Write a page that shows what the store holds, and its use.
+
+    It has what takes the space, what is shared, when it was last used, how often what was asked
+    for was there, how the store grew, and which damage was found. It is one file, which a browser
+    shows without any network. FILE is replaced if it is there; - is standard output.
+
+    \b
+    cas report store.html
+    cas report --by task --days 90 store.html
+    """
+    if path == b"-" and as_json:
+        raise click.UsageError("--json tells where the page is, and so needs a FILE", ctx)
+    store = open_store(ctx)
+    if path != b"-":
+        path = _fit(path, store)
+    data = page(_looked_at(ctx, store, by, days)).encode()
+    if path == b"-":
+        with located(STANDARD_OUTPUT):
+            if sys.stdout is not None:  # as it is when a caller has closed it
+                sys.stdout.buffer.write(data)
+        return
+    _replace(path, data)
+    document = {"path": os.fsdecode(path), "bytes": len(data)}
+    acknowledge(as_json, document, [f"written to {text_of(path)}"])
+
+
+def _looked_at(ctx: click.Context, store: Store, by: str, days: int) -> Report:
+    now = time.time_ns()
+    policy = usual_policy(ctx)
+    plan = store.plan_gc(policy)
+    doomed = {one.artifact.signature for one in plan.doomed}
+    pinned = {pin.signature for pin in store.pins()}
+    found = _since_made(store, store.statistics(days))
+
+    def age_and_fate(artifact: Artifact) -> str:
+        signature = artifact.signature
+        fate = "pinned" if signature in pinned else "goes" if signature in doomed else "stays"
+        return f"{age_of(store.last_used_ns(artifact), now)} {fate}"
+
+    with progress("Measuring", "artifacts") as show:
+        groups = store.groups(BY[by], show)
+    with progress("Measuring again, by age", "artifacts") as show:
+        ages = store.groups(age_and_fate, show)
+    events = (event for event in store.log() if event.kind != EventKind.PUT.value)
+    return Report(
+        store.path,
+        now,
+        by,
+        found,
+        groups,
+        ages,
+        len(doomed),
+        plan.frees,
+        not policy.keeps_all,
+        tuple(itertools.islice(events, EVENTS)),
+    )
+
+
+def _since_made(store: Store, found: Statistics) -> Statistics:
+    """Return statistics without the days before the store was made."""
+    made = os.stat(os.path.join(store.path, b"format")).st_mtime_ns // DAY_NS
+    lived = tuple(day for day in found.days if day.day >= made)
+    return found._replace(days=lived or found.days[-1:])
+
+
+def _fit(path: bytes, store: Store) -> bytes:
+    """Return the whole path of a file to write, links followed. Raises InputRefused, OSError."""
+    path = os.path.realpath(path)
+    if is_within(path, store.path):
+        hint = "give a path outside of the store"
+        raise InputRefused(f"{quoted(path)} is in the store", hint=hint)
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            hint = "give another path, or - for standard output"
+            raise InputRefused(f"{quoted(path)} is there, and no file", hint=hint)
+    return path
+
+
+def _replace(path: bytes, data: bytes) -> None:
+    """Write a file as a whole, or not at all. Raises OSError."""
+    directory, name = os.path.split(path)
+    unfinished = os.path.join(directory, name[:200] + b".cas-" + os.urandom(8).hex().encode())
+    try:
+        with open(unfinished, "xb") as file:
+            file.write(data)
+        os.rename(unfinished, path)
+    except OSError as error:
+        error.filename = os.fsdecode(path)
+        raise
+    finally:
+        with uninterrupted(), contextlib.suppress(OSError):
+            os.unlink(unfinished)

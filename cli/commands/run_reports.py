@@ -1,0 +1,122 @@
+"""What `cas run` writes to files: how a command was run, and what of its sysroots it used."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import time
+from collections.abc import Sequence
+from io import FileIO
+
+from cas.errors import CasError, InputRefused
+from cas.model.conflicts import Conflict
+from cas.system.progress import Progress
+from cli.options.compose import conflict_documents
+from cli.output.printing import note, text_of
+from mounter.plan import Plan
+from mounter.running import Ran, run_told
+from mounter.sandbox.isolation import Sandbox
+from mounter.trace.opened_files import Used, untouched
+from mounter.trace.tracer import Tracer
+
+
+def run_written(
+    command: Sequence[str],
+    plans: Sequence[Plan],
+    conflicts: Sequence[Sequence[Conflict]],
+    sandbox: Sandbox,
+    progress: Progress,
+    *,
+    trace: str | None,
+    report: str | None,
+) -> int:
+    """Run a command like `run_plans`; write what it used, and how it was run; return its code.
+
+    The files at the paths `trace` and `report` are opened first, and are empty until the command
+    ends. What goes wrong afterwards is told, and changes nothing. `conflicts` are those of each
+    plan. Raises TraceRefused, and what `run_plans` raises.
+    """
+    notes: list[str] = []
+
+    def tell(text: str) -> None:
+        notes.append(text)
+        note(text)
+
+    with contextlib.ExitStack() as stack:
+        files = [
+            stack.enter_context(open(path, "wb", buffering=0)) if path is not None else None
+            for path in (trace, report)
+        ]
+        tracer = None
+        if trace is not None:
+            tracer = stack.enter_context(Tracer(plans, [bind.target for bind in sandbox.binds]))
+            if not tracer.complete:
+                tell("a new path in a sysroot hides from --trace what else is in that directory")
+        began_ns, began = time.time_ns(), time.monotonic()
+        ran = run_told(command, plans, tell, sandbox, tracer, progress)
+        seconds = round(time.monotonic() - began, 3)
+        used = None if tracer is None else _used(plans, tracer, ran.code)
+        how = _how(plans, conflicts, ran) | {"notes": notes, "trace": used}
+        _write(files[0], used)
+        _write(files[1], {"began_ns": began_ns, "seconds": seconds} | how)
+    return ran.code
+
+
+def _write(file: FileIO | None, document: object) -> None:
+    if file is None:
+        return
+    try:
+        found = os.fstat(file.fileno())
+        if stat.S_ISREG(found.st_mode) and not found.st_nlink:
+            raise InputRefused("it was removed meanwhile")
+        with open(file.fileno(), "w", closefd=False) as text:
+            text.write(json.dumps(document, indent=2) + "\n")
+    except (CasError, OSError, MemoryError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error) or "no memory"
+        note(f"{text_of(os.fsencode(file.name))} could not be written: {why}")
+
+
+def _how(
+    plans: Sequence[Plan], conflicts: Sequence[Sequence[Conflict]], ran: Ran
+) -> dict[str, object]:
+    return {
+        "exit_code": ran.code,
+        "namespaces": ran.namespaces,
+        "sysroots": [
+            {
+                "target": os.fsdecode(plan.target),
+                "strategy": strategy.value,
+                "ids": [artifact.id for artifact in plan.artifacts],
+                "conflicts": conflict_documents(found),
+            }
+            for plan, strategy, found in zip(plans, ran.strategies, conflicts, strict=True)
+        ],
+    }
+
+
+def _used(plans: Sequence[Plan], tracer: Tracer, code: int) -> dict[str, object]:
+    return {
+        "complete": tracer.complete,
+        "exit_code": code,
+        "sysroots": [_sysroot(plan, tracer.used(plan), tracer.complete) for plan in plans],
+    }
+
+
+def _sysroot(plan: Plan, used: Sequence[Used], complete: bool) -> dict[str, object]:
+    return {
+        "target": os.fsdecode(plan.target),
+        "artifacts": [_artifact(one) for one in used],
+        "untouched": untouched(used) if complete else None,
+    }
+
+
+def _artifact(used: Used) -> dict[str, object]:
+    return {
+        "id": used.id,
+        "files": used.files,
+        "opened": len(used.opened),
+        "links": used.links,
+        "paths": list(map(os.fsdecode, used.opened)),
+    }

@@ -1,0 +1,163 @@
+"""`cas stats`: what the store holds, what it saves, and how much it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import click
+
+from cas.disk.counters import Counts
+from cas.model.artifact import Artifact
+from cas.store import Store
+from cas.usage.statistics import Day, Group, Statistics
+from cli.commands.gc import usual_policy
+from cli.options.common import json_option, open_store, store_option
+from cli.output.printing import emit, table
+from cli.output.progress import progress
+from cli.output.quantities import date_text, number_of, signed_text, size_text
+
+BY: dict[str, Callable[[Artifact], str]] = {
+    "recipe": lambda artifact: artifact.signature.recipe,
+    "arch": lambda artifact: artifact.signature.arch or "-",
+    "task": lambda artifact: artifact.signature.task,
+}
+"""What artifacts are told apart by: for each choice, what an artifact belongs to."""
+
+
+@click.command("stats")
+@click.option("--by", type=click.Choice(list(BY)), help="Tell what each of these takes.")
+@click.option(
+    "--days",
+    type=click.IntRange(1, 400),
+    default=7,
+    show_default=True,
+    metavar="N",
+    help="Tell what happened on each of the last N days (UTC).",
+)
+@json_option
+@store_option
+@click.pass_context
+def stats_command(ctx: click.Context, by: str | None, days: int, as_json: bool) -> None:
+    """Tell what the store holds, saves, and how it is used.
+
+    Hits are artifacts that were there when `cas has` asked for them, or a sysroot was made. Of a
+    day, GREW is what puts took of the disk, less what came back; HAD and MISSED are hits and misses
+    of `cas has`, USED and LACKED those of sysroots, MOUNTS the sysroots that were overlays, and
+    DAMAGED what was newly found damaged. With --by, DISK is all that the artifacts of a line have
+    on the disk, OWN what no other line has, and SHARE adds to that an equal part of what several
+    have.
+
+    \b
+    cas stats
+    cas stats --by recipe --days 30
+    """
+    store = open_store(ctx)
+    found = store.statistics(days)
+    frees = store.plan_gc(usual_policy(ctx)).frees
+    groups = None if by is None else _groups(store, BY[by])
+    lines = [*_summary(found, frees), "", *_days(found.days)]
+    if by is not None and groups is not None:
+        lines += ["", *_group_lines(by, groups)]
+    emit(as_json, _document(found, frees, groups), lines)
+
+
+def _groups(store: Store, name_of: Callable[[Artifact], str]) -> list[Group]:
+    with progress("Measuring", "artifacts") as show:
+        return store.groups(name_of, show)
+
+
+def _summary(found: Statistics, frees: int) -> Iterator[str]:
+    space, ever = found.space, found.ever
+    yield f"artifacts        {found.artifacts}, of {found.trees} different trees"
+    yield f"their size       {size_text(found.logical)} in {number_of(found.files, 'file')}"
+    yield f"on the disk      {size_text(space.disk)}, with {space.contents} contents of " + (
+        size_text(space.content_bytes)
+    )
+    yield f"saved by sharing {size_text(found.saved)}"
+    yield f"saved by mounts  {ever.entries} files, directories and links that nobody made, of " + (
+        number_of(ever.overlays, "sysroot")
+    )
+    yield f"cas has          {_rate(ever.has_hits, ever.has_misses)}"
+    yield f"sysroots         {_rate(ever.mount_hits, ever.mount_misses)}"
+    yield f"`cas gc` frees   {size_text(frees)}"
+
+
+def _rate(hits: int, misses: int) -> str:
+    share = f" ({100 * hits / (hits + misses):.0f} %)" if hits + misses else ""
+    return f"hits {hits}{share}, misses {misses}"
+
+
+def _days(days: tuple[Day, ...]) -> list[str]:
+    rows = [
+        (
+            date_text(day.day),
+            str(day.put),
+            str(day.gone),
+            signed_text(day.put_bytes - day.freed_bytes),
+            *map(str, (*day.counts[:4], day.counts.overlays, day.damaged)),
+        )
+        for day in days
+        if any(day.counts) or any(day[2:])
+    ]
+    header = ("DAY", "PUT", "GONE", "GREW")
+    asked = ("HAD", "MISSED", "USED", "LACKED", "MOUNTS", "DAMAGED")
+    return table((*header, *asked), rows)
+
+
+def _group_lines(by: str, groups: list[Group]) -> list[str]:
+    rows = [
+        (
+            group.name,
+            str(group.artifacts),
+            str(group.files),
+            *map(size_text, (group.logical, group.disk, group.own, group.share)),
+        )
+        for group in groups
+    ]
+    return table((by.upper(), "ARTIFACTS", "FILES", "SIZE", "DISK", "OWN", "SHARE"), rows)
+
+
+def _document(found: Statistics, frees: int, groups: list[Group] | None) -> dict[str, object]:
+    space = found.space
+    return {
+        "artifacts": found.artifacts,
+        "trees": found.trees,
+        "files": found.files,
+        "bytes": found.logical,
+        "disk_bytes": space.disk,
+        "contents": space.contents,
+        "content_bytes": space.content_bytes,
+        "saved_bytes": found.saved,
+        "gc_frees_bytes": frees,
+        "counts": _counts(found.ever),
+        "days": [
+            {
+                "date": date_text(day.day),
+                "put": day.put,
+                "put_bytes": day.put_bytes,
+                "gone": day.gone,
+                "freed_bytes": day.freed_bytes,
+                "damaged": day.damaged,
+                "counts": _counts(day.counts),
+            }
+            for day in found.days
+        ],
+        "groups": None if groups is None else list(map(_group, groups)),
+    }
+
+
+def _counts(counts: Counts) -> dict[str, int]:
+    return counts._asdict()
+
+
+def _group(group: Group) -> dict[str, object]:
+    return {
+        "name": group.name,
+        "artifacts": group.artifacts,
+        "files": group.files,
+        "bytes": group.logical,
+        "disk_bytes": group.disk,
+        "own_bytes": group.own,
+        "share_bytes": group.share,
+        "last_used_ns": group.last_used_ns,
+    }

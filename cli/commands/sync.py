@@ -1,0 +1,30 @@
+"""`cas sync`: what was put survives a power failure."""
+
+from __future__ import annotations
+
+import click
+
+from cli.options.common import json_option, open_store, store_option
+from cli.output.interruption import telling
+from cli.output.printing import acknowledge
+from cli.output.progress import progress
+from cli.output.quantities import number_of
+
+
+@click.command("sync")
+@json_option
+@store_option
+@click.pass_context
+def sync_command(ctx: click.Context, as_json: bool) -> None:
+    """Write everything to the disk.
+
+    Afterwards, what was put so far survives a power failure, and needs no check after it. Without
+    this, the check of what was put shortly before may find it damaged, and then it is missing.
+
+    \b
+    cas sync
+    """
+    store = open_store(ctx)
+    with telling(lambda: "not all is on the disk"), progress("Writing to the disk") as show:
+        count = store.sync(show)
+    acknowledge(as_json, {"artifacts": count}, [f"{number_of(count, 'artifact')} safe now"])

@@ -1,0 +1,167 @@
+"""`cas verify`: is everything in the store what it should be?"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import click
+
+from cas.content.findings import FaultKind, Finding
+from cas.errors import ExitCode, StoreDamaged
+from cas.index.format import restore_store
+from cas.store import Store
+from cas.verify.index_check import index_damage
+from cas.verify.rebuild_index import rebuild_index
+from cli.options.common import complete_id, json_option, open_store, store_option, told_store
+from cli.options.settings import store_path
+from cli.output.interruption import GOES_ON, telling
+from cli.output.printing import acknowledge, emit, is_quiet
+from cli.output.progress import progress
+from cli.output.quantities import number_of
+
+
+@click.command("verify")
+@click.argument("ids", metavar="[ID...]", nargs=-1, shell_complete=complete_id)
+@click.option("--quick", is_flag=True, help="Look at sizes, times, modes and links only.")
+@click.option("--repair", is_flag=True, help="Heal what can be, take the rest out of service.")
+@json_option
+@store_option
+@click.pass_context
+def verify_command(
+    ctx: click.Context, ids: tuple[str, ...], quick: bool, repair: bool, as_json: bool
+) -> None:
+    """Tell what in the store is not as it should be.
+
+    All that is stored is read, or what IDs name. A line for each finding: its kind, where it is
+    in the store, what is wrong, and which artifacts have it. Exits with 6 if data is damaged.
+
+    Nothing is changed, unless with --repair: then what is damaged is made again from what is not,
+    or moved to quarantine/ in the store, so that nobody uses it; and what is still wrong
+    afterwards is told.
+
+    \b
+    cas verify
+    cas verify --quick
+    cas verify --repair
+    """
+    if repair and quick:
+        raise click.UsageError("--repair needs to read everything: give it without --quick", ctx)
+    done: list[str] = []
+    with telling(lambda: _healed(done) if repair else "nothing was changed"):
+        findings = _examine(ctx, ids, done, quick=quick, repair=repair, as_json=as_json)
+    _show(findings, done, as_json)
+    damaged = any(found.kind.is_damage for found in findings)
+    ctx.exit(ExitCode.DAMAGED if damaged else ExitCode.DONE)
+
+
+def _examine(
+    ctx: click.Context,
+    ids: tuple[str, ...],
+    done: list[str],
+    *,
+    quick: bool,
+    repair: bool,
+    as_json: bool,
+) -> list[Finding]:
+    """Return what is wrong, after a `repair` if there is to be one; `done` gets what that did."""
+    if repair:
+        done += _repair_index(store_path(ctx))
+    damage = index_damage(store_path(ctx), quick=quick)
+    if damage is not None and as_json:
+        _show([Finding(FaultKind.INDEX, b"index/data.mdb", damage)], done, as_json)
+        ctx.exit(ExitCode.DAMAGED)
+    if damage is not None:
+        raise StoreDamaged(damage, hint="`cas rebuild-index` makes the index again from the store")
+    store = open_store(ctx)
+    findings = _verify(store, ids, quick=quick)
+    done += store.repair(findings) if repair else ()
+    if done:
+        findings = _verify(store, (), quick=False)
+    return findings
+
+
+def _healed(done: list[str]) -> str:
+    return f"{len(done)} things were repaired; {GOES_ON}"
+
+
+@click.command("rebuild-index")
+@json_option
+@store_option
+@click.pass_context
+def rebuild_index_command(ctx: click.Context, as_json: bool) -> None:
+    """Make a lost or broken index again.
+
+    Every artifact that has its link, manifest and layer is there again, and so are the pins. The
+    old index is moved to quarantine/ in the store. To be used when nobody else uses the store.
+
+    \b
+    cas rebuild-index
+    """
+    path = told_store(ctx)
+    before = _index_of(path)
+
+    def told() -> str:
+        return "the index is as it was" if _index_of(path) == before else "there is a new index"
+
+    with telling(told), progress("Reading", "artifacts") as show:
+        rebuilt = rebuild_index(path, show)
+    count = number_of(len(rebuilt.artifacts), "artifact")
+    acknowledge(
+        as_json,
+        {
+            "artifacts": [str(artifact.signature) for artifact in rebuilt.artifacts],
+            "lost": list(rebuilt.lost),
+            "lost_ids": [text.partition(": ")[0] for text in rebuilt.lost],
+        },
+        [
+            *(f"lost {text}" for text in rebuilt.lost),
+            f"{count} with a record again, {len(rebuilt.lost)} without",
+        ],
+    )
+
+
+def _index_of(store: str) -> int | None:
+    """Return the number of the file that is a store's index, if there is one."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return os.stat(os.path.join(store, "index/data.mdb")).st_ino
+    return None
+
+
+def _repair_index(store: str) -> Iterator[str]:
+    """Give a store what it lacks, and a new index if it needs one; yield what was done."""
+    if not os.path.exists(os.path.join(store, "format")):
+        return
+    restore_store(os.path.realpath(os.fsencode(store)))
+    if index_damage(store, records=True) is not None:
+        rebuilt = rebuild_index(store)
+        yield from (f"lost {text}" for text in rebuilt.lost)
+        yield f"made the index again, of {number_of(len(rebuilt.artifacts), 'artifact')}"
+
+
+def _verify(store: Store, ids: tuple[str, ...], *, quick: bool) -> list[Finding]:
+    with progress("Reading contents") as show:
+        return list(store.verify(ids, quick=quick, progress=show))
+
+
+def _show(findings: list[Finding], done: list[str], as_json: bool) -> None:
+    damage = sum(found.kind.is_damage for found in findings)
+    documents = [
+        {
+            "kind": found.kind.value,
+            "damage": found.kind.is_damage,
+            "path": os.fsdecode(found.path),
+            "what": found.what,
+            "ids": list(found.signatures),
+        }
+        for found in findings
+    ]
+    summary = "all is well"
+    if findings:
+        summary = f"{damage} damaged, {len(findings) - damage} out of order"
+    emit(
+        as_json,
+        {"findings": documents, "repaired": done},
+        [*done, *map(str, findings), *(() if is_quiet() else (summary,))],
+    )

@@ -1,0 +1,121 @@
+"""What the commands share that compose: which IDs, and what to do about conflicts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict, TypeVar
+
+import click
+
+from cas.compose.composition import Composition
+from cas.model.conflicts import Conflict, ConflictPolicy
+from cas.store import Store
+from cli.options.common import complete_id, read_ids
+from cli.output.printing import is_quiet
+from mounter.plan import Strategy
+
+STRATEGIES = [s.value for s in Strategy if s is not Strategy.LINKED]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class Overlaps(TypedDict):
+    """What the options of `conflict_options` said."""
+
+    conflicts: str
+    allow_overlap: tuple[str, ...]
+    allow_overlap_from: tuple[str, ...]
+
+
+def ids_options(function: _Function) -> _Function:
+    """Add ID... and --from to a command."""
+    function = click.option(
+        "--from", "from_file", metavar="FILE", help="Read IDs from FILE, one a line (- stdin)."
+    )(function)
+    return click.argument("ids", metavar="ID...", nargs=-1, shell_complete=complete_id)(function)
+
+
+def names_of(ctx: click.Context, ids: Sequence[str], from_file: str | None) -> list[str]:
+    """Return the IDs of --from and of the command line. Raises UsageError, OSError."""
+    if not ids and from_file is None:
+        raise click.UsageError("give IDs, or a file of them with --from", ctx)
+    return [*(read_ids(from_file) if from_file is not None else ()), *ids]
+
+
+def conflict_options(function: _Function) -> _Function:
+    """Add what decides about conflicts; the command gets it as keywords, see Overlaps."""
+    for option in (
+        click.option(
+            "--allow-overlap-from",
+            metavar="FILE",
+            multiple=True,
+            help="The same with globs from FILE, one a line.",
+        ),
+        click.option(
+            "--allow-overlap",
+            metavar="GLOB",
+            multiple=True,
+            help="Paths that several may bring; a hidden directory only by its very path.",
+        ),
+        click.option(
+            "--conflicts",
+            type=click.Choice([policy.value for policy in ConflictPolicy]),
+            default=ConflictPolicy.WARN.value,
+            show_default=True,
+            help="What to do when IDs bring different things at one path.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def mounting_options(function: _Function) -> _Function:
+    """Add what decides how a target is made: --rw, --upper and --strategy."""
+    for option in (
+        click.option(
+            "--strategy", type=click.Choice(STRATEGIES), default="auto", help="How to make it."
+        ),
+        click.option(
+            "--upper", metavar="DIR", help="Let TARGET take changes, which stay in DIR/upper."
+        ),
+        click.option(
+            "--rw", is_flag=True, help="Let TARGET take changes, which umount throws away."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def compose(store: Store, names: Sequence[str], purpose: str, overlaps: Overlaps) -> Composition:
+    """Compose, and tell of conflicts on standard error. Raises what Store.compose raises."""
+    files = overlaps["allow_overlap_from"]
+    composition = store.compose(
+        names,
+        conflicts=ConflictPolicy(overlaps["conflicts"]),
+        allow=[*overlaps["allow_overlap"], *(glob for file in files for glob in read_ids(file))],
+        purpose=purpose,
+    )
+    if composition.conflicts and not is_quiet():
+        for conflict in composition.conflicts:
+            print(f"cas: conflict: {conflict}", file=sys.stderr)
+        count = len(composition.conflicts)
+        print(
+            f"cas: {count} conflict{'s' if count > 1 else ''}"
+            " (--allow-overlap GLOB accepts those that are known)",
+            file=sys.stderr,
+        )
+    return composition
+
+
+def conflict_documents(conflicts: Sequence[Conflict]) -> list[dict[str, object]]:
+    """Return conflicts as what JSON can hold."""
+    return [
+        {
+            "path": os.fsdecode(conflict.path),
+            "winner": str(conflict.winner),
+            "hidden": [str(signature) for signature in conflict.hidden],
+            "hides_directory": conflict.directory,
+        }
+        for conflict in conflicts
+    ]

@@ -1,0 +1,39 @@
+"""What becomes of many things, gathered and shown while it does."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from cli.output.interruption import GOES_ON, telling
+from cli.output.progress import progress
+
+_Done = TypeVar("_Done")
+
+
+@contextlib.contextmanager
+def gathering(
+    label: str, things: str, wanted: int, done: list[_Done]
+) -> Iterator[tuple[Callable[[_Done], None], Callable[[int], None]]]:
+    """Give what adds to what is done, of so many, and what is told of bytes; both show how far.
+
+    What ends the `with` block before all is done is told with how many were.
+    """
+    total = 0
+
+    def told() -> str:
+        return f"{len(done)} of {wanted} {things} were done; {GOES_ON}"
+
+    with telling(told, of_errors=True), progress(label, things) as show:
+
+        def take(one: _Done) -> None:
+            done.append(one)
+            moved(0)
+
+        def moved(size: int) -> None:
+            nonlocal total
+            total += size
+            show(len(done), wanted, total)
+
+        yield take, moved

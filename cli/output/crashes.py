@@ -1,0 +1,44 @@
+"""A sentence where a damaged index ends the process: LMDB trusts its file, flipped bits and all."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Iterator
+
+from cas.errors import ExitCode, StoreDamaged
+from cas.system.signals import CRASHES
+from cas.system.text import quoted
+from cli.output.errors import report
+
+_Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
+
+
+@contextlib.contextmanager
+def crashes_told(store: str, code: int = ExitCode.DAMAGED) -> Iterator[None]:
+    """Let the signals of a crash end the process with a sentence, and `code`, in a `with` block.
+
+    The handler is one of C: those of Python's `signal` wait for the end of the very instruction
+    that cannot end. What the process had begun is as after SIGKILL.
+    """
+
+    def tell(number: int) -> None:
+        name = signal.Signals(number).name
+        damaged = StoreDamaged(
+            f"{name}, as flipped bits in the index of {quoted(store)} cause it",
+            hint="`cas verify` tells whether it is damaged, `cas rebuild-index` makes it again",
+        )
+        report(damaged)
+        os._exit(code)
+
+    handler, default = _Handler(tell), _Handler()  # that of null is SIG_DFL
+    libc = ctypes.CDLL(None)
+    for number in CRASHES:
+        libc.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in CRASHES:
+            libc.signal(number, default)

@@ -1,0 +1,55 @@
+"""What an interrupted command says: what it had done by then."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from cas.errors import CasError
+from cas.system.signals import uninterrupted
+from cli.output.errors import marked
+from cli.output.printing import note
+
+
+class Ended(SystemExit):
+    """A signal other than SIGINT ends the command; `code` is that of the process."""
+
+
+GOES_ON = "the same command goes on there"
+
+
+@contextlib.contextmanager
+def telling(tell: Callable[[], str], *, of_errors: bool = False) -> Iterator[None]:
+    """Let what interrupts a `with` block say what `tell` returns: what was done by then.
+
+    That is asked at the end of the block, of the store where the command itself cannot know: the
+    signal may have come right after the last step. With `of_errors`, those say it too.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, Ended) as end:
+        with uninterrupted():
+            end.add_note(_told(tell))
+        raise
+    except Exception:
+        if of_errors:
+            note(_told(tell))
+        raise
+
+
+def _told(tell: Callable[[], str]) -> str:
+    try:
+        return tell()
+    except (CasError, OSError) as error:
+        return f"what was done is not known: {error}"
+
+
+def say_interrupted(end: BaseException) -> None:
+    """Say, to a person, that a command was interrupted, and what it had done."""
+    notes: list[str] = []
+    one: BaseException | None = end
+    while one is not None and not notes:  # another signal may have come on top of the first
+        notes = getattr(one, "__notes__", [])
+        one = one.__context__
+    print(marked(": ".join(["cas", "interrupted", *notes[:1]])), file=sys.stderr)

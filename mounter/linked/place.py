@@ -1,0 +1,114 @@
+"""Linked trees at their targets: made beside them, renamed into place, and taken away."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Sequence
+
+from cas.disk import mount_records
+from cas.errors import InUse
+from cas.system import directories
+from cas.system.directories import opened
+from cas.system.oserrors import located
+from cas.system.progress import Progress, unseen
+from cas.system.signals import uninterrupted
+from mounter.linked.make import make_linked_tree
+from mounter.linked.remove import refuse_foreign, remove_linked_tree
+from mounter.plan import Plan, Strategy, StrategyRefused
+from mounter.records import new_record, recorded_plans
+from mounter.targets import claimed
+
+STORE_READ_ONLY = "the store is on a read-only file system, which can keep no record of it"
+
+
+def place(
+    plan: Plan, strategy: Strategy, created: Sequence[bytes], progress: Progress = unseen
+) -> None:
+    """Make the tree beside the target, and rename it into place.
+
+    Raises as `make_beside` does, OSError.
+    """
+    parent_path, name, beside = staging_name(plan.target)
+    record = new_record(plan, strategy, created, staging=os.path.join(parent_path, beside))
+    try:
+        mount_records.write_record(plan.store, record)
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            raise StrategyRefused(STORE_READ_ONLY) from error
+        raise
+    with opened(parent_path) as parent:
+        make_beside(plan, strategy, beside, parent, progress)
+        try:
+            os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException:
+            with uninterrupted():
+                directories.remove_tree(beside, parent)
+            raise
+
+
+def take_away(
+    store: bytes, path: bytes, record: mount_records.MountRecord, progress: Progress = unseen
+) -> None:
+    """Take away what `place` made at `path`, and nothing else.
+
+    Raises InUse, StoreDamaged, OSError.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        remove_staging(record)
+        return
+    with claimed(path), opened(path) as root:
+        plan = plan_of(store, record, root)
+        remove_staging(record)
+        remove_linked_tree(plan, plan.content(), root, progress)
+        os.fchmod(root, record.mode)
+
+
+def plan_of(store: bytes, record: mount_records.MountRecord, root: int) -> Plan:
+    """Return the plan of what is open at `root`: of two, if an update was killed between them."""
+    plan, *others = recorded_plans(store, record)
+    for other in others:
+        with contextlib.suppress(InUse):
+            refuse_foreign(other, other.content(), root)
+            return other
+    return plan
+
+
+def make_beside(
+    plan: Plan, strategy: Strategy, beside: bytes, parent: int, progress: Progress = unseen
+) -> None:
+    """Make a plan's linked tree under the name `beside` in the directory open at `parent`.
+
+    It gets the target's owner. Raises as `make_linked_tree` does, and leaves nothing then.
+    """
+    before = os.stat(plan.target)
+    try:
+        with located(parent):
+            os.mkdir(beside, 0o700, dir_fd=parent)
+        with opened(beside, parent) as root:
+            make_linked_tree(plan, strategy, plan.content(), root, progress)
+            if plan.writable:
+                os.fchmod(root, 0o755)
+            if os.fstat(root).st_uid != before.st_uid:
+                os.fchown(root, before.st_uid, before.st_gid)
+    except BaseException:
+        with uninterrupted():
+            directories.remove_tree(beside, parent)
+        raise
+
+
+def staging_name(target: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return a target's parent, its name, and an unused name in the parent to make a tree at."""
+    parent, name = os.path.split(target)
+    return parent, name, b"." + name[:200] + b".cas-" + os.urandom(8).hex().encode()
+
+
+def remove_staging(record: mount_records.MountRecord) -> None:
+    """Remove the tree that a killed process left beside a target. Raises OSError."""
+    if record.staging is not None:
+        parent, name = os.path.split(os.fsencode(record.staging))
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), opened(parent) as fd:
+            directories.remove_tree(name, fd)

@@ -1,0 +1,4 @@
+"""Sysroots as overlay mounts, and their upper directories.
+
+Uses `mounter.plan`, `mounter.targets` and `mounter.syscalls`.
+"""

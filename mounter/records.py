@@ -1,0 +1,74 @@
+"""The records of what `cas mount` makes."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterable, Sequence
+
+from cas.disk import mount_records
+from cas.disk.boot import boot_id
+from cas.disk.counters import Counts, count
+from cas.errors import InputRefused, StoreDamaged
+from cas.system.mountinfo import mount_namespace
+from cas.system.text import quoted
+from mounter.plan import Plan, Strategy
+
+
+def count_made(plans: Iterable[Plan], *, overlaid: bool) -> None:
+    """Count sysroots that were made, where the store can be written; see `cas.disk.counters`."""
+    for plan in plans:
+        made = Counts(mount_hits=len(plan.artifacts))
+        if overlaid:
+            made = made._replace(overlays=1, entries=plan.entries)
+        count(plan.store, made)
+
+
+def new_source() -> str:
+    """Return a name for the source of a mount that no other mount has."""
+    return f"cas-{os.urandom(8).hex()}"
+
+
+def new_record(
+    plan: Plan,
+    strategy: Strategy,
+    created: Sequence[bytes],
+    *,
+    source: str | None = None,
+    staging: bytes | None = None,
+) -> mount_records.MountRecord:
+    """Make the record of a plan that is about to be carried out."""
+    before = os.stat(plan.target)
+    return mount_records.MountRecord(
+        target=os.fsdecode(plan.target),
+        strategy=strategy.value,
+        created=[os.fsdecode(directory) for directory in created],
+        mode=stat.S_IMODE(before.st_mode),
+        uid=before.st_uid,
+        gid=before.st_gid,
+        staging=None if staging is None else os.fsdecode(staging),
+        boot_id=boot_id(),
+        namespace=mount_namespace(),
+        sources=[] if source is None else [source],
+        since_ns=time.time_ns(),
+        by_uid=os.geteuid(),
+        by_pid=os.getpid(),
+        upper=None if plan.upper is None else os.fsdecode(plan.upper),
+        plans=(plan.dump(),),
+    )
+
+
+def recorded_plans(store: bytes, record: mount_records.MountRecord) -> list[Plan]:
+    """Return the plans of a record in the store at `store`.
+
+    They are of that store and target, whatever path the store had when it was made. Raises
+    StoreDamaged.
+    """
+    try:
+        plans = [Plan.decode(document) for document in mount_records.plan_documents(store, record)]
+    except InputRefused as error:
+        where = quoted(mount_records.record_path(store, os.fsencode(record.target)))
+        what = f"the mount record {where} makes no sense: {error.message}"
+        raise StoreDamaged(what) from error
+    return [plan._replace(store=store, target=os.fsencode(record.target)) for plan in plans]

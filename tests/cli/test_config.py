@@ -1,0 +1,114 @@
+"""Command line before environment before the file of the store, which is checked."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cli.options.settings import SETTINGS
+from tests.helpers.support import Cas, make
+
+_DOCUMENT = Path(__file__).parents[2] / "docs/configuration.md"
+
+
+@pytest.fixture
+def conflicting(cas: Cas, work: Path) -> Cas:
+    """A store with two artifacts that bring different things at one path."""
+    for name in ("one", "two"):
+        cas("put", f"{name}:do_x:12345678", make(work / name, {"path": name}))
+    return cas
+
+
+def _settings(cas: Cas) -> dict[str, tuple[object, str]]:
+    found = cas.json("config", "--show")["settings"]
+    return {one["name"]: (one["value"], one["from"]) for one in found}
+
+
+def test_command_line_goes_before_environment_before_file(
+    conflicting: Cas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cas, file = conflicting, conflicting.store / "config.toml"
+    plan = ("plan", "target", "one", "two")
+    assert "conflict" in cas(*plan).stderr
+    file.write_text('conflicts = "error"\nstrategy = "copy"\n')
+    cas(*plan, code=4)
+    cas("run", "--sysroot", "x=one,two", "--", "true", code=125)
+    assert "strategy: copy" in cas(*plan, "--conflicts", "ignore").stdout
+    monkeypatch.setenv("CAS_CONFLICTS", "ignore")
+    monkeypatch.setenv("CAS_STRATEGY", "hardlink")
+    assert "strategy: hardlink" in cas(*plan).stdout
+    cas(*plan, "--conflicts", "error", code=4)
+    assert _settings(cas)["conflicts"] == ("ignore", "CAS_CONFLICTS")
+    monkeypatch.delenv("CAS_CONFLICTS")
+    assert _settings(cas)["conflicts"] == ("error", "file")
+    file.write_text('conflicts = "error"\nallow_overlap = ["other", "pa*"]\n')
+    assert not cas(*plan).stderr
+    cas(*plan, "--allow-overlap", "other", code=4)
+    monkeypatch.setenv("CAS_ALLOW_OVERLAP", "this that")
+    cas(*plan, code=4)
+    monkeypatch.setenv("CAS_ALLOW_OVERLAP", "this path")
+    cas(*plan)
+    file.unlink()
+    assert _settings(cas)["conflicts"] == ("warn", "default")
+
+
+def test_collection_has_the_limits_of_the_file(
+    conflicting: Cas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cas, file = conflicting, conflicting.store / "config.toml"
+    file.write_text('[gc]\nmax_size = "0"\ngrace = "0s"\nkeep_last = 1\n')
+    cas("put", "one:do_x:22345678", cas.directory / "two")
+
+    def doomed(*options: str) -> int:
+        return len(cas.json("gc", "--dry-run", *options)["would_remove"])
+
+    assert doomed() == 1
+    assert doomed("--keep-last", "2") == 0
+    assert doomed("--grace", "1h") == 0
+    monkeypatch.setenv("CAS_GC_KEEP_LAST", "2")
+    assert doomed() == 0
+    assert _settings(cas)["gc.keep_last"] == ("2", "CAS_GC_KEEP_LAST")
+    assert _settings(cas)["gc.max_size"] == ("0", "file")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("conflicts = 3", "conflicts has to be a text"),
+        ('conflicts = "some"', "conflicts: 'some' is not one of"),
+        ('strategy = "linked"', "strategy: 'linked' is not one of"),
+        ('allow_overlap = "x"', "allow_overlap has to be a list of texts"),
+        ("allow_overlap = [1]", "allow_overlap has to be a list of texts"),
+        ('[gc]\nmax_age = "30y"', "gc.max_age: '30y' is no span of time"),
+        ("[gc]\nmax_size = 1.5", "gc has to be lines of"),
+        ("[gc]\nkeep_last = 0", "gc.keep_last: 0 is not in the range"),
+        ("[gc]\nmaxage = 1", "there is no setting `gc.maxage`; did you mean gc.max_age"),
+        ("gc = 1", "gc has to be lines of"),
+        ("nonsense", "config.toml"),
+    ],
+)
+def test_settings_that_make_no_sense_are_told_and_nothing_is_done(
+    conflicting: Cas, text: str, said: str
+) -> None:
+    cas = conflicting
+    (cas.store / "config.toml").write_text(text)
+    commands = [("config",), ("gc",)] if "gc" in text else [("config",), ("plan", "x", "one")]
+    for command in commands:
+        stderr = cas(*command, code=2).stderr
+        assert said in stderr
+        assert "config.toml" in stderr
+    if "gc" not in text or "no setting" in said:
+        assert said in cas("run", "--", "true", code=125).stderr
+    assert cas("ls").stdout.count("do_x") == 2
+
+
+def test_page_shows_each_setting_and_is_one_that_is_taken(cas: Cas) -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", _DOCUMENT.read_text(), re.DOTALL)
+    cas("init")
+    (cas.store / "config.toml").write_text(example)
+
+    assert {source for _, source in _settings(cas).values()} == {"file"}
+    for setting in SETTINGS:
+        assert f"# {setting.variable}" in example

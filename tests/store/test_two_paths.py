@@ -1,0 +1,143 @@
+"""One store by two paths, as with a bind mount or a symbolic link, is one store."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cas.store import Store
+from tests.helpers.support import ROOT, Cas, make, snapshot
+
+PATHS = ["link", *(["bound"] if ROOT else [])]
+
+
+@pytest.fixture(params=PATHS)
+def other(request: pytest.FixtureRequest, cas: Cas, work: Path) -> Iterator[Cas]:
+    """The store of `cas`, which has the artifact a, by another path."""
+    cas("put", "a:t:12345678", make(work / "tree", {"usr/x": "x", "l@": "usr"}))
+    place = work / request.param
+    if request.param == "link":
+        place.symlink_to(cas.store)
+        yield Cas(place, work)
+        return
+    place.mkdir()
+    subprocess.run(["mount", "--bind", cas.store, place], check=True)
+    yield Cas(place, work)
+    subprocess.run(["umount", place], check=False, capture_output=True)
+
+
+@pytest.mark.parametrize("strategy", ["hardlink", "copy", *(["overlay"] if ROOT else [])])
+def test_what_is_mounted_by_one_path_is_in_use_by_the_other(
+    cas: Cas, other: Cas, work: Path, strategy: str
+) -> None:
+    make(work / "second", {"usr/y": "y"})
+    for here, there, name in ((cas, other, "b"), (other, cas, "c")):
+        here("put", f"{name}:t:12345678", work / "second", "--replace")
+        if strategy == "hardlink" and here.store.name == "bound":  # link(2) refuses that
+            done = here("mount", "target", "a", "--strategy", strategy, code=5)
+            assert "at another mount of it" in done.stderr
+            continue
+        here("mount", "target", "a", "--strategy", strategy)
+        (seen,) = there.json("mounts")
+        assert (seen["state"], seen["ids"]) == ("alive", ["a:t:12345678"])
+        assert here.json("mounts") == [seen]
+        assert "in use" in there("rm", "a", code=7).stderr
+        there("gc", "--max-age", "0d", "--grace", "0d")
+        assert snapshot(work / "target") == snapshot(work / "tree")
+        assert "a:t:12345678" in there("which", "target/usr/x").stdout
+        assert there("verify").stdout == "all is well\n"
+        there("umount", "target")
+        assert not (work / "target").exists()
+        assert here.json("mounts") == []
+
+
+def test_what_runs_by_one_path_is_in_use_by_the_other(cas: Cas, other: Cas, work: Path) -> None:
+    for here, there in ((cas, other), (other, cas)):
+        with Store(here.store) as store, store.compose(["a"]):
+            (seen,) = there.json("mounts")
+            assert (seen["state"], seen["ids"]) == ("running", ["a:t:12345678"])
+            assert "in use" in there("rm", "a", code=7).stderr
+            there("gc", "--max-age", "0d", "--grace", "0d")
+            there("put", "b:t:12345678", work / "tree")
+            assert len(store.artifacts()) == 2
+        assert there.json("mounts") == []
+
+
+def test_update_by_the_other_path(cas: Cas, other: Cas, work: Path) -> None:
+    cas("put", "b:t:12345678", make(work / "second", {"usr/y": "y"}))
+    cas("mount", "target", "a", "--strategy", "copy")
+
+    other("update", "target", "b")
+
+    assert snapshot(work / "target") == snapshot(work / "second")
+    cas("umount", "target")
+
+
+def test_mount_is_taken_away_when_the_path_of_its_store_is_gone(
+    cas: Cas, other: Cas, work: Path
+) -> None:
+    strategies = ("copy", *(["overlay"] if ROOT else []))
+    for strategy in strategies:
+        other("mount", strategy, "a", "--strategy", strategy)
+    if other.store.is_symlink():
+        other.store.unlink()
+    else:
+        subprocess.run(["umount", other.store], check=True)
+
+    assert {seen["state"] for seen in cas.json("mounts")} == {"alive"}
+    for strategy in strategies:
+        cas("umount", strategy)
+    assert cas.json("mounts") == []
+
+
+@pytest.mark.skipif(not ROOT, reason="needs privileges to mount an overlay that others see")
+def test_upper_directory_is_known_to_be_in_use_when_the_path_of_its_store_is_gone(
+    cas: Cas, other: Cas, work: Path
+) -> None:
+    other("mount", "target", "a", "--upper", "changes")
+    if other.store.is_symlink():
+        other.store.unlink()
+    else:
+        subprocess.run(["umount", other.store], check=True)
+
+    assert "in use" in cas("mount", "second", "a", "--upper", "changes", code=7).stderr
+    cas("umount", "target")
+    cas("mount", "second", "a", "--upper", "changes")
+    cas("umount", "second")
+
+
+def test_store_is_kept_out_of_itself_by_its_other_path(cas: Cas, other: Cas, work: Path) -> None:
+    before = snapshot(cas.store / "objects")
+    inside = os.path.join(other.store, "new")
+
+    for refused in (
+        cas("put", "--move", "b:t:12345678", other.store, code=8),
+        cas("mount", inside, "a", "--strategy", "copy", code=8),
+        cas("run", "--sysroot", f"{inside}=a", "--", "true", code=125),
+    ):
+        assert "one in the other" in refused.stderr
+    if ROOT:
+        done = cas("mount", "target", "a", "--upper", inside, code=8)
+        assert "is in the store" in done.stderr
+    assert snapshot(cas.store / "objects") == before
+    assert not os.path.exists(inside)
+    assert cas("verify").stdout == "all is well\n"
+
+
+@pytest.mark.skipif(not ROOT, reason="needs privileges to mount")
+def test_tree_in_which_the_store_is_mounted_is_not_put(cas: Cas, work: Path) -> None:
+    cas("put", "a:t:12345678", make(work / "tree", {"x": "x"}))
+    make(work / "outer", {"z": "z", "deep/store/": None})
+    subprocess.run(["mount", "--bind", cas.store, work / "outer/deep/store"], check=True)
+    before = snapshot(cas.store / "objects")
+
+    done = cas("put", "--move", "b:t:12345678", "outer", code=8)
+
+    assert "outer/deep/store is the store itself" in done.stderr
+    subprocess.run(["umount", work / "outer/deep/store"], check=True)
+    assert snapshot(cas.store / "objects") == before
+    assert (work / "outer/z").read_text() == "z"

@@ -1,0 +1,784 @@
+"""Verification finds every damage and changes nothing; repair heals it, or takes it out of use."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cas.gc.policy import Policy
+from cas.model.signature import Signature
+from cas.store import Store
+from cas.system.files import unseal
+from cas.verify.rebuild_index import rebuild_index
+from tests.helpers.support import (
+    CAS,
+    ROOT,
+    Cas,
+    killed,
+    make,
+    objects_of,
+    shown_on_terminal,
+    snapshot,
+    sound,
+    tidy,
+)
+
+BIG = "b" * 5000
+
+
+@pytest.fixture
+def trees(cas: Cas, work: Path) -> None:
+    """Artifacts a and b, which share a file, and twin, which is the tree of b."""
+    make(work / "a", {"usr/shared": "shared", "usr/a": "only in a", "tool*": BIG, "l@": "usr"})
+    make(work / "b", {"usr/shared": "shared", "usr/b": "only in b", "e/": None})
+    cas("put", "a:t:12345678", work / "a")
+    cas("put", "b:t:12345678", work / "b")
+    cas("put", "twin:t:12345678", work / "b")
+
+
+def _layer(cas: Cas, name: str) -> Path:
+    return Path(cas.json("show", name)["layer"])
+
+
+def _write(path: Path, change: Callable[[bytes], bytes], *, keep_time: bool = False) -> None:
+    """Change a file of the store through whatever name, as a careless user or a bad disk would."""
+    before = path.stat()
+    path.chmod(0o644)
+    path.write_bytes(change(path.read_bytes()))
+    path.chmod(before.st_mode & 0o777)
+    if keep_time:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _flip(data: bytes) -> bytes:
+    return data[:2] + bytes([data[2] ^ 1]) + data[3:]
+
+
+def _findings(cas: Cas, *options: str, damage: bool = True) -> list[dict[str, Any]]:
+    findings: list[dict[str, Any]] = cas.json("verify", *options, code=6 if damage else 0)[
+        "findings"
+    ]
+    return findings
+
+
+def _kinds(cas: Cas, *options: str, damage: bool = True) -> set[str]:
+    return {found["kind"] for found in _findings(cas, *options, damage=damage)}
+
+
+def _repaired(cas: Cas) -> list[str]:
+    """Repair; everything is in order then. Return what was done."""
+    document = cas.json("verify", "--repair")
+    assert document["findings"] == []
+    assert cas("verify").stdout == "all is well\n"
+    done: list[str] = document["repaired"]
+    return done
+
+
+def test_sound_store_is_well_whatever_uses_it(cas: Cas, work: Path, trees: None) -> None:
+    cas("mount", "linked", "a", "b", "--strategy", "hardlink")
+    cas("mount", "other", "a", "b")
+    run = [CAS, "--store", str(cas.store), "run", "--strategy=hardlink", "--sysroot=s=a", "--"]
+    with subprocess.Popen(
+        [*run, "sh", "-c", "echo; read x"], cwd=work, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as task:
+        assert task.stdout is not None
+        task.stdout.readline()
+        before = snapshot(cas.store)
+        for options in ([], ["--quick"], ["a", "b"], ["--quick", "a"]):
+            done = cas("verify", *options)
+            assert (done.stdout, done.stderr) == ("all is well\n", "")
+        assert snapshot(cas.store) == before
+        task.communicate(b"\n")
+    cas("umount", "linked")
+    cas("umount", "other")
+    assert "no such signature" in cas("verify", "nothing", code=3).stderr
+    assert "there is no store" in cas("--store", str(work / "none"), "verify", code=1).stderr
+
+
+def test_flipped_content_is_found_and_its_artifacts_leave_service(
+    cas: Cas, work: Path, trees: None
+) -> None:
+    _write(_layer(cas, "b") / "usr/shared", _flip, keep_time=True)
+
+    assert _kinds(cas, "--quick", damage=False) == set()
+    (found,) = _findings(cas)
+    assert (found["kind"], found["damage"]) == ("content", True)
+    assert found["ids"] == ["a:t:12345678", "b:t:12345678", "twin:t:12345678"]
+    assert found["path"].endswith("/usr/shared")
+    assert "content: layers/" in cas("verify", "a", code=6).stdout
+    assert len(cas.json("ls")) == 3
+    done = _repaired(cas)
+    assert any(text.startswith("moved the damaged objects/") for text in done)
+    assert sorted(text for text in done if "out of service" in text) == [
+        f"took {name}:t:12345678 out of service" for name in ("a", "b", "twin")
+    ]
+    assert cas.json("ls") == []
+    (kept,) = (cas.store / "quarantine").iterdir()
+    assert kept.read_bytes() == _flip(b"shared")
+    cas("put", "b:t:12345678", work / "b")
+    assert snapshot(_layer(cas, "b")) == snapshot(work / "b")
+    sound(cas.store)
+
+
+def test_findings_are_the_same_on_one_processor_and_on_many(
+    cas: Cas, work: Path, trees: None
+) -> None:
+    _write(_layer(cas, "a") / "usr/a", _flip)
+    _write(_layer(cas, "b") / "usr/shared", _flip, keep_time=True)
+    (_layer(cas, "b") / "usr/b").unlink()
+    (_layer(cas, "a") / "usr").chmod(0o700)
+    objects = objects_of(cas.store)
+    os.link(objects[0], work / "another")
+    (stored,) = (p for p in objects if _holds(p, BIG.encode()))
+    os.unlink(stored)
+
+    many = _findings(cas)
+    command = ["taskset", "-c", str(min(os.sched_getaffinity(0))), CAS, "--store", str(cas.store)]
+    done = subprocess.run([*command, "verify", "--json"], capture_output=True, text=True)
+    assert json.loads(done.stdout)["findings"] == many
+    assert {one["kind"] for one in many} == {
+        "written", "content", "entry", "mode", "links", "object"
+    }  # fmt: skip
+
+
+def test_write_through_a_link_is_found_quickly(cas: Cas, work: Path, trees: None) -> None:
+    _write(_layer(cas, "a") / "usr/a", _flip)
+
+    (found,) = _findings(cas, "--quick")
+    assert (found["kind"], found["ids"]) == ("written", ["a:t:12345678"])
+    assert _kinds(cas) == {"written", "content"}
+    _repaired(cas)
+    assert {one["recipe"] for one in cas.json("ls")} == {"b", "twin"}
+    sound(cas.store)
+
+
+@pytest.mark.parametrize("keep_time", [False, True])
+def test_put_does_not_rely_on_what_was_written_through_a_link(
+    cas: Cas, work: Path, trees: None, keep_time: bool
+) -> None:
+    """Not even if the file looks old, as after `cp -p` or `rsync --inplace --times`."""
+    cas("mount", "linked", "a", "--strategy", "hardlink")
+    path = work / "linked/usr/shared"
+    _write(path, _flip)
+    if keep_time:
+        os.utime(path, (10**9, 10**9))
+
+    assert _kinds(cas, "--quick") == {"written"}
+    made = make(work / "c", {"usr/c": "shared"})
+    assert "6 bytes new" in cas("put", "c:t:12345678", made).stdout
+    assert snapshot(_layer(cas, "c")) == snapshot(made)
+    (stored,) = (p for p in objects_of(cas.store) if _holds(p, b"shared"))
+    os.unlink(stored)
+    assert "is damaged" in cas("put", "a:t:12345678", work / "a", code=6).stderr
+    _write(path, lambda data: b"shared")
+    cas("umount", "linked")
+    assert _repaired(cas)
+
+
+def test_file_that_was_only_touched_is_told_and_gets_its_time_again(cas: Cas, trees: None) -> None:
+    path = _layer(cas, "b") / "usr/b"
+    before = path.stat().st_mtime_ns
+    path.touch()
+
+    assert _kinds(cas, "--quick") == {"written"}
+    assert _kinds(cas) == {"written"}
+    _repaired(cas)
+    assert abs(path.stat().st_mtime_ns - before) < 10**9
+
+
+def test_every_flipped_bit_of_a_small_file_is_refused(cas: Cas, work: Path, trees: None) -> None:
+    cas("pin", "a", "--reason", "release")
+    cas("mount", "mounted", "a", "b", "--strategy", "copy")
+    with Store(cas.store) as store, store.compose(["a", "b"]):
+        for place in ("mounts", "pins", "known", "leases", "boot"):
+            path = cas.store / place
+            path = path if path.is_file() else next(path.iterdir())
+            good = path.read_bytes()
+            unseal(good)
+            for bit in range(8 * len(good)):
+                bad = bytearray(good)
+                bad[bit // 8] ^= 1 << bit % 8
+                with pytest.raises(ValueError, match="checksum"):
+                    unseal(bytes(bad))
+    for place in ("mounts", "pins"):
+        path = next((cas.store / place).iterdir())
+        good = path.read_bytes()
+        path.write_bytes(good[:-20] + _flip(good[-20:]))
+        assert _kinds(cas) == {"state"}
+        path.write_bytes(good)
+    path = next((cas.store / "mounts").iterdir())
+    path.write_bytes(path.read_bytes().replace(b"a:t:", b"b:t:"))
+    assert "makes no sense" in cas("gc", "--max-age=0s", "--grace=0s", code=6).stderr
+    assert len(cas.json("ls")) == 3
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\0" * 8192, b"garbage" * 1000])
+def test_repair_makes_a_lost_index_again_and_verification_does_not(
+    cas: Cas, work: Path, trees: None, content: bytes | None
+) -> None:
+    cas("pin", "a")
+    index = cas.store / "index/data.mdb"
+    index.unlink()
+    if content is not None:
+        index.write_bytes(content)
+    before = snapshot(cas.store)
+
+    assert "cas rebuild-index" in cas("verify", code=6).stderr
+    assert _kinds(cas, "--quick") == {"index"}
+    assert snapshot(cas.store) == before
+    assert "made the index again, of 3 artifacts" in _repaired(cas)
+    assert {one["recipe"] for one in cas.json("ls")} == {"a", "b", "twin"}
+    assert len(cas.json("pins")) == 1
+    assert snapshot(_layer(cas, "a")) == snapshot(work / "a")
+
+
+@pytest.mark.parametrize("name", ["lock", "tmp", "leases", "known", "mounts", "pins", "empty"])
+def test_lost_part_of_a_store_is_told_and_init_makes_it_again(
+    cas: Cas, work: Path, trees: None, name: str
+) -> None:
+    path = cas.store / name
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+
+    for command in (["ls"], ["put", "c:t:12345678", "a"], ["gc"], ["verify"]):
+        done = cas(*command, code=6)
+        assert done.stderr.startswith(f"cas: {path} is missing\nhint: `cas init`")
+    cas("init")
+    assert cas("verify").stdout == "all is well\n"
+    cas("run", "--sysroot", "s=a", "--", "cat", "s/usr/a")
+
+
+def test_content_with_an_undamaged_copy_is_restored(cas: Cas, work: Path, trees: None) -> None:
+    path = _layer(cas, "b") / "usr/shared"
+    layer, time = path.parent, path.stat()
+    copy = work / "copy"
+    shutil.copy2(path, copy)
+    layer.chmod(0o755)
+    path.unlink()
+    copy.rename(path)  # as where a file had all the links that it can have
+    assert _kinds(cas, damage=False) == set()
+    (shared,) = (Path(os.fsdecode(p)) for p in objects_of(cas.store) if _holds(p, b"shared"))
+    _write(shared, _flip, keep_time=True)
+    assert time.st_mtime_ns == path.stat().st_mtime_ns
+
+    assert _kinds(cas) == {"content"}
+    assert any(text.startswith("restored objects/") for text in _repaired(cas))
+    assert len(cas.json("ls")) == 3
+    assert snapshot(_layer(cas, "a")) == snapshot(work / "a")
+
+
+def _holds(path: bytes, content: bytes) -> bool:
+    return os.path.isfile(path) and Path(os.fsdecode(path)).read_bytes() == content
+
+
+def _truncate(cas: Cas) -> None:
+    _write(_layer(cas, "a") / "tool", lambda data: data[:100], keep_time=True)
+
+
+def _chmod(cas: Cas) -> None:
+    (_layer(cas, "a") / "tool").chmod(0o755)
+    (_layer(cas, "b") / "e").chmod(0o700)
+
+
+def _lose_bit(cas: Cas) -> None:
+    (_layer(cas, "a") / "tool").chmod(0o444)
+
+
+def _shut(cas: Cas) -> None:
+    (_layer(cas, "a") / "tool").chmod(0)
+
+
+def _touch(cas: Cas) -> None:
+    os.utime(_layer(cas, "b") / "usr/b")
+
+
+def _delete(cas: Cas) -> None:
+    (_layer(cas, "b") / "usr/b").unlink()
+
+
+def _add(cas: Cas) -> None:
+    make(_layer(cas, "b") / "usr", {"more/file": "x", "l@": "x"})
+
+
+def _retarget(cas: Cas) -> None:
+    (_layer(cas, "a") / "l").unlink()
+    (_layer(cas, "a") / "l").symlink_to("elsewhere")
+
+
+def _exchange(cas: Cas) -> None:
+    (_layer(cas, "b") / "e").rmdir()
+    (_layer(cas, "b") / "e").write_text("")
+
+
+def _swap(cas: Cas) -> None:
+    """One file takes the place of another of equal size."""
+    usr = _layer(cas, "b") / "usr"
+    (usr / "b").unlink()
+    os.link(_layer(cas, "a") / "usr/a", usr / "b")
+
+
+def _no_layer(cas: Cas) -> None:
+    shutil.rmtree(_layer(cas, "b"))
+
+
+def _no_manifest(cas: Cas) -> None:
+    (cas.store / "manifests" / _layer(cas, "b").name).unlink()
+
+
+def _flip_manifest(cas: Cas) -> None:
+    _write(cas.store / "manifests" / _layer(cas, "b").name, _flip)
+
+
+def _no_object(cas: Cas) -> None:
+    for path in objects_of(cas.store):
+        os.unlink(path)
+
+
+def _no_link(cas: Cas) -> None:
+    (cas.store / "artifacts/b/t:12345678").unlink()
+
+
+def _wrong_link(cas: Cas) -> None:
+    (cas.store / "artifacts/b/t:12345678").unlink()
+    (cas.store / "artifacts/b/t:12345678").symlink_to("../../layers/" + _layer(cas, "a").name)
+
+
+def _file_as_link(cas: Cas) -> None:
+    (cas.store / "artifacts/b/t:12345678").unlink()
+    (cas.store / "artifacts/b/t:12345678").write_text("")
+
+
+def _stray_link(cas: Cas) -> None:
+    make(cas.store / "artifacts/gone", {"t:12345678@": "../../layers/x"})
+
+
+def _record(cas: Cas) -> None:
+    with Store(cas.store) as store, store._index.write() as writer:
+        key = b"b:t:12345678"
+        data = writer._txn.get(key, db=writer._artifacts) or b""
+        writer._txn.put(key, _flip(bytes(data)), db=writer._artifacts)
+
+
+def _counts(cas: Cas) -> None:
+    with Store(cas.store) as store, store._index.write() as writer:
+        artifact = writer.get(Signature.parse("b:t:12345678"))
+        assert artifact is not None
+        writer.put(artifact._replace(size=1))
+
+
+def _object_of(cas: Cas, content: bytes) -> Path:
+    return Path(os.fsdecode(next(p for p in objects_of(cas.store) if _holds(p, content))))
+
+
+def _layer_as_file(cas: Cas) -> None:
+    layer = _layer(cas, "b")
+    _no_layer(cas)
+    layer.write_text("")
+
+
+def _layer_as_link(cas: Cas) -> None:
+    layer = _layer(cas, "b")
+    _no_layer(cas)
+    layer.symlink_to("/")
+
+
+def _manifest_as_directory(cas: Cas) -> None:
+    _no_manifest(cas)
+    make(cas.store / "manifests" / _layer(cas, "b").name, {"x": "x"})
+
+
+def _fifo_as_object(cas: Cas) -> None:
+    path = _object_of(cas, b"only in a")
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _fifo_of_two_names(cas: Cas) -> None:
+    _fifo_as_object(cas)
+    path = _object_of(cas, b"only in b")
+    path.unlink()
+    (fifo,) = (p for p in (cas.store / "objects").glob("*/*") if p.is_fifo())
+    os.link(fifo, path)
+
+
+def _name_of_another(cas: Cas) -> None:
+    """A content's name is that of another file, too; only a layer has the right one."""
+    path = _object_of(cas, b"only in a")
+    path.unlink()
+    os.link(_object_of(cas, b"shared"), path)
+
+
+def _moved_and_flipped(cas: Cas) -> None:
+    path = _object_of(cas, b"only in a")
+    path.rename(path.parent.parent / f"{path.parent.name}_{path.name}")
+    _write(_layer(cas, "a") / "usr/a", _flip, keep_time=True)
+
+
+def _key(cas: Cas) -> None:
+    with Store(cas.store) as store, store._index.write() as writer:
+        data = bytes(writer._txn.pop(b"b:t:12345678", db=writer._artifacts) or b"")
+        writer._txn.put(b"c:t:12345678", data, db=writer._artifacts)
+
+
+def _not_found_by_hash(cas: Cas) -> None:
+    with Store(cas.store) as store, store._index.write() as writer:
+        writer._txn.delete(b"12345678\0b:t:12345678", db=writer._hashes)
+
+
+@pytest.mark.parametrize(
+    ("harm", "kinds", "quick", "left"),
+    [
+        (_truncate, {"content"}, True, {"b", "twin"}),
+        (_chmod, {"mode"}, True, {"a", "b", "twin"}),
+        (_lose_bit, {"mode"}, True, {"a", "b", "twin"}),
+        (_shut, {"mode"} if ROOT else {"mode", "content"}, False, {"a", "b", "twin"}),
+        (_touch, {"written"}, True, {"a", "b", "twin"}),
+        (_delete, {"entry"}, True, {"a", "b", "twin"}),
+        (_add, {"entry"}, True, {"a", "b", "twin"}),
+        (_retarget, {"entry"}, True, {"a", "b", "twin"}),
+        (_exchange, {"entry"}, True, {"a", "b", "twin"}),
+        (_swap, {"content", "written"}, False, {"a", "b", "twin"}),
+        (_no_layer, {"layer"}, True, {"a", "b", "twin"}),
+        (_no_manifest, {"manifest"}, True, {"a", "b", "twin"}),
+        (_flip_manifest, {"manifest"}, True, {"a", "b", "twin"}),
+        (_layer_as_file, {"layer"}, True, {"a", "b", "twin"}),
+        (_layer_as_link, {"layer"}, True, {"a", "b", "twin"}),
+        (_manifest_as_directory, {"manifest"}, True, {"a", "b", "twin"}),
+        (_fifo_as_object, {"foreign", "object"}, True, {"a", "b", "twin"}),
+        (_fifo_of_two_names, {"foreign", "object"}, True, {"a", "b", "twin"}),
+        (_name_of_another, {"content", "links"}, False, {"a", "b", "twin"}),
+        (_key, {"index", "link"}, True, {"a", "b", "twin"}),
+        (_not_found_by_hash, {"index"}, True, {"a", "b", "twin"}),
+        (_record, {"index"}, True, {"a", "b", "twin"}),
+        (_counts, {"record"}, True, {"a", "b", "twin"}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_damage_is_found_and_healed(
+    cas: Cas,
+    work: Path,
+    trees: None,
+    harm: Callable[[Cas], None],
+    kinds: set[str],
+    quick: bool,
+    left: set[str],
+) -> None:
+    harm(cas)
+
+    assert _kinds(cas) == kinds
+    if quick:
+        assert _kinds(cas, "--quick") == kinds
+    assert _repaired(cas) != []
+    assert {one["recipe"] for one in cas.json("ls")} == left
+    for name in left:
+        assert snapshot(_layer(cas, name)) == snapshot(work / ("a" if name == "a" else "b"))
+    cas("gc")
+    tidy(cas.store)
+
+
+@pytest.mark.parametrize(
+    ("harm", "kind"),
+    [
+        (_no_object, "object"),
+        (_no_link, "link"),
+        (_wrong_link, "link"),
+        (_file_as_link, "link"),
+        (_stray_link, "link"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_is_out_of_order_is_no_damage_and_is_healed(
+    cas: Cas, trees: None, harm: Callable[[Cas], None], kind: str
+) -> None:
+    harm(cas)
+
+    assert _kinds(cas, damage=False) == {kind}
+    assert _kinds(cas, "--quick", damage=False) == {kind}
+    _repaired(cas)
+    assert len(cas.json("ls")) == 3
+    cas("gc")
+    tidy(cas.store)
+
+
+def test_moved_object_is_told_and_what_layers_have_is_read(cas: Cas, trees: None) -> None:
+    _moved_and_flipped(cas)
+
+    assert _kinds(cas) == {"stray", "object", "content"}
+    assert cas.json("verify", "--repair", code=0)["findings"][0]["kind"] == "stray"
+    assert {one["recipe"] for one in cas.json("ls")} == {"b", "twin"}
+
+
+def test_missing_object_is_told_with_all_that_have_it(cas: Cas, trees: None) -> None:
+    _object_of(cas, b"shared").unlink()
+
+    (found,) = _findings(cas, damage=False)
+    assert found["ids"] == ["a:t:12345678", "b:t:12345678", "twin:t:12345678"]
+
+
+def test_links_and_names_of_strangers_are_told_and_left(cas: Cas, work: Path, trees: None) -> None:
+    os.link(_layer(cas, "a") / "usr/a", work / "mine")
+    make(cas.store, {"mine": "x", "objects/00/mine": "x", "layers/mine/": None})
+
+    assert _kinds(cas, damage=False) == {"links", "stray"}
+    text = cas("verify", "--repair").stdout
+    assert "has 1 more links than the store made (a:t:12345678)" in text
+    assert "stray: mine does not belong to a store" in text
+    assert text.endswith("0 damaged, 4 out of order\n")
+    assert (work / "mine").read_text() == "only in a"
+
+
+def test_damaged_pin_and_mount_are_told_with_their_paths(cas: Cas, trees: None) -> None:
+    cas("pin", "a")
+    (cas.store / "pins/a:t:12345678").write_text("{")
+    (cas.store / "mounts/0").write_text("{")
+
+    text = cas("verify", code=6).stdout
+    assert f"{cas.store}/pins/a:t:12345678" in text
+    assert f"{cas.store}/mounts/0" in text
+
+
+def test_damaged_layer_in_use_is_left_until_it_is_free(cas: Cas, work: Path, trees: None) -> None:
+    cas("mount", "target", "b")
+    _delete(cas)
+
+    document = cas.json("verify", "--repair", code=6)
+    assert "is in use: repair it when that has ended" in document["repaired"][0]
+    assert {found["kind"] for found in document["findings"]} == {"entry"}
+    cas("umount", "target")
+    _repaired(cas)
+    assert len(cas.json("ls")) == 3
+
+
+def test_verification_shows_its_progress_on_a_terminal_only(cas: Cas, trees: None) -> None:
+    shown = shown_on_terminal(cas, "verify")
+
+    assert "Reading contents" in shown
+    assert "100%" in shown
+
+
+def test_repair_needs_a_full_verification(cas: Cas, trees: None) -> None:
+    assert "without --quick" in cas("verify", "--quick", "--repair", code=2).stderr
+
+
+def _lose(index: Path) -> None:
+    index.unlink()
+
+
+def _empty(index: Path) -> None:
+    index.write_bytes(b"")
+
+
+def _cut(index: Path) -> None:
+    with index.open("r+b") as file:
+        file.truncate(index.stat().st_size // 2)
+
+
+def _overwrite(index: Path) -> None:
+    with index.open("r+b") as file:
+        file.write(b"\xff" * index.stat().st_size)
+
+
+def _lose_directory(index: Path) -> None:
+    index.unlink()
+    index.parent.rmdir()
+
+
+@pytest.mark.parametrize("harm", [_lose, _empty, _cut, _overwrite, _lose_directory])
+def test_lost_index_is_made_again_from_the_store(
+    cas: Cas, work: Path, trees: None, harm: Callable[[Path], None]
+) -> None:
+    cas("pin", "a", "--reason", "why")
+    before = {one["id"]: {**one, "stored_ns": 0} for one in cas.json("ls")}
+    harm(cas.store / "index/data.mdb")
+
+    others = (["ls"], ["has", "a:t:12345678"], ["put", "c:t:12345678", "a"])
+    # Some pages of what is cut in the middle are there: whoever needs no others has an answer.
+    for command in (["verify"], *(others if harm is not _cut else ())):
+        done = cas(*command, code=6)
+        assert "cas rebuild-index" in done.stderr, done.stderr
+    assert cas("rebuild-index").stdout == "3 artifacts with a record again, 0 without\n"
+
+    after = {one["id"]: {**one, "stored_ns": 0} for one in cas.json("ls")}
+    assert after == before
+    assert [pin["reason"] for pin in cas.json("pins")] == ["why"]
+    assert cas("verify").stdout == "all is well\n"
+    cas("mount", "target", "a", "b")
+    assert (work / "target/usr/b").read_text() == "only in b"
+    cas("umount", "target")
+    tidy(cas.store)
+
+
+def test_rebuilt_index_leaves_out_what_is_damaged(cas: Cas, work: Path, trees: None) -> None:
+    (cas.store / "manifests" / _layer(cas, "a").name).unlink()
+    _write(_layer(cas, "b") / "usr/b", _flip, keep_time=True)
+    make(cas.store / "artifacts/odd", {"t:12345678@": "/etc"})
+
+    document = cas.json("rebuild-index")
+
+    assert document["artifacts"] == ["b:t:12345678", "twin:t:12345678"]
+    assert [text.partition(": ")[0] for text in document["lost"]] == [
+        "a:t:12345678",
+        "odd:t:12345678",
+    ]
+    # Nothing is used before it was read.
+    assert "no such signature" in cas("mount", "target", "b", code=3).stderr
+
+
+def test_flipped_bits_of_the_index_are_no_crash_and_no_wrong_answer(
+    cas: Cas, work: Path, trees: None
+) -> None:
+    path = cas.store / "index/data.mdb"
+    good = path.read_bytes()
+    with Store(cas.store) as store:
+        whole = {artifact.signature: artifact.tree for artifact in store.artifacts()}
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    used = [number for number, byte in enumerate(good) if byte]
+    found = 0
+    for _ in range(25):
+        bad = bytearray(good)
+        for _ in range(chance.choice((1, 1, 8))):
+            bad[chance.choice(used)] ^= 1 << chance.randrange(8)
+        path.write_bytes(bad)
+        done = subprocess.run(
+            [CAS, "--store", str(cas.store), "verify"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode in (0, 6), done
+        assert "Traceback" not in done.stderr
+        found += done.returncode == 6
+        rebuild_index(cas.store)
+        with Store(cas.store) as store:
+            assert {artifact.signature: artifact.tree for artifact in store.artifacts()} == whole
+    assert found > 0
+    sound(cas.store)
+
+
+def test_flipped_page_headers_end_no_command_without_a_sentence(
+    cas: Cas, work: Path, trees: None
+) -> None:
+    path = cas.store / "index/data.mdb"
+    for number in range(4):
+        cas("put", f"more{number}:t:12345678", "a")  # and so there is a list of free pages
+    good = path.read_bytes()
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    crashed = []
+    for start in range(0, len(good), 4096):
+        if not any(good[start : start + 4096]):
+            continue
+        bad = bytearray(good)
+        bad[start + chance.randrange(10, 16)] ^= 1 << chance.randrange(8)
+        for command in (["ls"], ["put", "new:t:12345678", "b"]):
+            path.write_bytes(bad)
+            done = subprocess.run(
+                [CAS, "--store", cas.store, *command],
+                cwd=work,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode in (0, 1, 6), done
+            assert "Traceback" not in done.stderr
+            assert (done.returncode == 0) is ("cas: " not in done.stderr), done
+            if "SIG" in done.stderr:
+                crashed.append(bytes(bad))
+    for damaged in crashed:
+        path.write_bytes(damaged)
+        assert "rebuild-index" in cas("verify", code=6).stderr
+    cas("rebuild-index")
+    cas("gc")
+    sound(cas.store)
+
+
+@pytest.mark.parametrize("crash", ["ctypes.string_at(0)", "ctypes.CDLL(None).abort()"])
+def test_crash_is_told_with_the_code_of_damage(crash: str) -> None:
+    code = f"""
+import ctypes
+from cli.crashes import crashes_told
+with crashes_told("/the/store"):
+    {crash}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 6
+    assert "index of /the/store" in done.stderr
+    assert "`cas verify`" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "link,linkat",
+        "rename,renameat,renameat2",
+        "unlink,unlinkat,rmdir",
+        "mkdir,mkdirat",
+        "pwrite64,pwritev,writev",
+        "fdatasync,fsync,msync",
+    ],
+)
+def test_repair_and_rebuild_killed_at_any_step_lose_nothing(
+    cas: Cas, work: Path, trees: None, call: str
+) -> None:
+    hits = 0
+    for command in (["verify", "--repair"], ["rebuild-index"]):
+        number = 1
+        while True:
+            with Store(cas.store) as store:
+                a, b = (Path(os.fsdecode(store.layer_path(store.resolve(n)))) for n in "ab")
+            _write(a / "usr/a", _flip, keep_time=True)
+            (b / "usr/b").unlink()
+            if not killed(cas, *command, call=call, number=number):
+                break
+            hits, number = hits + 1, number + 1
+            with Store(cas.store) as store:
+                list(store.repair(list(store.verify())))
+                assert {one.signature.recipe for one in store.artifacts()} == {"b", "twin"}
+                assert snapshot(b) == snapshot(work / "b")
+                store.gc(store.plan_gc(Policy()))
+            tidy(cas.store)
+            with Store(cas.store) as store:
+                store.put("a:t:12345678", work / "a")
+        cas("verify", "--repair")
+        cas("put", "a:t:12345678", work / "a")
+    assert hits > 0
+
+
+def test_what_is_where_nothing_may_be_is_found_and_moved_away(cas: Cas, trees: None) -> None:
+    make(cas.store, {"empty/1/evil.h": "evil", "empty/2/dir/": None, "artifacts/c": "no recipe"})
+
+    assert _kinds(cas) == {"foreign"}
+    assert len(_findings(cas)) == 3
+    _repaired(cas)
+    assert cas("run", "--sysroot", "s=a", "--", "ls", "s").stdout == "l\ntool\nusr\n"
+    assert len(os.listdir(cas.store / "quarantine")) == 3
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can mount a disk")
+def test_put_reads_what_may_have_been_written_where_times_are_not_exact(
+    cas: Cas, work: Path
+) -> None:
+    with (work / "image").open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-I", "128", work / "image"], check=True)
+    (work / "disk").mkdir()
+    subprocess.run(["mount", "-o", "loop", work / "image", work / "disk"], check=True)
+    there = replace(cas, store=work / "disk/store")
+    tree = make(work / "tree", {"usr/x": "right"})
+    there("put", "a:t:12345678", tree)
+    assert there("verify").stdout == "all is well\n"
+
+    _write(_layer(there, "a") / "usr/x", _flip)
+    there("put", "b:t:12345678", make(work / "other", {"usr/y": "right"}))
+
+    assert (_layer(there, "b") / "usr/y").read_text() == "right"
+    subprocess.run(["umount", work / "disk"], check=True)

@@ -1,0 +1,203 @@
+"""Processes that share work: all is done, errors come through, and nobody outlives another."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytest
+
+from cas.system.directories import TooDeep
+from cas.system.shared_queue import Turns
+from cas.system.workers import WorkerEnded, spread
+
+_Give = Callable[[Any], None]
+
+
+def _doubled(numbers: Sequence[int], give: _Give) -> None:
+    for number in numbers:
+        give((os.getpid(), 2 * number))
+
+
+def _spread(work: Callable[[Sequence[int], _Give], None], items: Iterable[int]) -> list[Any]:
+    done: list[Any] = []
+    spread(work, items, done.append, weight=lambda number: number, least=10)
+    return done
+
+
+def test_everything_is_done_once_by_processes_of_equal_load() -> None:
+    done = _spread(_doubled, range(10_000))
+
+    assert sorted(result for _, result in done) == list(range(0, 20_000, 2))
+    loads: dict[int, int] = {}
+    for pid, result in done:
+        loads[pid] = loads.get(pid, 0) + result
+    assert len(loads) == len(os.sched_getaffinity(0))
+    assert max(loads.values()) - min(loads.values()) < 20_000
+
+
+def test_little_is_done_without_processes() -> None:
+    assert _spread(_doubled, []) == []
+    assert _spread(_doubled, [1000]) == [(os.getpid(), 2000)]
+    assert sorted(_spread(_doubled, [1, 2, 7])) == [(os.getpid(), 2 * n) for n in (1, 2, 7)]
+
+
+def test_what_is_taken_in_turn_is_done_once_and_nobody_waits_for_who_is_slow() -> None:
+    done: list[tuple[int, int]] = []
+
+    def work(_: Sequence[int], give: _Give) -> None:
+        for item in turns:
+            give((os.getpid(), item))
+            time.sleep(0.2 if item == 0 else 0)
+
+    with Turns(range(100)) as turns:
+        spread(work, (1, 2), done.append, weight=lambda _: 1, least=0, apart=True, most=2)
+
+    assert sorted(item for _, item in done) == list(range(100))
+    slow = next(pid for pid, item in done if item == 0)
+    assert sum(pid == slow for pid, _ in done) < 50
+
+
+def test_nothing_is_taken_twice_however_fast_it_goes() -> None:
+    def work(_: Sequence[int], give: _Give) -> None:
+        give(list(turns))
+
+    for _ in range(10):
+        done: list[list[int]] = []
+        with Turns(range(20_000)) as turns:
+            spread(work, (1, 2, 3, 4), done.append, weight=lambda _: 1, least=0, apart=True)
+        assert sorted(item for items in done for item in items) == list(range(20_000))
+
+
+def test_large_results_come_from_all() -> None:
+    def work(items: Sequence[int], give: _Give) -> None:
+        for item in items:
+            give(b"%d" % item * 500_000)
+
+    assert sorted(_spread(work, range(10))) == [b"%d" % item * 500_000 for item in range(10)]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(5, os.strerror(5), "/the/path"), TooDeep(b"a/b"), ValueError("no")], ids=repr
+)
+def test_error_comes_through_as_it_was_and_all_that_was_given_before(error: Exception) -> None:
+    def work(items: Sequence[int], give: _Give) -> None:
+        for item in items:
+            give(item)
+        if 1 in items:
+            raise error
+
+    done: list[int] = []
+    with pytest.raises(type(error)) as raised:
+        spread(work, range(100), done.append, weight=lambda number: 1, least=10)
+    assert set(done) >= set(range(1, 100, len(os.sched_getaffinity(0))))
+    assert str(raised.value) == str(error)
+    if isinstance(error, TooDeep):
+        assert vars(raised.value) == vars(error)
+
+
+def test_ended_process_is_an_error() -> None:
+    def work(_: Sequence[int], give: _Give) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(WorkerEnded, match="Killed"):
+        _spread(work, range(100))
+
+
+def test_interrupt_ends_all_and_loses_no_result() -> None:
+    def work(items: Sequence[int], give: _Give) -> None:
+        give(os.getpid())
+        if 0 in items:
+            os.kill(os.getppid(), signal.SIGINT)
+        time.sleep(1000)
+
+    done: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        spread(work, range(100), done.append, weight=lambda number: 1, least=10)
+    for pid in done:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+_PARENT = """
+import os, signal, time
+from cas.turns import Turns
+from cas.workers import Worker
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+def work(give):
+    give(os.getpid())
+    time.sleep(1000)
+workers = [Worker(work) for _ in range(3)]
+print(*(next(worker.results()) for worker in workers), flush=True)
+time.sleep(1000)
+"""
+
+
+def test_processes_end_with_a_parent_that_is_killed_whatever_it_blocks() -> None:
+    """They have its locks, too, which would hold what nobody uses any more."""
+    parent = subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    assert len(parent.stdout.readline().split()) == 3
+    parent.kill()
+    parent.wait()
+    assert parent.stdout.read() == b""  # which nobody has open any more
+    parent.stdout.close()
+
+
+_IN_ODD_COMPANY = """
+import os, signal, time
+from cas.turns import Turns
+from cas.workers import spread
+others = []
+def fork():
+    if not others:
+        others.append(0)
+        others.append(os.fork())
+        if others[1] == 0:
+            time.sleep(1000)
+            os._exit(0)
+if {reaped}:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+else:
+    os.register_at_fork(after_in_parent=fork)
+done = []
+def work(items, give):
+    for item in items:
+        give(item)
+spread(work, range(100), done.append, weight=lambda item: 1, least=10)
+print(sorted(done) == list(range(100)))
+for other in others[1:]:
+    os.kill(other, signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("reaped", [False, True])
+def test_end_is_known_where_others_have_the_pipe_or_the_kernel_reaps(reaped: bool) -> None:
+    command = [sys.executable, "-c", _IN_ODD_COMPANY.format(reaped=reaped)]
+    assert subprocess.run(command, capture_output=True, timeout=60).stdout == b"True\n"
+
+
+def test_part_of_a_process_that_cannot_be_made_is_done_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where a user may have no more processes, which does not bind root (setrlimit(2))."""
+    fork, made = os.fork, [0]
+
+    def fork_once() -> int:
+        made[0] += 1
+        if made[0] > 1:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    monkeypatch.setattr(os, "fork", fork_once)
+    done = _spread(_doubled, range(1000))
+
+    assert sorted(result for _, result in done) == list(range(0, 2000, 2))
+    assert os.getpid() in {pid for pid, _ in done}
+    assert made[0] == 2
