@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from cas.errors import CasError, ExitCode
 from cas.system.files import read_file
-from cas.system.text import near_miss, quoted
+from cas.system.text import quoted, suggestion
 
 NAME = b"config.toml"
 _PUBLIC_KEY = re.compile(r"ed25519:[A-Za-z0-9+/]{43}=")
@@ -104,7 +104,7 @@ def _config(document: dict[str, Any]) -> Config:
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
-    near = near_miss(name, known)
+    near = suggestion(name, known)
     return f"there is no setting `{name}`; {near or 'there are ' + ', '.join(known)}"
 
 

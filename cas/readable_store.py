@@ -6,26 +6,26 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from cas.compose.cache import Known
-from cas.compose.merged_layers import Merging
+from cas.compose.cache import CompositionCache
+from cas.compose.merged_layers import MergedLayers
 from cas.content.layers import Layers
 from cas.content.objects import Objects
 from cas.disk.counters import Counts, count
 from cas.disk.layout import layer_path
 from cas.disk.log import Event, read_log
 from cas.index import artifact_links
-from cas.index.after_reboot import trusted
+from cas.index.after_reboot import recheck_after_reboot
 from cas.index.database import Index
 from cas.index.format import find_store
-from cas.index.parts import Storage
+from cas.index.parts import StoreParts
 from cas.index.resolve import resolve
 from cas.model.artifact import Artifact
 from cas.model.manifest import Digest, Manifest
 from cas.model.signature import NoSuchSignature, Signature, named_by
-from cas.system.closeable import Closing
-from cas.system.directories import OPEN_DIRECTORY
-from cas.system.oserrors import naming_paths
-from cas.system.progress import Progress, unseen
+from cas.system.closeable import Closeable
+from cas.system.directories import DIRECTORY_FLAGS
+from cas.system.oserrors import adding_paths
+from cas.system.progress import Progress, no_progress
 from cas.system.text import quoted
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 StrPath = str | bytes | os.PathLike[str]
 
 
-class OpenStore(Closing):
+class OpenStore(Closeable):
     """The parts of an open store, which is `path`, open at `fd`. `objects` are its contents."""
 
     def __init__(self, path: StrPath, *, create: bool = False) -> None:
@@ -52,15 +52,15 @@ class OpenStore(Closing):
         """
         self.path = os.path.realpath(os.fsencode(path))
         find_store(self.path, create=create)
-        self.fd = os.open(self.path, OPEN_DIRECTORY)
+        self.fd = os.open(self.path, DIRECTORY_FLAGS)
         try:
             index, lock = (os.path.join(self.path, name) for name in (b"index", b"lock"))
             self._index = Index(index, lock)
             self.objects = Objects(self.path, self.fd)
             self._layers = Layers(self.fd, self.objects)
-            self._known = Known(self.path)
-            self._storage = Storage(self.path, self.fd, self._index, self.objects, self._layers)
-            self._merging = Merging(self._storage, self._known)
+            self._known = CompositionCache(self.path)
+            self._storage = StoreParts(self.path, self.fd, self._index, self.objects, self._layers)
+            self._merging = MergedLayers(self._storage, self._known)
         except BaseException:
             os.close(self.fd)
             raise
@@ -94,14 +94,14 @@ class OpenStore(Closing):
 class StoreQuestions(OpenStore):
     """The part of an open store that only looks."""
 
-    @naming_paths
+    @adding_paths
     def find(self, signature: str | Signature) -> Artifact | None:
         """Return the artifact of a whole signature, or None. Raises BadSignature, StoreDamaged."""
         if isinstance(signature, str):
             signature = Signature.parse(signature)
         with self._index.read() as reader:
             found = reader.get(signature)
-        return None if found is None else trusted(self._storage, found)
+        return None if found is None else recheck_after_reboot(self._storage, found)
 
     def missing(self, signatures: Iterable[Signature]) -> list[Signature]:
         """Return those of whole signatures of which there is no artifact; the answer is counted.
@@ -113,7 +113,7 @@ class StoreQuestions(OpenStore):
         count(self.path, Counts(has_hits=len(wanted) - len(missing), has_misses=len(missing)))
         return missing
 
-    @naming_paths
+    @adding_paths
     def resolve(self, text: str) -> Artifact:
         """Return the artifact that a signature or an unambiguous abbreviation names.
 
@@ -121,7 +121,7 @@ class StoreQuestions(OpenStore):
         """
         with self._index.read() as reader:
             (found,) = resolve(reader, [text], self.path)
-        artifact = trusted(self._storage, found)
+        artifact = recheck_after_reboot(self._storage, found)
         if artifact is None:
             raise NoSuchSignature([text], quoted(self.path))
         return artifact
@@ -132,12 +132,12 @@ class StoreQuestions(OpenStore):
             records = reader.records()
         return [record.artifact() for record in records]
 
-    @naming_paths
+    @adding_paths
     def manifest(self, artifact: Artifact) -> Manifest:
         """Return what an artifact consists of. Raises BadManifest, OSError."""
         return self.tree(artifact.tree)
 
-    @naming_paths
+    @adding_paths
     def tree(self, tree: Digest) -> Manifest:
         """Return what a stored tree consists of. Raises BadManifest, OSError."""
         return self._layers.manifest(tree)
@@ -146,12 +146,12 @@ class StoreQuestions(OpenStore):
         """Return the absolute path of an artifact's layer. It must not be written to."""
         return os.path.join(self.path, layer_path(artifact.tree))
 
-    @naming_paths
+    @adding_paths
     def uses(self) -> list[Use]:
         """Return what living processes and mounts use. Raises OSError, StoreDamaged."""
         return self._removal.uses()
 
-    @naming_paths
+    @adding_paths
     def last_used_ns(self, artifact: Artifact) -> int:
         """Return when an artifact was last used or put, in nanoseconds since 1970.
 
@@ -159,7 +159,7 @@ class StoreQuestions(OpenStore):
         """
         return artifact_links.last_used_ns(self.fd, artifact)
 
-    @naming_paths
+    @adding_paths
     def disk_usage(self, names: Iterable[str]) -> DiskUsage:
         """Return what artifacts take on the disk; see `cas.usage.artifacts`.
 
@@ -172,7 +172,7 @@ class StoreQuestions(OpenStore):
         used = self._removal.used_trees()
         return disk_usage(self._storage, self._known, used, self.artifacts(), chosen)
 
-    @naming_paths
+    @adding_paths
     def statistics(self, days: int) -> Statistics:
         """Return what the store holds and saves, and how it was used for so many days.
 
@@ -182,23 +182,23 @@ class StoreQuestions(OpenStore):
 
         return statistics(self._storage, self.artifacts(), days)
 
-    @naming_paths
+    @adding_paths
     def groups(
         self,
         name_of: Callable[[Artifact], str],
-        progress: Progress = unseen,
+        progress: Progress = no_progress,
     ) -> list[Group]:
         """Return what groups of artifacts take; see `cas.usage.statistics.groups`."""
         from cas.usage.statistics import groups
 
         return groups(self._storage, self.artifacts(), name_of, progress)
 
-    @naming_paths
+    @adding_paths
     def log(self, since_ns: int = 0) -> Iterator[Event]:
         """Yield what was logged since a time (ns since 1970), the newest first. Raises OSError."""
         return read_log(self.path, since_ns)
 
-    @naming_paths
+    @adding_paths
     def is_pinned(self, signature: Signature) -> bool:
         """Tell whether a signature is pinned. Raises OSError."""
         return signature in self._pins.signatures()
@@ -216,7 +216,7 @@ class StoreQuestions(OpenStore):
         with self._index.read() as reader:
             return frozenset(s for name in names for s in named_by(name, reader.like))
 
-    @naming_paths
+    @adding_paths
     def pins(self) -> list[Pin]:
         """Return the pins in the order of signatures. Raises StoreDamaged, OSError."""
         return self._pins.all()

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 
 from cas.compose.compose import compose
 from cas.compose.composition import Composition
-from cas.content.objects import Overtaken
+from cas.content.objects import ConcurrentChange
 from cas.disk.counters import Counts, count
 from cas.disk.log import Event, EventKind, event, log, read_log
 from cas.index import artifact_links
 from cas.index.database import Writer
-from cas.index.parts import Storage
+from cas.index.parts import StoreParts
 from cas.index.resolve import resolve
 from cas.model.artifact import Artifact
 from cas.model.conflicts import ConflictPolicy
 from cas.model.signature import NoSuchSignature, Signature
 from cas.readable_store import StoreQuestions, StrPath
-from cas.system.oserrors import located, naming_paths
-from cas.system.progress import Progress, unseen
+from cas.system.oserrors import adding_path, adding_paths
+from cas.system.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from cas.content.findings import Finding
@@ -42,7 +42,7 @@ class Store(StoreQuestions):
     the parent does not notice; the child can open the store anew then.
     """
 
-    @naming_paths
+    @adding_paths
     def put(
         self,
         signature: str | Signature,
@@ -51,7 +51,7 @@ class Store(StoreQuestions):
         move: bool = False,
         replace: bool = False,
         place: Place = bytes,
-        progress: Progress = unseen,
+        progress: Progress = no_progress,
     ) -> PutResult:
         """Store a directory, or a tar archive's tree, under a whole signature; see `put_tree`."""
         from cas.put.put import put_tree
@@ -61,22 +61,22 @@ class Store(StoreQuestions):
         )
         return self._put(signature, put)
 
-    @naming_paths
+    @adding_paths
     def receive(self, signature: str | Signature, source: Source, origin: str) -> PutResult:
-        """Store the tree that `source` makes objects of; see `cas.put.put.put_reading`."""
-        from cas.put.put import put_reading
+        """Store the tree that `source` makes objects of; see `cas.put.put.put_scan`."""
+        from cas.put.put import put_scan
 
-        return self._put(signature, partial(put_reading, source=source, origin=origin))
+        return self._put(signature, partial(put_scan, source=source, origin=origin))
 
     def _put(
         self,
         signature: str | Signature,
-        put: Callable[[Storage, Signature, Artifact | None], PutResult],
+        put: Callable[[StoreParts, Signature, Artifact | None], PutResult],
     ) -> PutResult:
         if isinstance(signature, str):
             signature = Signature.parse(signature)
         while True:
-            with contextlib.suppress(Overtaken):
+            with contextlib.suppress(ConcurrentChange):
                 done = put(self._storage, signature, self.find(signature))
                 break
         if done.replaced is not None:
@@ -85,7 +85,7 @@ class Store(StoreQuestions):
             artifact_links.note_use(self.fd, [signature])
         return done
 
-    @naming_paths
+    @adding_paths
     def compose(
         self,
         names: Iterable[str],
@@ -99,8 +99,8 @@ class Store(StoreQuestions):
 
         A name may end in `@N`, its priority (default 0): higher ones come later. Conflicts at
         paths that no pattern of `allow` matches are dealt with as `conflicts` says; see
-        `cas.model.conflicts.judge`; with None they are not looked for. `purpose` is shown to people
-        who look at leases. If it is for a sysroot, what is missing is `counted`.
+        `cas.model.conflicts.apply_policy`; with None they are not looked for. `purpose` is shown
+        to people who look at leases. If it is for a sysroot, what is missing is `counted`.
 
         The composition holds a lease and must be closed. Raises BadSignature, NoSuchSignature
         (which names all that are missing), AmbiguousSignature, ConflictRefused, StoreDamaged,
@@ -121,9 +121,9 @@ class Store(StoreQuestions):
                 count(self.path, Counts(mount_misses=len(error.missing)))
             raise
 
-    @naming_paths
+    @adding_paths
     def remove(
-        self, names: Iterable[str], *, force: bool = False, progress: Progress = unseen
+        self, names: Iterable[str], *, force: bool = False, progress: Progress = no_progress
     ) -> Removed:
         """Forget artifacts; give back the space that nothing else uses.
 
@@ -147,7 +147,7 @@ class Store(StoreQuestions):
             pins.remove(artifact.signature)
         return removed._replace(freed=removed.freed + removal.discard_merged())
 
-    @naming_paths
+    @adding_paths
     def pin(self, name: str, reason: str = "") -> Pin:
         """Keep the artifact of a signature or abbreviation until `unpin`.
 
@@ -162,7 +162,7 @@ class Store(StoreQuestions):
         log(self.fd, [event(EventKind.PINNED, pin.signature, what=reason)])
         return pin
 
-    @naming_paths
+    @adding_paths
     def unpin(self, name: str) -> Signature:
         """Forget the pin that a signature or abbreviation names; return whose it was.
 
@@ -173,8 +173,8 @@ class Store(StoreQuestions):
         log(self.fd, [event(EventKind.UNPINNED, signature)])
         return signature
 
-    @naming_paths
-    def share(self, group: int, progress: Progress = unseen) -> None:
+    @adding_paths
+    def share(self, group: int, progress: Progress = no_progress) -> None:
         """Let everybody in the group with this id put, use and collect here.
 
         `progress` gets files. Raises InputRefused, OSError.
@@ -183,18 +183,18 @@ class Store(StoreQuestions):
 
         share(self.fd, group, progress)
 
-    @naming_paths
+    @adding_paths
     def plan_gc(self, policy: Policy) -> GcPlan:
         """Work out what `gc` would remove. Raises OSError, StoreDamaged."""
         return self._collector.plan(self.artifacts(), policy)
 
-    @naming_paths
-    def gc(self, plan: GcPlan, progress: Progress = unseen) -> Collected:
+    @adding_paths
+    def gc(self, plan: GcPlan, progress: Progress = no_progress) -> Collected:
         """Carry out a plan of `plan_gc`, and delete what nothing reaches; see Collector.collect."""
         return self._collector.collect(plan, progress)
 
-    @naming_paths
-    def sync(self, progress: Progress = unseen) -> int:
+    @adding_paths
+    def sync(self, progress: Progress = no_progress) -> int:
         """Make all that was put survive a power failure; see `cas.verify.sync.sync`."""
         from cas.verify.sync import sync
 
@@ -205,7 +205,7 @@ class Store(StoreQuestions):
         names: Iterable[str] = (),
         *,
         quick: bool = False,
-        progress: Progress = unseen,
+        progress: Progress = no_progress,
     ) -> Iterator[Finding]:
         """Yield what is wrong with artifacts, or without names with anything in the store.
 
@@ -214,7 +214,7 @@ class Store(StoreQuestions):
         """
         from cas.verify.verify import verify
 
-        with located(self.fd):
+        with adding_path(self.fd):
             found = verify(self._storage, self._known, names, quick=quick, progress=progress)
             told: set[str] | None = None
             for finding in found:
@@ -232,7 +232,7 @@ class Store(StoreQuestions):
         """
         from cas.verify.repair import Repair
 
-        with located(self.fd):
+        with adding_path(self.fd):
             for done in Repair(self._storage, self._known, self._removal).run(findings):
                 log(self.fd, [event(EventKind.REPAIRED, what=done)])
                 yield done

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import click
 
 from cas.errors import MEANINGS, CasError, ExitCode
-from cas.system.oserrors import located
-from cas.system.text import near_miss
+from cas.system.oserrors import adding_path
+from cas.system.text import suggestion
 from cli.options.common import store_option
 from cli.output.errors import RUN_FAILED, marked, report
 from cli.output.interruption import Ended, say_interrupted
@@ -97,7 +97,7 @@ class _LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return what the first argument names, and the others; for what is near, ask."""
         if args[0] not in _COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
-            near = near_miss(args[0], _COMMANDS)
+            near = suggestion(args[0], _COMMANDS)
             ctx.fail(f"there is no command {args[0]!r}{f'; {near}' if near else ''}")
         return super().resolve_command(ctx, args)
 
@@ -179,7 +179,7 @@ def main() -> NoReturn:
     try:
         code = cas.main(prog_name="cas", standalone_mode=False)
         if sys.stdout is not None:  # as it is when a caller has closed it
-            with located(STANDARD_OUTPUT):
+            with adding_path(STANDARD_OUTPUT):
                 sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt, Ended) as end:
         say_interrupted(end)

@@ -31,7 +31,7 @@ from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
 from mounter.probe import tried
 from mounter.records import count_made
 from mounter.running import refuse_unfit_paths
-from mounter.sandbox.rootfs import Placed, RootFs
+from mounter.sandbox.rootfs import MountSpec, RootFs
 from mounter.targets import existing_parent, refuse_around_store
 
 _NO_NAMESPACES = "the kernel gives no namespaces here"
@@ -100,7 +100,7 @@ def enter(plans: Sequence[Plan], purpose: str = "a plan", *, inherited: bool = T
             for fd in (lease.fd, upper):  # whatever it executes before that
                 if fd is not None and fd >= 0:
                     os.set_inheritable(fd, inherited)
-        placed = [Placed(p, f"cas-{le.name}") for p, le in zip(plans, leases, strict=True)]
+        placed = [MountSpec(p, f"cas-{le.name}") for p, le in zip(plans, leases, strict=True)]
         _leave()
         RootFs().assemble(placed, ())
         count_made(plans, overlaid=True)

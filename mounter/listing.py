@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from cas.disk import mount_records
 from cas.disk.leases import held_leases
-from cas.system.text import user_name
+from cas.system.text import name_of_user
 from mounter.mounting import umount
 from mounter.plan import Strategy
 
 
-class Seen(NamedTuple):
+class MountInfo(NamedTuple):
     """A mount, or a running command with mounts of its own.
 
     `where` is the target, or what the lease says of it. `state` is "alive", "stale" (gone
@@ -30,27 +30,27 @@ class Seen(NamedTuple):
     pid: int
 
 
-def all_mounts(store: bytes) -> Iterator[Seen]:
+def all_mounts(store: bytes) -> Iterator[MountInfo]:
     """Yield what is recorded in the store at an absolute path. Raises OSError, StoreDamaged."""
     for record in mount_records.all_records(store):
         plan, *_ = mount_records.plan_documents(store, record)
-        yield Seen(
+        yield MountInfo(
             where=os.fsencode(record.target),
             state=_state(record),
             strategy=record.strategy,
             ids=tuple(artifact["id"] for artifact in plan["artifacts"]),
             since_ns=record.since_ns,
-            user=user_name(record.by_uid),
+            user=name_of_user(record.by_uid),
             pid=record.by_pid,
         )
     for lease in held_leases(store):
-        yield Seen(
+        yield MountInfo(
             where=os.fsencode(lease.purpose),
             state="running",
             strategy="-",
             ids=tuple(id_ for id_, _ in lease.artifacts),
             since_ns=lease.since_ns,
-            user=user_name(lease.uid),
+            user=name_of_user(lease.uid),
             pid=lease.pid,
         )
 
@@ -61,13 +61,13 @@ def umount_stale(store: bytes) -> Iterator[bytes]:
     Raises OSError, InUse, StoreDamaged.
     """
     for record in mount_records.all_records(store):
-        if not mount_records.may_live(record):
+        if not mount_records.may_be_mounted(record):
             umount(store, record.target)
             yield os.fsencode(record.target)
 
 
 def _state(record: mount_records.MountRecord) -> str:
-    if not mount_records.may_live(record):
+    if not mount_records.may_be_mounted(record):
         return "stale"
     kernel_mount = record.strategy == Strategy.OVERLAY.value
     return "elsewhere" if kernel_mount and not mount_records.is_mounted(record) else "alive"

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cas.disk import mount_records
 from cas.errors import CasError, InUse
-from cas.system.directories import opened
+from cas.system.directories import open_directory
 from cas.system.mountinfo import mount_namespace, source_of
-from cas.system.oserrors import located
-from cas.system.progress import Progress, unseen
-from cas.system.signals import uninterrupted
+from cas.system.oserrors import adding_path
+from cas.system.progress import Progress, no_progress
+from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 from mounter import syscalls
 from mounter.overlay.overlay import attach_overlay
@@ -25,7 +25,7 @@ from mounter.targets import (
     StrPath,
     absolute,
     check_target,
-    claimed,
+    directory_lock,
     existing_parent,
     make_directories,
     mounted_path,
@@ -86,7 +86,7 @@ def mount(
     *,
     writable: bool = False,
     upper: StrPath | None = None,
-    progress: Progress = unseen,
+    progress: Progress = no_progress,
 ) -> Mount:
     """Make a composition appear at the directory `target`, read-only.
 
@@ -104,13 +104,13 @@ def mount(
     return carry_out(plan, progress)
 
 
-def carry_out(plan: Plan, progress: Progress = unseen) -> Mount:
+def carry_out(plan: Plan, progress: Progress = no_progress) -> Mount:
     """Mount as a plan says; see `mount`. The caller has a lease on what the plan uses."""
     check_target(plan)
     created = make_directories(plan.target)
     source = new_source()
     try:
-        with located(plan.target), claimed(plan.target), claimed_upper(plan, source):
+        with adding_path(plan.target), directory_lock(plan.target), claimed_upper(plan, source):
             _clear_stale(plan)
             refuse_full(plan.target)
             return _mount_by_first(plan, created, source, progress)
@@ -141,7 +141,7 @@ def mounted(
 
 
 def umount(
-    store: StrPath, target: StrPath, *, forget: bool = False, progress: Progress = unseen
+    store: StrPath, target: StrPath, *, forget: bool = False, progress: Progress = no_progress
 ) -> Strategy:
     """Take away what `mount` made at `target` from the store in the directory `store`.
 
@@ -155,7 +155,7 @@ def umount(
     """
     root = os.path.realpath(os.fsencode(store))
     path = mounted_path(target)
-    with located(path), mount_records.sole_changer(root, path):
+    with adding_path(path), mount_records.record_lock(root, path):
         record = mount_records.read_record(root, path)
         if record is None:
             return _umount_unrecorded(root, path)
@@ -168,7 +168,7 @@ def umount(
             from mounter.linked.place import take_away
 
             take_away(root, path, record, progress)
-        with uninterrupted():
+        with signals_blocked():
             mount_records.remove_record(root, path)
             remove_directories([os.fsencode(directory) for directory in record.created])
     return Strategy(record.strategy)
@@ -207,7 +207,7 @@ def _dead_record(plan: Plan) -> mount_records.MountRecord | None:
         return None
     if record.strategy == Strategy.OVERLAY.value:
         rest = source_of(plan.target) in mount_records.all_sources(record)
-        alive = rest or mount_records.may_live(record)
+        alive = rest or mount_records.may_be_mounted(record)
     else:
         alive = bool(os.listdir(plan.target))
     if alive:
@@ -234,7 +234,7 @@ def _mount_by_first(plan: Plan, created: Sequence[bytes], source: str, progress:
             mount_records.remove_record(plan.store, plan.target)
             reasons.append(f"{candidate.value}: {refusal}")
         except BaseException:
-            with uninterrupted():
+            with signals_blocked():
                 _take_back(plan)
             raise
     raise NoStrategy(plan.target, reasons)
@@ -256,7 +256,7 @@ def _take_back(plan: Plan) -> None:
 
 
 def _mount_overlay(plan: Plan, created: Sequence[bytes], source: str) -> None:
-    with opened(plan.target) as target:
+    with open_directory(plan.target) as target:
         try:
             mount_records.write_record(
                 plan.store, new_record(plan, Strategy.OVERLAY, created, source=source)
@@ -283,7 +283,7 @@ def refuse_out_of_reach(record: mount_records.MountRecord) -> None:
     Raises InUse.
     """
     where = quoted(record.target)
-    if not mount_records.may_live(record):
+    if not mount_records.may_be_mounted(record):
         return
     if record.namespace != mount_namespace():
         raise InUse(

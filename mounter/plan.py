@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cas.compose.composition import Composition
 
 VERSION = 1
-Content = Mapping[bytes, tuple[bytes, int]]
+TreeContent = Mapping[bytes, tuple[bytes, int]]
 UPPER = b"upper"
 """Where the changes are in the directory of a plan's `upper`."""
 
@@ -56,7 +56,7 @@ class StrategyRefused(Exception):
     """A strategy cannot be used here; nothing has been done. The text says why."""
 
 
-class Planned(NamedTuple):
+class PlannedArtifact(NamedTuple):
     """An artifact of a plan: its signature, with a priority if it has one (`ID@N`), and tree."""
 
     id: str
@@ -77,7 +77,7 @@ class Plan(NamedTuple):
     store: bytes
     layers: tuple[Digest, ...]
     target: bytes
-    artifacts: tuple[Planned, ...] = ()
+    artifacts: tuple[PlannedArtifact, ...] = ()
     strategy: Strategy = Strategy.AUTO
     reasons: tuple[str, ...] = ()
     writable: bool = False
@@ -88,7 +88,7 @@ class Plan(NamedTuple):
     @classmethod
     def of(cls, composition: Composition, target: bytes) -> Plan:
         """Plan a composition, read-only, by the first strategy that works."""
-        artifacts = tuple(map(Planned, composition.ids, composition.trees))
+        artifacts = tuple(map(PlannedArtifact, composition.ids, composition.trees))
         return cls(
             composition.store,
             composition.layers,
@@ -170,7 +170,7 @@ class Plan(NamedTuple):
                 layers=tuple(_layer(path, store) for path in reversed(document["layers"])),
                 target=_absolute(document["target"]),
                 artifacts=tuple(
-                    Planned(planned["id"], _digest(planned["tree"]))
+                    PlannedArtifact(planned["id"], _digest(planned["tree"]))
                     for planned in document["artifacts"]
                 ),
                 strategy=Strategy(document["strategy"]),

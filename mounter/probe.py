@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from cas.disk.layout import EMPTY
 from cas.errors import CasError
-from cas.system.directories import opened, remove_tree
-from cas.system.progress import Progress, unseen
+from cas.system.directories import open_directory, remove_tree
+from cas.system.progress import Progress, no_progress
 from mounter import syscalls
 from mounter.overlay.overlay import attach_overlay
 from mounter.plan import Plan, StrategyRefused
@@ -20,7 +20,7 @@ _FICLONE = 0x40049409  # linux/fs.h
 _MOST_LINKS = 70_000  # ext4 ends at 65,000, btrfs and xfs far above
 
 
-class Finding(NamedTuple):
+class ProbeResult(NamedTuple):
     """Something was tried: `works` tells the outcome, `detail` why, or how far."""
 
     name: str
@@ -28,7 +28,7 @@ class Finding(NamedTuple):
     detail: str
 
 
-def probe(directory: bytes, progress: Progress = unseen) -> Iterator[Finding]:
+def probe(directory: bytes, progress: Progress = no_progress) -> Iterator[ProbeResult]:
     """Try on the file system of `directory`, a writable one, what the mounter relies on.
 
     Nothing is left behind. Takes about a second, for the links, which `progress` gets. Raises
@@ -39,10 +39,10 @@ def probe(directory: bytes, progress: Progress = unseen) -> Iterator[Finding]:
     yield tried("user namespaces", lambda: syscalls.unshare(namespaces))
     yield tried("new mount API", _fsopen)
     name = f"probe-{os.getpid()}-{os.urandom(8).hex()}".encode()
-    with opened(directory) as parent:
+    with open_directory(directory) as parent:
         os.mkdir(name, dir_fd=parent)
         try:
-            with opened(name, parent) as fd:
+            with open_directory(name, parent) as fd:
                 os.mkdir(b"empty", dir_fd=fd)
                 for empty in EMPTY:
                     os.mkdir(empty, dir_fd=fd)
@@ -55,7 +55,7 @@ def probe(directory: bytes, progress: Progress = unseen) -> Iterator[Finding]:
             remove_tree(name, parent)
 
 
-def tried(name: str, attempt: Callable[[], None]) -> Finding:
+def tried(name: str, attempt: Callable[[], None]) -> ProbeResult:
     """Make an attempt in a child, since it changes the process; the child sends what failed."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -71,7 +71,7 @@ def tried(name: str, attempt: Callable[[], None]) -> Finding:
     with open(reading) as file:
         said = file.read()
     os.waitpid(child, 0)
-    return Finding(name, said == "works", "" if said == "works" else said)
+    return ProbeResult(name, said == "works", "" if said == "works" else said)
 
 
 def _fsopen() -> None:
@@ -87,25 +87,25 @@ def _overlay(plan: Plan, namespaces: int) -> None:
     """Mount an overlay where only this process, which is a child for that, sees it."""
     syscalls.unshare(namespaces)
     syscalls.mount(None, b"/", None, syscalls.MS_SLAVE | syscalls.MS_REC)
-    with opened(os.path.join(plan.store, b"empty")) as target:  # in the new namespace
+    with open_directory(os.path.join(plan.store, b"empty")) as target:  # in the new namespace
         attach_overlay(plan, "cas", target)
 
 
-def _reflink(directory: int) -> Finding:
+def _reflink(directory: int) -> ProbeResult:
     flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
     files = [os.open(name, flags, 0o600, dir_fd=directory) for name in ("from", "to")]
     try:
         os.write(files[0], b"x" * 65536)
         fcntl.ioctl(files[1], _FICLONE, files[0])
     except OSError as error:
-        return Finding("reflink", False, f"{error.strerror}; copies are full copies")
+        return ProbeResult("reflink", False, f"{error.strerror}; copies are full copies")
     finally:
         for fd in files:
             os.close(fd)
-    return Finding("reflink", True, "")
+    return ProbeResult("reflink", True, "")
 
 
-def _links(directory: int, progress: Progress) -> Finding:
+def _links(directory: int, progress: Progress) -> ProbeResult:
     os.close(os.open("one", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=directory))
     os.mkdir("links", dir_fd=directory)
     for count in range(2, _MOST_LINKS):
@@ -115,6 +115,6 @@ def _links(directory: int, progress: Progress) -> Finding:
             os.link("one", f"links/{count}", src_dir_fd=directory, dst_dir_fd=directory)
         except OSError as error:
             if error.errno == errno.EMLINK:
-                return Finding("hard links", True, f"{count - 1} to a file")
-            return Finding("hard links", False, str(error.strerror))
-    return Finding("hard links", True, f"more than {_MOST_LINKS - 1} to a file")
+                return ProbeResult("hard links", True, f"{count - 1} to a file")
+            return ProbeResult("hard links", False, str(error.strerror))
+    return ProbeResult("hard links", True, f"more than {_MOST_LINKS - 1} to a file")

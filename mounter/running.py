@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from cas.disk.scratch import scratch
 from cas.errors import InputRefused
-from cas.system.directories import make_directory, opened
-from cas.system.progress import Progress, unseen
+from cas.system.directories import make_directory, open_directory
+from cas.system.progress import Progress, no_progress
 from cas.system.text import quoted
 from mounter.linked.make import make_linked_tree
 from mounter.mounting import carry_out, planned, umount
@@ -19,8 +19,8 @@ from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
 from mounter.records import count_made, new_source
 from mounter.sandbox.isolation import Sandbox
 from mounter.sandbox.processes import NamespaceRefused, run_plainly, run_sandboxed
-from mounter.sandbox.rootfs import Placed
-from mounter.targets import StrPath, is_inside, place_for, refuse_around_store
+from mounter.sandbox.rootfs import MountSpec
+from mounter.targets import StrPath, is_below, place_for, refuse_around_store
 
 if TYPE_CHECKING:
     from cas.compose.composition import Composition
@@ -58,7 +58,7 @@ def run(
     return run_plans(command, plans, note, sandbox)
 
 
-class Ran(NamedTuple):
+class RunResult(NamedTuple):
     """How a command was run: its exit `code`, by which strategy the sysroot of each plan was made,
     and whether it had namespaces of its own."""
 
@@ -73,7 +73,7 @@ def run_plans(
     note: _Note = lambda text: None,
     sandbox: Sandbox = _AS_USUAL,
     tracer: Tracer | None = None,
-    progress: Progress = unseen,
+    progress: Progress = no_progress,
 ) -> int:
     """Run `command` with what each plan says at its target; see `run`.
 
@@ -81,17 +81,17 @@ def run_plans(
     opens; if it cannot, TraceRefused is raised before the command begins. `progress` gets what is
     linked or copied.
     """
-    return run_told(command, plans, note, sandbox, tracer, progress).code
+    return run_plans_detailed(command, plans, note, sandbox, tracer, progress).code
 
 
-def run_told(
+def run_plans_detailed(
     command: Sequence[StrPath],
     plans: Sequence[Plan],
     note: _Note = lambda text: None,
     sandbox: Sandbox = _AS_USUAL,
     tracer: Tracer | None = None,
-    progress: Progress = unseen,
-) -> Ran:
+    progress: Progress = no_progress,
+) -> RunResult:
     """Run `command` like `run_plans`, and tell how. Raises what that raises."""
     arguments = [os.fsencode(argument) for argument in command]
     refuse_unfit_paths(plans, sandbox)
@@ -109,7 +109,7 @@ def run_told(
             strategies.append(carry_out(plan.by(Strategy.LINKED), progress).strategy)
             stack.callback(umount, plan.store, plan.target)
         code = run_plainly(arguments, sandbox, tracer)
-        return Ran(code, tuple(strategies), namespaces=False)
+        return RunResult(code, tuple(strategies), namespaces=False)
 
 
 def _run_in_namespace(
@@ -119,13 +119,13 @@ def _run_in_namespace(
     sandbox: Sandbox,
     tracer: Tracer | None,
     progress: Progress,
-) -> Ran:
+) -> RunResult:
     if not any(plan.strategy in _LINKED for plan in plans):
         try:
             placed = [_overlaid(plan) for plan in plans]
             code = run_sandboxed(arguments, placed, sandbox, tracer)
             count_made(plans, overlaid=True)
-            return Ran(code, (Strategy.OVERLAY,) * len(plans))
+            return RunResult(code, (Strategy.OVERLAY,) * len(plans))
         except StrategyRefused as refusal:
             if any(plan.strategy is Strategy.OVERLAY or plan.upper for plan in plans):
                 raise NoStrategy(plans[0].target, [f"overlay: {refusal}"]) from refusal
@@ -138,7 +138,7 @@ def _run_in_namespace(
         ]
         code = run_sandboxed(arguments, placed, sandbox, tracer)
         count_made(plans, overlaid=False)
-        return Ran(code, strategies)
+        return RunResult(code, strategies)
 
 
 def _refuse_without_namespaces(
@@ -152,8 +152,8 @@ def _refuse_without_namespaces(
             raise NoStrategy(plan.target, [f"overlay: {refusal}"])
 
 
-def _overlaid(plan: Plan) -> Placed:
-    return Placed(plan, new_source() if plan.lease is None else f"cas-{plan.lease}")
+def _overlaid(plan: Plan) -> MountSpec:
+    return MountSpec(plan, new_source() if plan.lease is None else f"cas-{plan.lease}")
 
 
 def _link_strategy(plan: Plan) -> Strategy:
@@ -164,17 +164,17 @@ def _link_strategy(plan: Plan) -> Strategy:
 
 def _linked(
     plan: Plan, strategy: Strategy, stack: contextlib.ExitStack, progress: Progress
-) -> Placed:
+) -> MountSpec:
     """Make a plan's tree in the store, where links work, for as long as `stack` lives."""
-    store = stack.enter_context(opened(plan.store))
+    store = stack.enter_context(open_directory(plan.store))
     work = stack.enter_context(scratch(store, f"run-{plan.lease}" if plan.lease else "run"))
     make_directory(b"sysroot", 0o755, work.fd)
-    root = stack.enter_context(opened(b"sysroot", work.fd))
+    root = stack.enter_context(open_directory(b"sysroot", work.fd))
     try:
         make_linked_tree(plan, strategy, plan.content(), root, progress)
     except StrategyRefused as refusal:
         raise NoStrategy(plan.target, [f"{strategy.value}: {refusal}"]) from refusal
-    return Placed(plan, "", os.path.join(plan.store, work.path, b"sysroot"))
+    return MountSpec(plan, "", os.path.join(plan.store, work.path, b"sysroot"))
 
 
 def refuse_unfit_paths(plans: Sequence[Plan], sandbox: Sandbox = _AS_USUAL) -> None:
@@ -183,12 +183,12 @@ def refuse_unfit_paths(plans: Sequence[Plan], sandbox: Sandbox = _AS_USUAL) -> N
     if b"/" in targets:
         raise InputRefused("nothing can be mounted at /", hint="give a directory in it")
     for target in targets:
-        if is_inside(target, b"/proc"):
+        if is_below(target, b"/proc"):
             raise InputRefused(
                 f"nothing can be mounted at {quoted(target)}: the command gets a /proc of its own",
                 hint="give a directory elsewhere",
             )
-        if not any(other != target and is_inside(target, other) for other in targets):
+        if not any(other != target and is_below(target, other) for other in targets):
             place_for(target)
     if len(set(targets)) < len(targets):
         raise InputRefused("two things have the same path", hint="give each a path of its own")
@@ -196,7 +196,7 @@ def refuse_unfit_paths(plans: Sequence[Plan], sandbox: Sandbox = _AS_USUAL) -> N
         for target in targets:
             refuse_around_store(target, plan.store)
         for other in plans:
-            if other is not plan and is_inside(other.target, plan.target):
+            if other is not plan and is_below(other.target, plan.target):
                 raise InputRefused(
                     f"the sysroot {quoted(other.target)} is inside the sysroot "
                     f"{quoted(plan.target)}",

@@ -9,8 +9,8 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from cas.errors import InputRefused, InUse
-from cas.system.directories import OPEN_DIRECTORY, is_within
-from cas.system.signals import uninterrupted
+from cas.system.directories import DIRECTORY_FLAGS, is_within
+from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 from mounter.plan import Plan
 
@@ -88,7 +88,7 @@ def _no_directory(path: bytes) -> InputRefused:
     return InputRefused(f"{quoted(path)} is not a directory", hint="give a path below a directory")
 
 
-def is_inside(path: bytes, directory: bytes) -> bool:
+def is_below(path: bytes, directory: bytes) -> bool:
     """Tell whether an absolute path is a directory's, or of something in it."""
     return os.path.commonpath([path, directory]) == directory
 
@@ -116,7 +116,7 @@ def _make_missing(path: bytes, made: list[bytes], mode: int | None) -> None:
         while not os.path.isdir(os.path.dirname(missing)):
             missing = os.path.dirname(missing)
         try:
-            with uninterrupted():
+            with signals_blocked():
                 os.mkdir(missing)
                 made.append(missing)
                 if mode is not None:
@@ -146,13 +146,13 @@ def refuse_full(target: bytes) -> None:
 
 
 @contextlib.contextmanager
-def claimed(target: bytes) -> Iterator[None]:
+def directory_lock(target: bytes) -> Iterator[None]:
     """Keep other processes from mounting at, or unmounting, a directory meanwhile.
 
     Raises InputRefused if it is a symbolic link, InUse.
     """
     try:
-        fd = os.open(target, OPEN_DIRECTORY)
+        fd = os.open(target, DIRECTORY_FLAGS)
     except NotADirectoryError as error:
         raise _symbolic_link(target) from error
     try:
@@ -188,7 +188,7 @@ class MountPoint:
         while True:
             make_directories(path, mode=_MADE_TO_MOUNT)
             try:
-                self._fd = os.open(path, OPEN_DIRECTORY)
+                self._fd = os.open(path, DIRECTORY_FLAGS)
             except FileNotFoundError:
                 continue
             except PermissionError:
@@ -220,7 +220,7 @@ class MountPoint:
                 path = os.path.dirname(path)
                 os.close(fd)
                 fd = -1
-                fd = os.open(path, OPEN_DIRECTORY)
+                fd = os.open(path, DIRECTORY_FLAGS)
         if fd >= 0:
             os.close(fd)
 

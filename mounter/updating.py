@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from cas.disk import mount_records
 from cas.errors import InputRefused, InUse
 from cas.model.signature import NoSuchSignature, Signature
-from cas.system.directories import opened
-from cas.system.oserrors import located
-from cas.system.progress import Progress, unseen
+from cas.system.directories import open_directory
+from cas.system.oserrors import adding_path
+from cas.system.progress import Progress, no_progress
 from cas.system.text import quoted
 from mounter import syscalls
 from mounter.linked.place import make_beside, plan_of, remove_staging, staging_name
@@ -46,7 +46,7 @@ def mounted_ids(store: StrPath, target: StrPath) -> list[str]:
     if len(record.plans) == 1 or record.strategy == Strategy.OVERLAY.value:
         plan, *_ = mount_records.plan_documents(path, record)
         return [artifact["id"] for artifact in plan["artifacts"]]
-    with opened(os.fsencode(record.target)) as root:
+    with open_directory(os.fsencode(record.target)) as root:
         return [artifact.id for artifact in plan_of(path, record, root).artifacts]
 
 
@@ -80,14 +80,14 @@ def without(ids: Sequence[str], drop: Iterable[str], *, missing_ok: bool = False
     return left
 
 
-def update(composition: Composition, target: StrPath, progress: Progress = unseen) -> Updated:
+def update(composition: Composition, target: StrPath, progress: Progress = no_progress) -> Updated:
     """Exchange what is mounted at `target` for a composition, by the same strategy, at once.
 
     `progress` gets what is made of a linked tree, and then what goes of the old one.
     Raises NotMounted, InUse, InputRefused (it is writable), NoStrategy, StoreDamaged, OSError.
     """
     plan = Plan.of(composition, mounted_path(target))
-    with located(plan.target), mount_records.sole_changer(plan.store, plan.target):
+    with adding_path(plan.target), mount_records.record_lock(plan.store, plan.target):
         record = _live_record(plan.store, plan.target)
         _refuse_writable(plan.store, record)
         before, *_ = mount_records.plan_documents(plan.store, record)
@@ -130,7 +130,7 @@ def _swap_mounts(plan: Plan, source: str) -> tuple[int, str | None]:
     except TooOld as error:
         return _replace_mount(plan, source, None), str(error)
     try:
-        with opened(plan.target) as directory:
+        with open_directory(plan.target) as directory:
             syscalls.move_mount(made, directory, plan.target, beneath=True)
     except OSError as error:
         why = f"this kernel cannot put a mount beneath another: {error.strerror}"
@@ -145,7 +145,7 @@ def _replace_mount(plan: Plan, source: str, made: int | None) -> int:
     """Take the old mount away and attach the new one; return for how long there was none."""
     began = time.monotonic_ns()
     syscalls.umount(plan.target, syscalls.MNT_DETACH)
-    with opened(plan.target) as directory:
+    with open_directory(plan.target) as directory:
         if made is None:
             attach_overlay(plan, source, directory)
         else:
@@ -154,16 +154,16 @@ def _replace_mount(plan: Plan, source: str, made: int | None) -> int:
 
 
 def _exchange_tree(
-    plan: Plan, record: mount_records.MountRecord, progress: Progress = unseen
+    plan: Plan, record: mount_records.MountRecord, progress: Progress = no_progress
 ) -> Updated:
     """Make the new tree beside the old one, and swap their names (renameat2(2))."""
-    with opened(plan.target) as root:
+    with open_directory(plan.target) as root:
         old = plan_of(plan.store, record, root)
         refuse_foreign(old, old.content(), root)
     remove_staging(record)
     parent_path, name, beside = staging_name(plan.target)
     staging = os.path.join(parent_path, beside)
-    with opened(parent_path) as parent:
+    with open_directory(parent_path) as parent:
         both = record._replace(
             staging=os.fsdecode(staging),
             plans=(old.dump(), plan.dump()),
@@ -189,7 +189,7 @@ def _exchange_tree(
 
 def _remove_old(old: Plan, beside: bytes, parent: int, progress: Progress) -> None:
     """Remove the old tree, unless somebody has put something there meanwhile. Raises InUse."""
-    with opened(beside, parent) as root:
+    with open_directory(beside, parent) as root:
         try:
             remove_linked_tree(old, old.content(), root, progress)
         except InUse as error:
@@ -234,6 +234,6 @@ def _live_record(store: bytes, target: bytes) -> mount_records.MountRecord:
             f"{quoted(target)} is mounted from a store that is read-only, and has no record",
             hint="unmount it, and mount the new composition",
         )
-    if record is None or not mount_records.may_live(record):
+    if record is None or not mount_records.may_be_mounted(record):
         raise NotMounted(store, target)
     return record

@@ -17,7 +17,7 @@ from cas.disk.last_use import is_recent, note_use
 from cas.disk.scratch import MayNotWrite, replace_file
 from cas.model.conflicts import Overlap
 from cas.model.manifest import Digest
-from cas.model.strict_json import fits, parse
+from cas.model.strict_json import has_type, parse
 from cas.system.directories import disk_use, disk_use_at
 from cas.system.files import read_sealed, seal
 
@@ -30,7 +30,7 @@ class Merged(NamedTuple):
     boot_id: str
 
 
-class Known:
+class CompositionCache:
     """The `known/` of the store at the absolute path `store`."""
 
     def __init__(self, store: bytes) -> None:
@@ -139,7 +139,7 @@ class Known:
     def _merged(self, name: bytes) -> Merged | None:
         with contextlib.suppress(OSError, ValueError, TypeError):
             boot, tree, *parts = self._read(name)
-            if fits(boot, str) and fits([tree, *parts], list[Digest]):
+            if has_type(boot, str) and has_type([tree, *parts], list[Digest]):
                 merged = Merged(tree, tuple(parts), boot)
                 return merged if self._name("merged", merged.parts) == name else None
         return None
@@ -162,7 +162,9 @@ class Known:
 
 def _overlap(trees: int, path: str, winner: int, hidden: list[int], directory: bool) -> Overlap:
     """Make an overlap of so many `trees`. Raises ValueError."""
-    if not (fits(path, str) and fits([winner, *hidden], list[int]) and fits(directory, bool)):
+    if not (
+        has_type(path, str) and has_type([winner, *hidden], list[int]) and has_type(directory, bool)
+    ):
         raise ValueError("it is no overlap")
     if not max(hidden) < winner < trees:
         raise ValueError("it is an overlap of other trees")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from cas.compose.cache import Known, composition_key
+from cas.compose.cache import CompositionCache, composition_key
 from cas.compose.composition import Composition
-from cas.compose.merged_layers import Merging
+from cas.compose.merged_layers import MergedLayers
 from cas.compose.order import Wanted, in_order, with_priority
 from cas.content.layers import Layers
 from cas.disk.boot import boot_id
 from cas.disk.leases import Lease
 from cas.index import artifact_links
-from cas.index.after_reboot import trusted
-from cas.index.parts import Storage
+from cas.index.after_reboot import recheck_after_reboot
+from cas.index.parts import StoreParts
 from cas.index.resolve import resolve_records
-from cas.model.artifact import Record, recorded_signature
-from cas.model.conflicts import Conflict, ConflictPolicy, find_overlaps, judge
+from cas.model.artifact import IndexRecord, recorded_signature
+from cas.model.conflicts import Conflict, ConflictPolicy, apply_policy, find_overlaps
 from cas.model.manifest import Digest
 from cas.model.signature import NoSuchSignature
 from cas.model.union import distinct
@@ -24,7 +24,11 @@ from cas.system.text import quoted
 
 
 def find_conflicts(
-    names: Sequence[str], trees: Sequence[Digest], key: Digest, layers: Layers, known: Known
+    names: Sequence[str],
+    trees: Sequence[Digest],
+    key: Digest,
+    layers: Layers,
+    known: CompositionCache,
 ) -> list[Conflict]:
     """Find the conflicts of artifacts, given by signatures and trees, lowest first.
 
@@ -47,9 +51,9 @@ def find_conflicts(
 
 
 def compose(
-    storage: Storage,
-    known: Known,
-    merging: Merging,
+    storage: StoreParts,
+    known: CompositionCache,
+    merging: MergedLayers,
     names: Iterable[str],
     *,
     conflicts: ConflictPolicy | None,
@@ -81,7 +85,7 @@ def compose(
             told: tuple[Conflict, ...] = ()
             if conflicts is not None:
                 found = find_conflicts(names, trees, key, storage.layers, known)
-                told = judge(found, conflicts, allow)
+                told = apply_policy(found, conflicts, allow)
             if layers is None:
                 merging.make(different)
             elif merging.trust(layers, different):
@@ -95,7 +99,7 @@ def compose(
         lease.close()
 
 
-def _check(storage: Storage, wanted: Sequence[Wanted], records: Sequence[Record]) -> None:
+def _check(storage: StoreParts, wanted: Sequence[Wanted], records: Sequence[IndexRecord]) -> None:
     """Make sure that artifacts can be trusted. Raises NoSuchSignature."""
     this_boot = boot_id()
     doubtful = [
@@ -103,6 +107,10 @@ def _check(storage: Storage, wanted: Sequence[Wanted], records: Sequence[Record]
         for w, record in zip(wanted, records, strict=True)
         if not (record.is_safe or record.is_of_boot(this_boot))
     ]
-    lost = [name for name, record in doubtful if trusted(storage, record.artifact()) is None]
+    lost = [
+        name
+        for name, record in doubtful
+        if recheck_after_reboot(storage, record.artifact()) is None
+    ]
     if lost:
         raise NoSuchSignature(lost, quoted(storage.path))

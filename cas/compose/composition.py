@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cas.disk.leases import Lease
-from cas.model.artifact import Artifact, Record
+from cas.model.artifact import Artifact, IndexRecord
 from cas.model.conflicts import Conflict
 from cas.model.manifest import Digest
-from cas.system.closeable import Closing
+from cas.system.closeable import Closeable
 
 
 @dataclass(frozen=True, slots=True)
-class Composition(Closing):
+class Composition(Closeable):
     """Artifacts to be seen as one tree, lowest first: a later one wins over an earlier one.
 
     Owns a lease: nothing of it is collected until it is closed. `store` is the store's path,
@@ -27,7 +27,7 @@ class Composition(Closing):
     layers: tuple[Digest, ...]
     conflicts: tuple[Conflict, ...]
     lease: Lease
-    records: tuple[Record, ...]
+    records: tuple[IndexRecord, ...]
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:

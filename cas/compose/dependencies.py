@@ -10,7 +10,7 @@ from typing import NamedTuple
 from cas.compose.order import Wanted, with_priority
 from cas.errors import InputRefused
 from cas.model.signature import Signature
-from cas.model.strict_json import fits, parse
+from cas.model.strict_json import has_type, parse
 
 _NATIVE_RECIPES = ("*-native", "*-cross*")
 
@@ -63,13 +63,13 @@ def is_native(signature: Signature) -> bool:
 
 
 def _entry(entry: object) -> str:
-    if isinstance(entry, str) and fits(entry, str):
+    if isinstance(entry, str) and has_type(entry, str):
         return entry
     shown = json.dumps(entry)
     if not isinstance(entry, dict):
         raise ValueError(f"{shown} is no ID")
     name, priority = entry.get("id"), entry.get("priority", 0)
-    if not isinstance(name, str) or not fits(name, str) or type(priority) is not int:
+    if not isinstance(name, str) or not has_type(name, str) or type(priority) is not int:
         raise ValueError(f"{shown} has no text as its id, or no whole number as its priority")
     if entry.keys() - {"id", "priority"}:
         raise ValueError(f"{shown} has more than an id and a priority")

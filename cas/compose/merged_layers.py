@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from cas.compose.cache import Known, Merged
+from cas.compose.cache import CompositionCache, Merged
 from cas.content import digest as hashing
 from cas.content.layers import overhead
 from cas.disk.boot import boot_id
@@ -13,17 +13,17 @@ from cas.disk.layout import MOST_LAYERS
 from cas.disk.log import EventKind, event, log
 from cas.disk.scratch import scratch
 from cas.errors import CasError, StoreDamaged
-from cas.index.parts import Storage
+from cas.index.parts import StoreParts
 from cas.model.manifest import Digest, Manifest
 from cas.model.union import union
-from cas.system.signals import uninterrupted
+from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 
 
-class Merging:
+class MergedLayers:
     """Makes the merged layers of a store, and finds those that were made before."""
 
-    def __init__(self, storage: Storage, known: Known) -> None:
+    def __init__(self, storage: StoreParts, known: CompositionCache) -> None:
         self._storage = storage
         self._known = known
 
@@ -59,7 +59,7 @@ class Merging:
         with scratch(self._storage.fd, "merge") as work:
             self._storage.layers.build(manifest, work)
             size = overhead(manifest, b"layer", b"manifest", work.fd)
-            with self._storage.index.locked(exclusive=True), uninterrupted():
+            with self._storage.index.locked(exclusive=True), signals_blocked():
                 if self._storage.layers.exists(merged.tree):
                     size = 0
                 self._storage.layers.publish(merged.tree, work)

@@ -16,11 +16,11 @@ from cas.system.mountinfo import MountLine, mount_of
 from cas.system.text import quoted
 
 
-class NotBrought(CasError):
+class PathNotFound(CasError):
     """No artifact of a composition has anything at a path."""
 
 
-class Brought(NamedTuple):
+class Provider(NamedTuple):
     """The artifact `id` (with `@N` if it has a priority) has `node` at `path`."""
 
     id: str
@@ -33,36 +33,36 @@ class Brought(NamedTuple):
         return Entry.of(self.path, self.node)
 
 
-class Whence(NamedTuple):
+class Origin(NamedTuple):
     """What is seen at `path`, and what is hidden there, from the highest to the lowest.
 
     `winner` is None if something that is no directory hides a directory above `path`.
     """
 
     path: bytes
-    winner: Brought | None
-    hidden: tuple[Brought, ...]
+    winner: Provider | None
+    hidden: tuple[Provider, ...]
 
 
 def _is_link(node: bytes | None) -> TypeGuard[bytes]:
     return node is not None and node.startswith(b"l")
 
 
-class Composed(NamedTuple):
+class MountedComposition(NamedTuple):
     """What a sysroot consists of: pairs of ID and tree, lowest first; and a path in it."""
 
     artifacts: tuple[tuple[str, Digest], ...]
     path: bytes
 
 
-def whence(path: bytes, trees: Iterable[tuple[str, Manifest]]) -> Whence:
+def find_origin(path: bytes, trees: Iterable[tuple[str, Manifest]]) -> Origin:
     """Tell which of the trees, given with their IDs and lowest first, bring `path`.
 
-    Directories merge, so of them the highest is named. Raises NotBrought.
+    Directories merge, so of them the highest is named. Raises PathNotFound.
     """
     above = list(parents(path))
-    winner: Brought | None = None
-    hidden: list[Brought] = []
+    winner: Provider | None = None
+    hidden: list[Provider] = []
     links: list[tuple[bytes, bytes]] = []
     for id_, manifest in trees:
         node = manifest.nodes.get(path)
@@ -71,7 +71,7 @@ def whence(path: bytes, trees: Iterable[tuple[str, Manifest]]) -> Whence:
             hidden.insert(0, winner)
             winner = None
         if node is not None:
-            winner = Brought(id_, path, node)
+            winner = Provider(id_, path, node)
         links += [
             (parent, node) for parent in above if _is_link(node := manifest.nodes.get(parent))
         ]
@@ -81,11 +81,11 @@ def whence(path: bytes, trees: Iterable[tuple[str, Manifest]]) -> Whence:
             hint = (
                 f"{quoted(parent)} is a symbolic link to {quoted(node[2:])}: ask for what is there"
             )
-        raise NotBrought(f"no artifact of the composition has {quoted(path)}", hint=hint)
-    return Whence(path, winner, tuple(hidden))
+        raise PathNotFound(f"no artifact of the composition has {quoted(path)}", hint=hint)
+    return Origin(path, winner, tuple(hidden))
 
 
-def composed_at(store: bytes, file: bytes) -> Composed:
+def composed_at(store: bytes, file: bytes) -> MountedComposition:
     """Return what the mounted sysroot consists of in which the absolute path `file` is.
 
     It may be one that `cas mount` made, or that of a `cas run` if this process is in it. Raises
@@ -93,20 +93,20 @@ def composed_at(store: bytes, file: bytes) -> Composed:
     """
     for record in mount_records.all_records(store):
         target = os.fsencode(record.target)
-        if file == target and mount_records.may_live(record):
+        if file == target and mount_records.may_be_mounted(record):
             raise CasError(
                 f"{quoted(file)} is the sysroot itself", hint="give a path in it; or `cas mounts`"
             )
-        if file.startswith(target + b"/") and mount_records.may_live(record):
+        if file.startswith(target + b"/") and mount_records.may_be_mounted(record):
             plan, *_ = mount_records.plan_documents(store, record)
             artifacts = [(a["id"], a["tree"]) for a in plan["artifacts"]]
-            return Composed(tuple(artifacts), file[len(target) + 1 :])
+            return MountedComposition(tuple(artifacts), file[len(target) + 1 :])
     found = mount_of(file)
     name = None if found is None else _lease_name(found)
     lease = None if name is None else read_lease(store, name)
     if found is not None and lease is not None:
         inside = os.path.relpath(file, found.point)
-        return Composed(tuple((i, Digest(tree)) for i, tree in lease.artifacts), inside)
+        return MountedComposition(tuple((i, Digest(tree)) for i, tree in lease.artifacts), inside)
     raise CasError(
         f"{quoted(file)} is not in a sysroot that is mounted from {quoted(store)}",
         hint="give the IDs of a composition, and a path in it",

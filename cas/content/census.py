@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
-class Content(NamedTuple):
+class ContentFile(NamedTuple):
     """A file of `size` bytes, at `path`, and what its content has to be.
 
     `name` is the digest, with `.x` if it is executable.
@@ -39,7 +39,7 @@ class Census:
     """
 
     sizes: dict[int, int] = field(default_factory=dict)
-    unnamed: dict[tuple[int, bytes], Content] = field(default_factory=dict)
+    unnamed: dict[tuple[int, bytes], ContentFile] = field(default_factory=dict)
     links: Counter[int] = field(default_factory=Counter)
     had: dict[int, int] = field(default_factory=dict)
 

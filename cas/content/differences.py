@@ -9,7 +9,7 @@ from typing import NamedTuple
 from cas.content.layers import node_of
 from cas.errors import InputRefused
 from cas.model.manifest import Entry, Kind, Manifest
-from cas.system.directories import Node, opened, path_text, walk
+from cas.system.directories import Node, open_directory, path_text, walk
 from cas.system.text import quoted
 
 
@@ -58,7 +58,7 @@ def node_at(path: bytes) -> bytes | None:
     """
     parent, name = os.path.split(path)
     try:
-        with opened(parent) as fd:
+        with open_directory(parent) as fd:
             return node_of(Node(name, name, fd, os.stat(name, dir_fd=fd, follow_symlinks=False)))
     except FileNotFoundError:
         return None
@@ -70,7 +70,7 @@ def read_directory(directory: bytes) -> Manifest:
     Raises InputRefused (something that is no file, directory or symbolic link), OSError.
     """
     nodes: dict[bytes, bytes] = {}
-    with opened(directory) as fd:
+    with open_directory(directory) as fd:
         for found in walk(fd):
             node = node_of(found)
             if node is None:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from cas.content import digest as hashing
-from cas.content.census import Content
-from cas.system.directories import reachable
+from cas.content.census import ContentFile
+from cas.system.directories import shortened_path
 from cas.system.files import open_file
-from cas.system.progress import Progress, unseen
-from cas.system.workers import spread
+from cas.system.progress import Progress, no_progress
+from cas.system.workers import run_parallel
 
 _TOGETHER = 20_000_000
 """How many bytes are hashed before that is told."""
@@ -20,19 +20,19 @@ _COST_OF_A_FILE = 10_000
 _LITTLE = 10_000_000
 """How many bytes are hashed in the time that it takes to begin and end a process."""
 
-_Hashed = tuple[int, list[tuple[Content, str]]]
+_Hashed = tuple[int, list[tuple[ContentFile, str]]]
 
 
 def damaged_contents(
-    root_fd: int, contents: Sequence[Content], progress: Progress = unseen
-) -> list[tuple[Content, str]]:
+    root_fd: int, contents: Sequence[ContentFile], progress: Progress = no_progress
+) -> list[tuple[ContentFile, str]]:
     """Hash contents below `root_fd`, by all processors; `progress` gets bytes.
 
     Returns those that are not what they have to be, and what is wrong with them, as text. What
     was deleted meanwhile is passed over. Raises WorkerEnded.
     """
     total, done = sum(content.size for content in contents), 0
-    damaged: list[tuple[Content, str]] = []
+    damaged: list[tuple[ContentFile, str]] = []
 
     def take(hashed: _Hashed) -> None:
         nonlocal done
@@ -40,15 +40,15 @@ def damaged_contents(
         damaged.extend(hashed[1])
         progress(done, total, done)
 
-    spread(partial(_hash, root_fd), contents, take, weight=_weight, least=_LITTLE)
+    run_parallel(partial(_hash, root_fd), contents, take, weight=_weight, least=_LITTLE)
     return sorted(damaged)
 
 
-def _weight(content: Content) -> int:
+def _weight(content: ContentFile) -> int:
     return content.size + _COST_OF_A_FILE
 
 
-def _hash(root_fd: int, contents: Sequence[Content], give: Callable[[_Hashed], None]) -> None:
+def _hash(root_fd: int, contents: Sequence[ContentFile], give: Callable[[_Hashed], None]) -> None:
     """Tell, some contents at a time, how many bytes they had, and which are damaged."""
     size, damaged = 0, []
     for number, content in enumerate(contents, 1):
@@ -61,9 +61,9 @@ def _hash(root_fd: int, contents: Sequence[Content], give: Callable[[_Hashed], N
             size, damaged = 0, []
 
 
-def _damage(root_fd: int, content: Content) -> str:
+def _damage(root_fd: int, content: ContentFile) -> str:
     try:
-        with reachable(content.path, root_fd) as (path, directory):
+        with shortened_path(content.path, root_fd) as (path, directory):
             fd = open_file(path, directory)
         try:
             right = hashing.of_file(fd)[0].encode() == content.name[:64]

@@ -7,12 +7,12 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from cas.content.census import Census, Content, content_name, content_path
+from cas.content.census import Census, ContentFile, content_name, content_path
 from cas.content.findings import FaultKind
 from cas.content.stamp import is_stamped
 from cas.disk.layout import content_of
 from cas.model.manifest import DIRECTORY, Manifest, symlink_node
-from cas.system.directories import Node, listings, stat_of
+from cas.system.directories import Node, iter_directories, stat_of
 from cas.system.text import quoted
 
 
@@ -51,7 +51,7 @@ class LayerCheck:
         built_ns = os.fstat(layer_fd).st_mtime_ns
         right, links = self._right, self.census.links
         missing = dict(manifest.nodes)
-        for prefix, fd, entries in listings(layer_fd):
+        for prefix, fd, entries in iter_directories(layer_fd):
             for entry in entries:
                 name = os.fsencode(entry.name)
                 path = prefix + name
@@ -96,7 +96,7 @@ class LayerCheck:
         census.sizes[inode] = has.st_size
         place = self._objects.get(inode, b"")
         if b"objects/" + place != content_path(name) and content_of(place) != name:
-            census.unnamed[inode, name] = Content(name, path, has.st_size)
+            census.unnamed[inode, name] = ContentFile(name, path, has.st_size)
         if has.st_nlink != 2:
             census.links[inode] += 1
             census.had[inode] = has.st_nlink

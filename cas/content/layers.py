@@ -24,7 +24,14 @@ from cas.model.manifest import (
     file_node,
     symlink_node,
 )
-from cas.system.directories import DirCursor, Node, disk_use, make_directory, opened, remove_tree
+from cas.system.directories import (
+    DirCursor,
+    Node,
+    disk_use,
+    make_directory,
+    open_directory,
+    remove_tree,
+)
 from cas.system.files import read_file
 from cas.system.text import quoted
 
@@ -59,12 +66,12 @@ class Layers:
     def build(self, manifest: Manifest, scratch: Scratch) -> None:
         """Make the layer and the canonical manifest as `layer` and `manifest` in `scratch`.
 
-        Raises Overtaken, OSError.
+        Raises ConcurrentChange, OSError.
         """
         remove_tree(b"layer", scratch.fd)
         mode = directory_mode(scratch.fd)
         make_directory(b"layer", mode, scratch.fd)
-        with opened(b"layer", scratch.fd) as fd, DirCursor(fd) as cursor:
+        with open_directory(b"layer", scratch.fd) as fd, DirCursor(fd) as cursor:
             for entry in manifest:
                 parent, _, name = entry.path.rpartition(b"/")
                 self._build_entry(entry, name, cursor.at(parent), mode)
@@ -159,7 +166,7 @@ class Layers:
         """Return what compares layers with their manifests; see there. Raises OSError."""
         from cas.content.layer_check import LayerCheck
 
-        with opened(b"layers", self._store) as fd:
+        with open_directory(b"layers", self._store) as fd:
             mode = directory_mode(fd)
         return LayerCheck(objects, mode, stamped=self._objects.keep_stamps)
 
@@ -172,7 +179,7 @@ class Layers:
         from cas.content.hash_all import damaged_contents
 
         check = self.check({})
-        with opened(layer_path(tree), self._store) as fd:
+        with open_directory(layer_path(tree), self._store) as fd:
             for fault in check.compare(fd, self.manifest(tree), b""):
                 if fault.kind is not FaultKind.WRITTEN:  # its content shows
                     yield str(fault)
@@ -186,7 +193,7 @@ def overhead(manifest: Manifest, layer: bytes, file: bytes, dir_fd: int) -> int:
     `layer` and `file` are where they are below `dir_fd`. Raises OSError.
     """
     taken = disk_use(os.stat(file, dir_fd=dir_fd))
-    with opened(layer, dir_fd) as root, DirCursor(root) as cursor:
+    with open_directory(layer, dir_fd) as root, DirCursor(root) as cursor:
         taken += disk_use(os.fstat(root))
         for path, node in manifest.nodes.items():
             if node == DIRECTORY:

@@ -20,7 +20,7 @@ from cas.system.directories import disk_use
 from cas.system.text import quoted
 
 
-class Overtaken(Exception):
+class ConcurrentChange(Exception):
     """Another process changed what was relied on, such as an object just found; begin again."""
 
 
@@ -120,12 +120,12 @@ class Objects:
 
         The kernel lets nobody but root link a file of somebody else's that is read-only (proc(5),
         protected_hardlinks): then a copy is linked, which this user keeps as an object too.
-        Raises Overtaken, StoreDamaged, OSError.
+        Raises ConcurrentChange, StoreDamaged, OSError.
         """
         try:
             self._link(key.path, key, name, dir_fd)
         except FileNotFoundError as error:
-            raise Overtaken from error
+            raise ConcurrentChange from error
         except PermissionError:
             own = own_path(key.path, os.geteuid())
             linked = False
@@ -202,13 +202,13 @@ class Objects:
     def _copy_object(self, source: bytes, target: bytes, key: ObjectKey) -> None:
         """Put a copy of the object at `source` in the place of what is at `target`.
 
-        It keeps the time, which make(1) looks at. Raises Overtaken, StoreDamaged, OSError.
+        It keeps the time, which make(1) looks at. Raises ConcurrentChange, StoreDamaged, OSError.
         """
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # it may be a FIFO
             old = os.open(source, flags, dir_fd=self.store_fd)
         except FileNotFoundError as error:
-            raise Overtaken from error
+            raise ConcurrentChange from error
         try:
             found = os.fstat(old)
             with scratch(self.store_fd, "object") as work:

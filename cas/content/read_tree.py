@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from cas.content import digest as hashing
 from cas.errors import StoreDamaged
 from cas.model.manifest import Entry, Kind, Manifest
-from cas.system.directories import DirCursor, opened
+from cas.system.directories import DirCursor, open_directory
 from cas.system.files import open_file
 from cas.system.text import quoted
 
@@ -23,7 +23,7 @@ def contents_of(manifest: Manifest, layer: bytes) -> Iterator[tuple[Entry, int]]
     """
     with contextlib.ExitStack() as stack:
         try:
-            root = stack.enter_context(opened(layer))
+            root = stack.enter_context(open_directory(layer))
         except OSError as error:
             raise StoreDamaged(f"{quoted(layer)}: {error.strerror}", hint=_HINT) from error
         cursor = stack.enter_context(DirCursor(root))

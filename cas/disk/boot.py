@@ -9,7 +9,7 @@ from functools import cache
 
 from cas.disk.last_use import TICK_NS
 from cas.disk.scratch import replace_file
-from cas.model.strict_json import fits, parse
+from cas.model.strict_json import has_type, parse
 from cas.system.files import read_sealed, seal
 
 _MARK = b"boot"
@@ -39,7 +39,7 @@ def contents_since_ns(store: bytes) -> int:
     path = os.path.join(store, _MARK)
     try:
         boot, since = parse(read_sealed(path))
-        if boot == boot_id() and fits(since, int):
+        if boot == boot_id() and has_type(since, int):
             return int(since)
     except (FileNotFoundError, ValueError, TypeError):
         pass  # the first one in a store, or cut by a power failure

@@ -11,7 +11,7 @@ import os
 import stat
 
 from cas.errors import InputRefused
-from cas.system.directories import opened, walk
+from cas.system.directories import open_directory, walk
 from cas.system.progress import Progress
 
 _SHARED = stat.S_ISGID | stat.S_IWGRP
@@ -41,7 +41,7 @@ def share_new(fd: int, dir_fd: int) -> None:
 def make_subdirectory(name: bytes, dir_fd: int) -> None:
     """Make a directory in `dir_fd` for whoever may use that one. Raises OSError."""
     os.mkdir(name, 0o755, dir_fd=dir_fd)
-    with opened(name, dir_fd) as made:
+    with open_directory(name, dir_fd) as made:
         share_new(made, dir_fd)
 
 

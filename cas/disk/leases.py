@@ -19,8 +19,8 @@ from cas.disk.scratch import MayNotWrite, locked_file
 from cas.errors import CasError, StoreDamaged
 from cas.model.manifest import is_digest
 from cas.model.strict_json import parse, record_of
-from cas.system.closeable import Closing
-from cas.system.directories import opened
+from cas.system.closeable import Closeable
+from cas.system.directories import open_directory
 from cas.system.files import open_file, seal, unseal
 from cas.system.text import quoted
 
@@ -59,7 +59,7 @@ class NoLease(CasError):
         )
 
 
-class Lease(Closing):
+class Lease(Closeable):
     """A held lease. Owns its descriptor `fd`, which a forked child keeps, an exec'ed one not.
 
     So it lasts as long as one of them has it, or until who took it closes it: a child that closes
@@ -96,7 +96,7 @@ class Lease(Closing):
             since_ns=time.time_ns(),
         )
         try:
-            with opened(store) as store_fd:
+            with open_directory(store) as store_fd:
                 self.fd = locked_file(unfinished, store_fd)
         except MayNotWrite as error:
             raise NoLease(store) from error
@@ -131,7 +131,7 @@ class Lease(Closing):
 
 def read_lease(store: bytes, name: str) -> LeaseRecord | None:
     """Return what a lease says, if it is held. Raises OSError, StoreDamaged."""
-    with opened(store) as store_fd, opened(b"leases", store_fd) as directory:
+    with open_directory(store) as store_fd, open_directory(b"leases", store_fd) as directory:
         return _read(os.path.join(store, b"leases", os.fsencode(name)), directory)
 
 
@@ -152,7 +152,7 @@ def _read(path: bytes, directory: int) -> LeaseRecord | None:
 
 def held_leases(store: bytes) -> Iterator[LeaseRecord]:
     """Yield the leases that somebody holds; delete those whose holders are dead."""
-    with opened(store) as store_fd, opened(b"leases", store_fd) as directory:
+    with open_directory(store) as store_fd, open_directory(b"leases", store_fd) as directory:
         for name in os.listdir(directory):
             record = _read(os.path.join(store, b"leases", os.fsencode(name)), directory)
             if record is not None:

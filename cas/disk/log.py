@@ -24,7 +24,7 @@ from cas.disk.group_sharing import give_to_owner, make_subdirectory
 from cas.disk.scratch import unnamed_file
 from cas.model.signature import Signature
 from cas.model.strict_json import parse, record_of
-from cas.system.directories import opened
+from cas.system.directories import open_directory
 from cas.system.files import open_file
 
 DIRECTORY = b"log"
@@ -149,7 +149,7 @@ def forget_old(store_fd: int) -> None:
     oldest = _month(time.time_ns(), before=_MONTHS - 1)
     with (
         contextlib.suppress(FileNotFoundError, NotADirectoryError),
-        opened(DIRECTORY, store_fd) as directory,
+        open_directory(DIRECTORY, store_fd) as directory,
     ):
         for name in os.listdir(directory):
             found = _FILE.fullmatch(name)
@@ -165,7 +165,7 @@ def _directory(store_fd: int) -> Iterator[int]:
         with contextlib.suppress(FileExistsError):
             make_subdirectory(DIRECTORY, store_fd)
             give_to_owner(DIRECTORY, store_fd)
-    with opened(DIRECTORY, store_fd) as directory:
+    with open_directory(DIRECTORY, store_fd) as directory:
         yield directory
 
 

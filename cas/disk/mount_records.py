@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 from cas.disk.boot import began_ns, boot_id
 from cas.disk.leases import Use
-from cas.disk.scratch import replace_file, undisturbed
+from cas.disk.scratch import replace_file, tmp_lock
 from cas.errors import InUse, StoreDamaged
 from cas.model.manifest import is_digest
-from cas.model.strict_json import fits, parse, record_of
-from cas.system.directories import opened
+from cas.model.strict_json import has_type, parse, record_of
+from cas.system.directories import open_directory
 from cas.system.files import read_file, read_sealed, seal
 from cas.system.mountinfo import mount_lines, mount_namespace, source_of
 from cas.system.text import quoted
@@ -118,7 +118,7 @@ def remove_record(store: bytes, target: bytes) -> None:
 
 
 @contextlib.contextmanager
-def sole_changer(store: bytes, target: bytes) -> Iterator[None]:
+def record_lock(store: bytes, target: bytes) -> Iterator[None]:
     """Keep others from changing the record for `target`, or what it stands for, meanwhile.
 
     Raises InUse, OSError.
@@ -128,7 +128,7 @@ def sole_changer(store: bytes, target: bytes) -> Iterator[None]:
         return
     path = os.path.join(store, b"tmp/target-" + os.path.basename(record_path(store, target)))
     try:
-        with opened(store) as store_fd, undisturbed(store_fd):
+        with open_directory(store) as store_fd, tmp_lock(store_fd):
             fd = _locked_file(path)
     except (BlockingIOError, FileNotFoundError) as error:
         raise InUse(
@@ -171,7 +171,7 @@ def all_records(store: bytes) -> Iterator[MountRecord]:
 def mounted_uses(store: bytes) -> Iterator[Use]:
     """Yield what the mounts in this store use. Raises OSError, StoreDamaged."""
     for record in all_records(store):
-        if may_live(record):
+        if may_be_mounted(record):
             trees: set[str] = set()
             for plan in plan_documents(store, record):
                 trees.update(artifact["tree"] for artifact in plan["artifacts"])
@@ -195,7 +195,7 @@ def count_mounted(record: MountRecord) -> int:
     return sum(line.point == target and line.source in record.sources for line in mount_lines())
 
 
-def may_live(record: MountRecord) -> bool:
+def may_be_mounted(record: MountRecord) -> bool:
     """Tell whether a record may stand for something that is there.
 
     A kernel mount ends with the boot that made it; one of another namespace cannot be seen. A
@@ -226,9 +226,9 @@ def check_plan(plan: Any) -> None:
     if not isinstance(plan, dict):
         raise ValueError("a plan of it is no object")
     for name, kind in _PLAN.items():
-        if name not in plan or not fits(plan[name], kind):
+        if name not in plan or not has_type(plan[name], kind):
             raise ValueError(f"its {name} is {plan.get(name)!a:.40}")
-    if not fits(plan.get("entries", 0), int):
+    if not has_type(plan.get("entries", 0), int):
         raise ValueError(f"its entries are {plan['entries']!a:.40}")
     for artifact in plan["artifacts"]:
         if artifact.keys() != {"id", "tree"} or not is_digest(artifact["tree"]):
@@ -267,7 +267,7 @@ def _is_cut(path: bytes) -> bool:
 
 def remove_cut(store: bytes) -> None:
     """Delete the records that a power failure has cut. Raises OSError."""
-    with opened(store) as store_fd, opened(b"tmp", store_fd) as tmp:
+    with open_directory(store) as store_fd, open_directory(b"tmp", store_fd) as tmp:
         fcntl.flock(tmp, fcntl.LOCK_EX)  # nobody is writing a new one
         for name in os.listdir(os.path.join(store, b"mounts")):
             path = os.path.join(store, b"mounts", name)

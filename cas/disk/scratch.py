@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from cas.disk.group_sharing import share_new
 from cas.errors import CasError
-from cas.system.directories import OPEN_DIRECTORY, opened, remove_tree
-from cas.system.oserrors import locate, located
-from cas.system.signals import uninterrupted
+from cas.system.directories import DIRECTORY_FLAGS, open_directory, remove_tree
+from cas.system.oserrors import add_path, adding_path
+from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 
 
@@ -45,13 +45,13 @@ def temporary_path(purpose: str) -> bytes:
 
 
 @contextlib.contextmanager
-def undisturbed(store_fd: int) -> Iterator[int]:
+def tmp_lock(store_fd: int) -> Iterator[int]:
     """Keep `clear_dead` away from what is in the making in `tmp/`, which it opens.
 
     Raises OSError, MayNotWrite.
     """
-    with opened(b"tmp", store_fd) as fd:
-        with located(fd):
+    with open_directory(b"tmp", store_fd) as fd:
+        with adding_path(fd):
             fcntl.flock(fd, fcntl.LOCK_SH)
         try:
             yield fd
@@ -67,16 +67,16 @@ def scratch(store_fd: int, purpose: str) -> Iterator[Scratch]:
     """
     owner, path, fd = os.getpid(), temporary_path(purpose), -1
     try:
-        with uninterrupted(), undisturbed(store_fd) as tmp, located(store_fd):
+        with signals_blocked(), tmp_lock(store_fd) as tmp, adding_path(store_fd):
             os.mkdir(path, 0o755, dir_fd=store_fd)
-            fd = os.open(path, OPEN_DIRECTORY, dir_fd=store_fd)
+            fd = os.open(path, DIRECTORY_FLAGS, dir_fd=store_fd)
             share_new(fd, tmp)
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield Scratch(fd, path)
     finally:
         if fd >= 0:
             if os.getpid() == owner:
-                with uninterrupted():
+                with signals_blocked():
                     remove_tree(path, store_fd)
             os.close(fd)  # and not before: what is not locked is dead
 
@@ -87,7 +87,7 @@ def locked_file(path: bytes, store_fd: int) -> int:
     Raises OSError.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with undisturbed(store_fd) as tmp, located(store_fd):
+    with tmp_lock(store_fd) as tmp, adding_path(store_fd):
         fd = os.open(path, flags, 0o644, dir_fd=store_fd)
         share_new(fd, tmp)
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -123,9 +123,9 @@ def replace_file(store: bytes, path: bytes, content: str | bytes, *, durable: bo
     failure too. Raises OSError; then the old one is there.
     """
     unfinished = temporary_path(path.split(b"/")[0].decode())
-    with opened(store) as store_fd, undisturbed(store_fd) as tmp:
+    with open_directory(store) as store_fd, tmp_lock(store_fd) as tmp:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with located(store_fd):
+        with adding_path(store_fd):
             fd = os.open(unfinished, flags, 0o644, dir_fd=store_fd)
         try:
             data = content.encode() if isinstance(content, str) else content
@@ -137,13 +137,13 @@ def replace_file(store: bytes, path: bytes, content: str | bytes, *, durable: bo
                     os.fsync(fd)
             os.rename(unfinished, path, src_dir_fd=store_fd, dst_dir_fd=store_fd)
             if durable:
-                with opened(os.path.dirname(path) or b".", store_fd) as directory:
+                with open_directory(os.path.dirname(path) or b".", store_fd) as directory:
                     os.fsync(directory)
         except BaseException as error:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(unfinished, dir_fd=store_fd)
             if isinstance(error, OSError):
-                locate(error, store, path)
+                add_path(error, store, path)
             raise
 
 
@@ -153,7 +153,7 @@ def clear_dead(store_fd: int, aside_fd: int) -> list[bytes]:
     Raises OSError.
     """
     moved = []
-    with opened(b"tmp", store_fd) as tmp, located(tmp):
+    with open_directory(b"tmp", store_fd) as tmp, adding_path(tmp):
         for name in find_dead(tmp):
             with contextlib.suppress(FileNotFoundError):  # its owner has just deleted it
                 os.rename(name, name, src_dir_fd=tmp, dst_dir_fd=aside_fd)

@@ -12,17 +12,17 @@ from typing import IO
 
 from cas.content.read_tree import check_content, contents_of
 from cas.errors import CasError, ExitCode, InputRefused
-from cas.exchange.sstate import FIXMES, Layout, is_object, signature_of
+from cas.exchange.sstate import FIXMES, SstateMapping, is_object, signature_of
 from cas.model.artifact import Artifact
 from cas.model.manifest import Entry, Kind, Manifest
 from cas.model.signature import Signature
 from cas.put.tar_reader import ENCODING, ERRORS
 from cas.store import Store
 from cas.system.compression import SUFFIXES, compressing, is_archive
-from cas.system.directories import DirCursor, is_within, opened, remove
-from cas.system.oserrors import located
-from cas.system.progress import Progress, unseen
-from cas.system.signals import uninterrupted
+from cas.system.directories import DirCursor, is_within, open_directory, remove
+from cas.system.oserrors import adding_path
+from cas.system.progress import Progress, no_progress
+from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 
 Naming = Callable[[bytes], bytes | None]
@@ -48,7 +48,7 @@ def export(
     store: Store,
     name: str,
     target: str | bytes | os.PathLike[str],
-    progress: Progress = unseen,
+    progress: Progress = no_progress,
 ) -> Artifact:
     """Write the tree of the artifact that `name` stands for to `target`, which is made.
 
@@ -67,8 +67,8 @@ def export(
     purpose = f"export of {name}"
     with (
         store.compose([name], conflicts=None, purpose=purpose, counted=False) as composition,
-        opened(directory) as parent,
-        located(target),
+        open_directory(directory) as parent,
+        adding_path(target),
     ):
         (artifact,) = composition.artifacts
         manifest = store.manifest(artifact)
@@ -81,11 +81,11 @@ def export(
                     _write_archive(entries, stream, naming)
             else:
                 os.mkdir(unfinished, dir_fd=parent)
-                with opened(unfinished, parent) as root:
+                with open_directory(unfinished, parent) as root:
                     _write_directory(entries, root)
             _appear(unfinished, last, parent, target)
         finally:
-            with uninterrupted(), contextlib.suppress(FileNotFoundError):
+            with signals_blocked(), contextlib.suppress(FileNotFoundError):
                 remove(unfinished, parent)
     return artifact
 
@@ -114,7 +114,7 @@ def _naming(signature: Signature, manifest: Manifest, target: bytes) -> Naming:
         hint = "give a name with the same recipe"
         what = f"{quoted(target)} is the name of another recipe's sstate object"
         raise InputRefused(f"{what} than {signature.recipe}'s", hint=hint)
-    layout = Layout(signature.recipe)
+    layout = SstateMapping(signature.recipe)
     if not layout.can_hold(manifest):
         raise InputRefused(
             f"{signature} has a {quoted(FIXMES)} of its own, which no sstate object can have",

@@ -9,13 +9,13 @@ from functools import partial
 from typing import NamedTuple
 
 from cas.errors import InputRefused
-from cas.exchange.sstate import Layout, signature_of
+from cas.exchange.sstate import SstateMapping, signature_of
 from cas.model.artifact import Artifact
 from cas.model.signature import Signature
 from cas.put.put import SignatureConflict
 from cas.store import Store
 from cas.system.progress import either
-from cas.system.workers import spread
+from cas.system.workers import run_parallel
 
 _COST_OF_AN_OBJECT = 100_000
 """How many compressed bytes are unpacked in the time that an object takes besides."""
@@ -60,7 +60,7 @@ def import_sstate(
             take(Imported(path, None, None, refused=error))
     weights = {s: sum(map(_size, of_one)) + _COST_OF_AN_OBJECT for s, of_one in groups.items()}
     work = partial(_import_part, store, os.getpid(), groups)
-    spread(work, groups, either(take, stored), weight=weights.__getitem__, least=_LITTLE)
+    run_parallel(work, groups, either(take, stored), weight=weights.__getitem__, least=_LITTLE)
 
 
 def _import_part(
@@ -92,7 +92,7 @@ def _import(
     try:
         if (known := store.find(signature)) is not None:
             return Imported(path, signature, known, known=True)
-        place = Layout(signature.recipe).place
+        place = SstateMapping(signature.recipe).place
         done = store.put(signature, path, place=place, progress=show)
     except SignatureConflict:  # another process has just stored it
         return Imported(path, signature, store.find(signature), known=True)

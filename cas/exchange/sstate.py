@@ -29,7 +29,7 @@ _NAME = re.compile(
 )
 
 
-class NoSstateObject(InputRefused):
+class NotAnSstateObject(InputRefused):
     """A file is no sstate object of a sysroot."""
 
     def __init__(self, path: bytes, why: str) -> None:
@@ -40,19 +40,19 @@ class NoSstateObject(InputRefused):
 
 
 def signature_of(path: bytes) -> Signature:
-    """Return the task signature of an sstate object, from its name. Raises NoSstateObject."""
+    """Return the task signature of an sstate object, from its name. Raises NotAnSstateObject."""
     found = _NAME.fullmatch(os.fsdecode(os.path.basename(path)))
     if found is None:
         is_there = os.path.lexists(path)
-        raise NoSstateObject(
+        raise NotAnSstateObject(
             path, "its name is not that of one" if is_there else "nothing is there"
         )
     if f"do_{found['task']}" != TASK:
-        raise NoSstateObject(path, f"it is of the task do_{found['task']}")
+        raise NotAnSstateObject(path, f"it is of the task do_{found['task']}")
     try:
         return Signature.parse(f"{found['recipe']}:{found['arch']}:{TASK}:{found['hash']}")
     except BadSignature as error:
-        raise NoSstateObject(path, error.message) from error
+        raise NotAnSstateObject(path, error.message) from error
 
 
 def is_object(path: bytes) -> bool:
@@ -84,7 +84,7 @@ def objects_in(paths: Iterable[bytes]) -> Iterator[bytes]:
                     yield os.path.join(directory, name)
 
 
-class Layout:
+class SstateMapping:
     """Where what one sstate object of a `recipe` holds has its place in the stored tree.
 
     The tree is in one directory. Beside that is, if there is one, the list of files to relocate.

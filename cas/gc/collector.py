@@ -7,19 +7,19 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from cas.compose.cache import Known
+from cas.compose.cache import CompositionCache
 from cas.disk.log import EventKind, forget_old
 from cas.disk.pins import Pins
 from cas.disk.reserve import spare_space
-from cas.gc.policy import Idle, Policy, idle
+from cas.gc.policy import Candidate, Policy, select_candidates
 from cas.gc.removal import Removal, Removed
 from cas.gc.sweep import Sweep
 from cas.index import artifact_links
 from cas.index.database import IndexUnavailable, Writer
-from cas.index.parts import Storage
+from cas.index.parts import StoreParts
 from cas.model.artifact import Artifact
 from cas.system.progress import Progress
-from cas.usage.space import Release, space
+from cas.usage.space import FreedBytes, space
 
 _BATCH = 500
 """How many artifacts go under one lock, which others wait for."""
@@ -69,7 +69,9 @@ class Collected(NamedTuple):
 class Collector:
     """Collects in the store whose open parts it borrows."""
 
-    def __init__(self, storage: Storage, known: Known, pins: Pins, removal: Removal) -> None:
+    def __init__(
+        self, storage: StoreParts, known: CompositionCache, pins: Pins, removal: Removal
+    ) -> None:
         self._storage = storage
         self._known = known
         self._pins = pins
@@ -84,7 +86,7 @@ class Collector:
         now = time.time_ns()
         used = self._removal.used_trees()
         fd = self._storage.fd
-        found = idle(
+        found = select_candidates(
             [(artifact, artifact_links.last_used_ns(fd, artifact)) for artifact in artifacts],
             policy,
             used=used,
@@ -92,7 +94,7 @@ class Collector:
             now_ns=now,
         )
         idle_merged = [m for m in self._known.all_merged() if m.tree not in used]
-        release = Release(self._storage, self._known, artifacts, idle_merged)
+        release = FreedBytes(self._storage, self._known, artifacts, idle_merged)
         before_ns = now - policy.least_age_ns
         unused = self._sweep.size(release, before_ns)
         size = None
@@ -154,7 +156,9 @@ class Collector:
         ]
 
 
-def _doomed(found: Sequence[Idle], release: Release, excess: int | None) -> Iterator[Doomed]:
+def _doomed(
+    found: Sequence[Candidate], release: FreedBytes, excess: int | None
+) -> Iterator[Doomed]:
     """Yield what goes of what may go: everything, or until `excess` bytes have come back."""
     for one in found:
         if excess is not None and excess <= 0:

@@ -40,7 +40,7 @@ class Policy(NamedTuple):
         return max(self.grace_ns, self.max_age_ns or 0)
 
 
-class Idle(NamedTuple):
+class Candidate(NamedTuple):
     """An artifact that may go, last used at `last_used_ns`; `reason` says why, as text."""
 
     artifact: Artifact
@@ -48,14 +48,14 @@ class Idle(NamedTuple):
     reason: str
 
 
-def idle(
+def select_candidates(
     artifacts: Iterable[tuple[Artifact, int]],
     policy: Policy,
     *,
     used: Set[str],
     pinned: Set[Signature],
     now_ns: int,
-) -> list[Idle]:
+) -> list[Candidate]:
     """Return what may go of artifacts, given with their times of last use; the oldest use first.
 
     `used` are trees, `pinned` signatures. `max_size` is not looked at: what it keeps depends on
@@ -75,7 +75,7 @@ def idle(
         age = now_ns - last_used
         if age < policy.least_age_ns + (policy.least_age_ns and _UNNOTED_NS):
             continue
-        found.append(Idle(artifact, last_used, ", ".join(_reasons(policy, age))))
+        found.append(Candidate(artifact, last_used, ", ".join(_reasons(policy, age))))
     return sorted(found, key=lambda one: (one.last_used_ns, str(one.artifact.signature)))
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from functools import partial
 from typing import NamedTuple
 
-from cas.compose.cache import Known, Merged
-from cas.compose.merged_layers import Merging
+from cas.compose.cache import CompositionCache, Merged
+from cas.compose.merged_layers import MergedLayers
 from cas.disk.leases import Use, live_leases
 from cas.disk.log import EventKind, event, log
 from cas.disk.mount_records import mounted_uses
@@ -16,13 +16,13 @@ from cas.disk.scratch import Scratch, scratch
 from cas.errors import InUse
 from cas.index import artifact_links
 from cas.index.database import Writer
-from cas.index.parts import Storage
+from cas.index.parts import StoreParts
 from cas.model.artifact import Artifact
 from cas.model.manifest import Digest
 from cas.model.signature import Signature
-from cas.system.progress import Progress, unseen
-from cas.system.signals import uninterrupted
-from cas.system.workers import spread
+from cas.system.progress import Progress, no_progress
+from cas.system.signals import signals_blocked
+from cas.system.workers import run_parallel
 
 _LITTLE = 200_000
 """How many bytes of manifests tell of as many files as are deleted in the time of a process."""
@@ -38,7 +38,7 @@ class Removed(NamedTuple):
 class Removal:
     """Removes from the store whose open parts it borrows."""
 
-    def __init__(self, storage: Storage, known: Known, merging: Merging) -> None:
+    def __init__(self, storage: StoreParts, known: CompositionCache, merging: MergedLayers) -> None:
         self._storage = storage
         self._known = known
         self._merging = merging
@@ -57,7 +57,7 @@ class Removal:
         choose: Callable[[Writer], Sequence[Artifact]],
         kind: EventKind,
         why: Callable[[Artifact], str] = lambda artifact: "",
-        progress: Progress = unseen,
+        progress: Progress = no_progress,
     ) -> Removed:
         """Forget the artifacts that `choose` returns, and what only they need.
 
@@ -67,7 +67,7 @@ class Removal:
         """
         with spare_space(self._storage.fd):
             with self._storage.index.locked(exclusive=True):
-                with uninterrupted():
+                with signals_blocked():
                     with self._storage.index.transaction() as writer:
                         artifacts = tuple(choose(writer))
                         for artifact in artifacts:
@@ -84,7 +84,7 @@ class Removal:
         self,
         trees: Iterable[Digest],
         merged: Sequence[Merged] = (),
-        progress: Progress = unseen,
+        progress: Progress = no_progress,
         freed: int = 0,
     ) -> int:
         """Delete those trees that no record names and nobody uses; return the bytes freed.
@@ -126,7 +126,7 @@ class Removal:
             progress(0, 0, total)
 
         weight = partial(layers.withdrawn_size, scratch=aside)
-        spread(work, trees, take, weight=weight, least=_LITTLE)
+        run_parallel(work, trees, take, weight=weight, least=_LITTLE)
         return total
 
     def discard_merged(self, before_ns: int = 0) -> int:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from cas.compose.cache import Known
+from cas.compose.cache import CompositionCache
 from cas.content.objects import unlink_unused
 from cas.disk.last_use import TICK_NS
 from cas.disk.layout import content_of
@@ -19,17 +19,17 @@ from cas.disk.mount_records import remove_cut
 from cas.disk.scratch import clear_dead, find_dead, scratch
 from cas.gc.removal import Removal
 from cas.index import artifact_links
-from cas.index.parts import Storage
+from cas.index.parts import StoreParts
 from cas.model.manifest import Digest, is_digest
 from cas.model.signature import Signature
-from cas.system.directories import Node, opened, remove, walk
-from cas.usage.space import Release
+from cas.system.directories import Node, open_directory, remove, walk
+from cas.usage.space import FreedBytes
 
 
 class Sweep:
     """Sweeps the store whose open parts it borrows."""
 
-    def __init__(self, storage: Storage, known: Known, removal: Removal) -> None:
+    def __init__(self, storage: StoreParts, known: CompositionCache, removal: Removal) -> None:
         self._storage = storage
         self._known = known
         self._removal = removal
@@ -50,7 +50,7 @@ class Sweep:
         freed = self._removal.discard_merged(before_ns)
         return freed + self._known.forget_overlaps(trees, before_ns)
 
-    def size(self, release: Release, before_ns: int) -> int:
+    def size(self, release: FreedBytes, before_ns: int) -> int:
         """Return the bytes of disk that `run`, and `compositions(before_ns)`, would give back.
 
         `release` is what works it out. Raises OSError, StoreDamaged.
@@ -61,7 +61,7 @@ class Sweep:
         freed += sum(map(release.of_merged, self._removal.unneeded(before_ns)))
         used = self._removal.used_trees()
         freed += sum(release.of_layer(t) for t in self._stray_layers() if t not in used)
-        with opened(b"tmp", self._storage.fd) as tmp:
+        with open_directory(b"tmp", self._storage.fd) as tmp:
             for name in find_dead(tmp):
                 freed += release.of_entry(name, tmp)
         return freed + sum(found.stat.st_blocks * 512 for found in self._unused_objects())
@@ -96,7 +96,7 @@ class Sweep:
         needed |= {merged.tree for merged in self._known.all_merged()}
         names: set[str] = set()
         for directory in (b"layers", b"manifests"):
-            with opened(directory, self._storage.fd) as fd:
+            with open_directory(directory, self._storage.fd) as fd:
                 names.update(os.listdir(fd))
         return [Digest(name) for name in sorted(names - needed) if is_digest(name)]
 
@@ -112,7 +112,7 @@ class Sweep:
     def _unused_objects(self) -> Iterator[Node]:
         """Yield contents that no layer links to, but for those of puts that are under way."""
         before = min(time.time_ns(), oldest_put_ns(self._storage.path)) - TICK_NS
-        with opened(b"objects", self._storage.fd) as root:
+        with open_directory(b"objects", self._storage.fd) as root:
             for node in walk(root, vanishing=True):
                 unused = node.stat.st_nlink == 1 and node.stat.st_mtime_ns < before
                 if unused and content_of(node.path) is not None:

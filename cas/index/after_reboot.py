@@ -6,11 +6,11 @@ from cas.disk.boot import boot_id
 from cas.disk.log import EventKind, event, log
 from cas.errors import StoreDamaged
 from cas.index import artifact_links
-from cas.index.parts import Storage
+from cas.index.parts import StoreParts
 from cas.model.artifact import Artifact
 
 
-def trusted(storage: Storage, artifact: Artifact) -> Artifact | None:
+def recheck_after_reboot(storage: StoreParts, artifact: Artifact) -> Artifact | None:
     """Check an artifact of an earlier boot, contents included.
 
     Returns the artifact, marked as safe on disk; or None, and forgets it, if it is damaged. In a

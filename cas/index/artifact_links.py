@@ -17,7 +17,7 @@ from cas.disk.layout import artifact_path, layer_path
 from cas.disk.scratch import Scratch
 from cas.model.artifact import Artifact
 from cas.model.signature import BadSignature, Signature
-from cas.system.directories import disk_use, disk_use_at, opened
+from cas.system.directories import disk_use, disk_use_at, open_directory
 
 
 def make(store_fd: int, artifact: Artifact, work: Scratch) -> int:
@@ -85,10 +85,10 @@ def by_recipe(store_fd: int) -> Iterator[tuple[str, list[str]]]:
 
     `signatures` makes signatures of names.
     """
-    with opened(b"artifacts", store_fd) as artifacts:
+    with open_directory(b"artifacts", store_fd) as artifacts:
         for recipe in sorted(os.listdir(artifacts)):
             with contextlib.suppress(NotADirectoryError, FileNotFoundError):
-                with opened(os.fsencode(recipe), artifacts) as directory:
+                with open_directory(os.fsencode(recipe), artifacts) as directory:
                     names = os.listdir(directory)
                 yield recipe, [f"{recipe}:{name}" for name in sorted(names)]
 

@@ -19,11 +19,11 @@ import lmdb
 
 from cas.disk.group_sharing import share_new
 from cas.errors import CasError, StoreDamaged
-from cas.model.artifact import Artifact, Record, recorded_signature
+from cas.model.artifact import Artifact, IndexRecord, recorded_signature
 from cas.model.manifest import Digest
 from cas.model.signature import MAX_LENGTH, Signature
-from cas.system.directories import opened
-from cas.system.oserrors import located
+from cas.system.directories import open_directory
+from cas.system.oserrors import adding_path
 from cas.system.text import quoted
 
 # Address space, not disk: room for some ten million records, and never changed afterwards,
@@ -59,18 +59,18 @@ class Reader:
         record = self.record(str(signature))
         return None if record is None else record.artifact()
 
-    def record(self, name: str) -> Record | None:
+    def record(self, name: str) -> IndexRecord | None:
         """Return the record of a whole signature, if `name` is one that is there."""
         key = os.fsencode(name)
         if not 0 < len(key) <= MAX_LENGTH:  # what LMDB takes
             return None
         data = self._txn.get(key, db=self._artifacts)
-        return None if data is None else Record(name, bytes(data))
+        return None if data is None else IndexRecord(name, bytes(data))
 
-    def records(self) -> list[Record]:
+    def records(self) -> list[IndexRecord]:
         """Return every record, in the order of signatures."""
         rows = self._txn.cursor(self._artifacts)
-        return [Record(os.fsdecode(bytes(key)), bytes(data)) for key, data in rows]
+        return [IndexRecord(os.fsdecode(bytes(key)), bytes(data)) for key, data in rows]
 
     def names(self) -> set[str]:
         """Return the names of all artifacts, which are signatures if the index is as it was."""
@@ -213,7 +213,7 @@ class Index:
         raise StoreDamaged(f"the index {quoted(self._data)} is missing or empty", hint=_HINT)
 
     def _share(self) -> None:
-        with opened(self._path) as directory, open(self._data, "rb") as file:
+        with open_directory(self._path) as directory, open(self._data, "rb") as file:
             share_new(file.fileno(), directory)
 
     def _lengthen(self) -> None:
@@ -303,11 +303,11 @@ class Index:
         self._check_owner()
         fd = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            with located(self._lock):
+            with adding_path(self._lock):
                 fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
             yield
         finally:
-            with located(self._lock):
+            with adding_path(self._lock):
                 if os.getpid() == self._owner:  # a child that has it holds the lock no longer
                     fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)

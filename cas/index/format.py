@@ -16,8 +16,8 @@ from cas.disk.reserve import keep_reserve
 from cas.disk.scratch import replace_file
 from cas.errors import CasError, InputRefused, StoreDamaged
 from cas.index.database import Index
-from cas.system.directories import opened
-from cas.system.oserrors import located
+from cas.system.directories import open_directory
+from cas.system.oserrors import adding_path
 from cas.system.text import quoted
 
 _FOR_PEOPLE = {os.fsdecode(name) for name in (COUNTS, LOG)}
@@ -77,7 +77,7 @@ def make_store(path: bytes) -> None:
     index = Index(os.path.join(path, b"index"), lock, create=True)
     index.sync()
     index.close()
-    with opened(path) as fd:
+    with open_directory(path) as fd:
         keep_reserve(fd)
     replace_file(os.path.realpath(path), b"format", FORMAT + "\n", durable=True)
     with open(os.path.join(path, b"format"), "rb") as file:
@@ -87,7 +87,7 @@ def make_store(path: bytes) -> None:
 def restore_store(path: bytes) -> None:
     """Make what a store at a path lacks of directories, and its lock. Raises as `check_format`."""
     if os.path.isfile(os.path.join(path, b"format")):
-        with located(path):
+        with adding_path(path):
             _check_kinds(path, complete=False)
             _make_parts(path, again=True)
     check_format(path)
@@ -98,7 +98,7 @@ def _make_parts(path: bytes, *, again: bool = False) -> bytes:
 
     What is made `again` belongs to whom the store belongs.
     """
-    with opened(path) as store, located(store):
+    with open_directory(path) as store, adding_path(store):
         fans = [f"objects/{number:02x}" for number in range(256)]
         for name in (*DIRECTORIES, *fans):
             if not os.path.lexists(os.path.join(path, name.encode())):
@@ -122,10 +122,10 @@ def check_format(path: bytes) -> None:
     Raises StoreDamaged, StoreTooNew, InputRefused, OSError.
     """
     name = os.path.join(path, b"format")
-    with located(path):
+    with adding_path(path):
         refuse_network(path)
         _check_kinds(path, complete=os.path.lexists(name))
-    with located(name), open(name, "rb") as file:
+    with adding_path(name), open(name, "rb") as file:
         line = file.read(200).decode(errors="replace").rstrip("\n")
     magic, _, version = FORMAT.rpartition(" ")
     found_magic, _, found = line.rpartition(" ")

@@ -10,7 +10,7 @@ from cas.index.database import Index
 
 
 @dataclass(frozen=True, slots=True)
-class Storage:
+class StoreParts:
     """The open parts of the store at the absolute path `path`, open at `fd` (all borrowed)."""
 
     path: bytes

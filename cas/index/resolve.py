@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable
 
 from cas.index.database import Reader
-from cas.model.artifact import Artifact, Record
+from cas.model.artifact import Artifact, IndexRecord
 from cas.model.signature import NoSuchSignature, pick
-from cas.system.text import near_miss, quoted
+from cas.system.text import quoted, suggestion
 
 
 def resolve(reader: Reader, names: Iterable[str], store: bytes) -> list[Artifact]:
@@ -21,7 +21,7 @@ def resolve(reader: Reader, names: Iterable[str], store: bytes) -> list[Artifact
     return [record.artifact() for record in resolve_records(reader, names, store)]
 
 
-def resolve_records(reader: Reader, names: Iterable[str], store: bytes) -> list[Record]:
+def resolve_records(reader: Reader, names: Iterable[str], store: bytes) -> list[IndexRecord]:
     """Return the records of the artifacts that `resolve` would, and raise what it does."""
     found = [(name, reader.record(name) or _abbreviated(reader, name)) for name in names]
     missing = [name for name, record in found if record is None]
@@ -37,11 +37,11 @@ def _hint(name: str, store: bytes) -> str:
         recipes = list(map(os.fsdecode, os.listdir(os.path.join(store, b"artifacts"))))
         if recipe in recipes:
             return f"`cas ls {recipe}` shows what is there of it"
-        if near := near_miss(recipe, recipes):
+        if near := suggestion(recipe, recipes):
             return f"{near} `cas ls` shows what is there"
     return "`cas ls` shows what is there"
 
 
-def _abbreviated(reader: Reader, text: str) -> Record | None:
+def _abbreviated(reader: Reader, text: str) -> IndexRecord | None:
     found = pick(text, reader.like(text))
     return None if found is None else reader.record(str(found))

@@ -50,17 +50,17 @@ class Artifact(NamedTuple):
     boot_id: str | None
     dropped: Dropped = Dropped()
 
-    def record(self) -> Record:
+    def record(self) -> IndexRecord:
         """Return the record as the index keeps it."""
         counts = (self.files, self.directories, self.symlinks)
         dropped = (self.dropped.set_id_bits, self.dropped.xattrs, self.dropped.owners)
         rest = _REST.pack(*counts, self.size, self.overhead, self.created_ns, *dropped)
         data = bytes.fromhex(self.tree) + _boot(self.boot_id) + rest
         name = str(self.signature)
-        return Record(name, _CHECKSUM.pack(_checksum(name, data)) + data)
+        return IndexRecord(name, _CHECKSUM.pack(_checksum(name, data)) + data)
 
 
-class Record(NamedTuple):
+class IndexRecord(NamedTuple):
     """The `data` that the index keeps of the artifact with the signature `name`.
 
     What a composition needs of it is told without reading the rest: there may be hundreds.

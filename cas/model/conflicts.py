@@ -11,7 +11,7 @@ from typing import NamedTuple
 from cas.errors import CasError, ExitCode
 from cas.model.manifest import DIRECTORY, Manifest
 from cas.model.signature import Signature
-from cas.model.union import holders, remove_below
+from cas.model.union import providers, remove_below
 from cas.system.text import quoted
 
 _SHOWN = 20
@@ -84,7 +84,7 @@ def find_overlaps(manifests: Sequence[Manifest]) -> list[Overlap]:
     found: list[Overlap] = []
     for path, directory in sorted(differing.items()):
         if path in nodes:
-            brought = holders(path, manifests)
+            brought = providers(path, manifests)
             found += _hidden_directories(path, brought) if directory else ()
             *lower, (winner, node) = brought
             hidden = tuple(n for n, other in lower if other not in (node, DIRECTORY))
@@ -104,7 +104,7 @@ def _hidden_directories(path: bytes, brought: Sequence[tuple[int, bytes]]) -> It
             directories = []
 
 
-def judge(
+def apply_policy(
     conflicts: Iterable[Conflict], policy: ConflictPolicy, allowed: Sequence[str]
 ) -> tuple[Conflict, ...]:
     """Return the conflicts that are to be told.

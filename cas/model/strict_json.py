@@ -47,7 +47,7 @@ def record_of(kind: type[_Record], document: Any, **known: object) -> _Record:
     for name, value in document.items():
         if name not in fields or name in known:
             raise ValueError(f"it has a field {name!a:.40}")
-        if not fits(value, fields[name]):
+        if not has_type(value, fields[name]):
             raise ValueError(f"its {name} is {value!a:.40}")
     try:
         return kind(**document, **known)
@@ -55,7 +55,7 @@ def record_of(kind: type[_Record], document: Any, **known: object) -> _Record:
         raise ValueError("it lacks a field") from error
 
 
-def fits(value: object, kind: Any) -> bool:
+def has_type(value: object, kind: Any) -> bool:
     """Tell whether what JSON gave is of a type: one of `int`, `str`, `bool`, `None`, `Digest`,
     lists and dictionaries of such, unions, and `Any`."""
     if kind is int:
@@ -68,11 +68,13 @@ def fits(value: object, kind: Any) -> bool:
         return True
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is list:
-        return isinstance(value, list) and all(fits(one, arguments[0]) for one in value)
+        return isinstance(value, list) and all(has_type(one, arguments[0]) for one in value)
     if origin is dict:
-        return isinstance(value, dict) and all(fits(one, arguments[1]) for one in value.values())
+        return isinstance(value, dict) and all(
+            has_type(one, arguments[1]) for one in value.values()
+        )
     if origin in (Union, types.UnionType):
-        return any(fits(value, one) for one in arguments)
+        return any(has_type(value, one) for one in arguments)
     return isinstance(value, kind)
 
 

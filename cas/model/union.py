@@ -33,7 +33,7 @@ def remove_below(directory: bytes, nodes: dict[bytes, bytes]) -> None:
         del nodes[path]
 
 
-def holders(path: bytes, manifests: Sequence[Manifest]) -> list[tuple[int, bytes]]:
+def providers(path: bytes, manifests: Sequence[Manifest]) -> list[tuple[int, bytes]]:
     """Return who brings a path, lowest first: the number of each manifest, and its node."""
     return [
         (number, manifest.nodes[path])

@@ -13,7 +13,7 @@ from cas.content.objects import ObjectKey, Objects
 from cas.content.stamp import stamp
 from cas.disk.scratch import unnamed_file
 from cas.errors import InputRefused
-from cas.put.journal import Before, Begun, Journal
+from cas.put.journal import FileState, Journal, JournalEntry
 from cas.system.directories import attributes
 from cas.system.text import quoted
 
@@ -73,7 +73,7 @@ def ingest(
         key = ObjectKey(digest, bool(before.st_mode & 0o111))
         if objects.usable(key):
             return Ingested(key, size, None, before, names, before)
-        journal.note(Begun(path, key, Before.of(before) if move else None))
+        journal.note(JournalEntry(path, key, FileState.of(before) if move else None))
         now = _adopt(objects, fd, before, key, whole) if move and not names else None
         if now is not None:
             return Ingested(key, size, now.st_blocks * 512, before, names, now)
@@ -100,7 +100,7 @@ def ingest_stream(
         key = ObjectKey(digest, executable)
         if objects.usable(key):
             return key, size, None
-        journal.note(Begun(path, key, None))
+        journal.note(JournalEntry(path, key, None))
         return key, size, _publish(objects, new, key)
 
 
@@ -133,7 +133,7 @@ def _adopt(
     os.fchmod(fd, key.mode)  # before it is asked who writes, lest somebody begins to
     try:
         if _has_writer(fd):
-            Before.of(before).restore(fd)
+            FileState.of(before).restore(fd)
             return None
         _unchanged(fd, before, path)
         stamp(fd, key.digest)
@@ -141,9 +141,9 @@ def _adopt(
         if objects.publish(fd, key):  # nothing can fail after it
             return now
     except BaseException:
-        Before.of(before).restore(fd)
+        FileState.of(before).restore(fd)
         raise
-    Before.of(before).restore(fd)
+    FileState.of(before).restore(fd)
     return None
 
 

@@ -16,11 +16,11 @@ from cas.content import digest as hashing
 from cas.content.objects import ObjectKey, Objects
 from cas.disk.scratch import unnamed_file
 from cas.model.manifest import Digest
-from cas.system.closeable import Closing
+from cas.system.closeable import Closeable
 from cas.system.directories import DirCursor
 
 
-class Before(NamedTuple):
+class FileState(NamedTuple):
     """What a file was before it became an object: permissions, and times (ns since 1970)."""
 
     mode: int
@@ -38,7 +38,7 @@ class Before(NamedTuple):
         os.utime(fd, ns=(self.accessed_ns, self.written_ns))
 
 
-class Begun(NamedTuple):
+class JournalEntry(NamedTuple):
     """A content, from the file at `path` of a tree, that is about to become an object.
 
     `before` is what the file was, if it may become the object itself.
@@ -46,10 +46,10 @@ class Begun(NamedTuple):
 
     path: bytes
     key: ObjectKey
-    before: Before | None
+    before: FileState | None
 
 
-class Journal(Closing):
+class Journal(Closeable):
     """Notes what was begun with the files of one tree. To be closed."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Journal(Closing):
         """Let nothing be taken back any more. Raises OSError."""
         os.ftruncate(self._fd, 0)
 
-    def note(self, begun: Begun) -> None:
+    def note(self, begun: JournalEntry) -> None:
         """Note what is about to be done. Raises OSError."""
         path, key, before = begun
         fields = (path.hex(), key.digest, int(key.executable), *(before or ()))
@@ -81,17 +81,19 @@ class Journal(Closing):
                     parent, _, name = path.rpartition(b"/")
                     _give_back(objects, key, before, name, cursor.at(parent))
 
-    def _begun(self) -> Iterator[Begun]:
+    def _begun(self) -> Iterator[JournalEntry]:
         size = os.fstat(self._fd).st_size
         for line in os.pread(self._fd, size, 0).splitlines():
             if line.endswith(b" ."):
                 path, digest, executable, *numbers = line.decode().split()[:-1]
                 key = ObjectKey(Digest(digest), executable == "1")
-                before = Before(*map(int, numbers)) if numbers else None
-                yield Begun(bytes.fromhex(path), key, before)
+                before = FileState(*map(int, numbers)) if numbers else None
+                yield JournalEntry(bytes.fromhex(path), key, before)
 
 
-def _give_back(objects: Objects, key: ObjectKey, before: Before, name: bytes, dir_fd: int) -> None:
+def _give_back(
+    objects: Objects, key: ObjectKey, before: FileState, name: bytes, dir_fd: int
+) -> None:
     """Take back what may have been done with a file, `name` in `dir_fd`.
 
     A file that became an object gets its mode and time back; or a copy takes its place, should
@@ -102,7 +104,7 @@ def _give_back(objects: Objects, key: ObjectKey, before: Before, name: bytes, di
         now = os.fstat(fd)
         is_object = objects.has(key, now)
         objects.remove_unused(key, os.geteuid(), links=2 if is_object else 1)
-        if stat.S_IMODE(now.st_mode) != key.mode or Before.of(now) == before:
+        if stat.S_IMODE(now.st_mode) != key.mode or FileState.of(now) == before:
             return  # it did not come to that
         if not is_object or os.fstat(fd).st_nlink == 1:
             before.restore(fd)

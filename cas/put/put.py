@@ -13,7 +13,7 @@ from typing import NamedTuple
 from cas.content import digest as hashing
 from cas.content.differences import differences
 from cas.content.layers import overhead
-from cas.content.objects import Objects, Overtaken
+from cas.content.objects import ConcurrentChange, Objects
 from cas.disk.boot import boot_id
 from cas.disk.layout import layer_path, manifest_path
 from cas.disk.leases import Lease
@@ -22,19 +22,19 @@ from cas.disk.scratch import Scratch, scratch
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
 from cas.index import artifact_links
 from cas.index.database import Reader
-from cas.index.parts import Storage
+from cas.index.parts import StoreParts
 from cas.model.artifact import Artifact
 from cas.model.manifest import Digest, Kind, Manifest
 from cas.model.signature import Signature
 from cas.put.journal import Journal
-from cas.put.source_tree import Place, Reading, consume, read_tree
+from cas.put.source_tree import Place, ScanResult, consume, read_tree
 from cas.system.compression import SUFFIXES, is_archive
-from cas.system.directories import is_within, opened
+from cas.system.directories import is_within, open_directory
 from cas.system.progress import Progress
-from cas.system.signals import uninterrupted
+from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 
-Source = Callable[[Objects, Journal], Reading]
+Source = Callable[[Objects, Journal], ScanResult]
 """Reads a tree from somewhere, and makes objects of its contents; the journal takes them back."""
 
 
@@ -68,7 +68,7 @@ class PutResult(NamedTuple):
 
 
 def put_tree(
-    storage: Storage,
+    storage: StoreParts,
     signature: Signature,
     known: Artifact | None,
     tree: str | bytes | os.PathLike[str],
@@ -88,7 +88,7 @@ def put_tree(
 
     Raises InputRefused (what cannot be stored, by path), SignatureConflict unless `replace`,
     TreeLeftOver (stored, but not all of a moved tree removed), ArchiveRefused, NoZstd, CasError,
-    OSError; Overtaken, when it has to be called again with what is known then.
+    OSError; ConcurrentChange, when it has to be called again with what is known then.
     """
     path = os.fsencode(tree)
     if is_archive(path) and not os.path.isdir(path):
@@ -102,22 +102,22 @@ def put_tree(
         where = os.path.abspath(path)
         source = partial(read_archive, where, place, progress)
         origin = os.fsdecode(where)
-        return put_reading(storage, signature, known, source, origin, replace=replace)
+        return put_scan(storage, signature, known, source, origin, replace=replace)
     root = os.path.realpath(path)
     _refuse_root(root, storage.path)
-    with opened(root) as fd, _putting(storage, signature, fd) as journal:
+    with open_directory(root) as fd, _putting(storage, signature, fd) as journal:
         reading = read_tree(root, fd, place, storage.objects, journal, move=move, progress=progress)
         origin = os.fsdecode(root)
         result = _record_reading(storage, signature, known, reading, origin, replace=replace)
         if move:
-            with uninterrupted():  # what would be left are files of the store
+            with signals_blocked():  # what would be left are files of the store
                 journal.forget()
                 consume(root, fd, reading)
     return result
 
 
-def put_reading(
-    storage: Storage,
+def put_scan(
+    storage: StoreParts,
     signature: Signature,
     known: Artifact | None,
     source: Source,
@@ -130,8 +130,8 @@ def put_reading(
     `origin` tells people who look at the log where it comes from.
 
     When this raises, nothing was stored. Raises SignatureConflict unless `replace`, CasError,
-    OSError, what `source` raises; and Overtaken, when it has to be called again with what is known
-    then.
+    OSError, what `source` raises; and ConcurrentChange, when it has to be called again with what
+    is known then.
     """
     with _putting(storage, signature, storage.fd) as journal:
         reading = source(storage.objects, journal)
@@ -139,7 +139,7 @@ def put_reading(
 
 
 @contextlib.contextmanager
-def _putting(storage: Storage, signature: Signature, root_fd: int) -> Iterator[Journal]:
+def _putting(storage: StoreParts, signature: Signature, root_fd: int) -> Iterator[Journal]:
     """Give a journal, and take back what is in it if there is an error.
 
     `root_fd` is the tree's root, whose files may have become objects.
@@ -149,16 +149,16 @@ def _putting(storage: Storage, signature: Signature, root_fd: int) -> Iterator[J
         try:
             yield journal
         except BaseException:
-            with uninterrupted():
+            with signals_blocked():
                 journal.undo(root_fd, storage.objects)
             raise
 
 
 def _record_reading(
-    storage: Storage,
+    storage: StoreParts,
     signature: Signature,
     known: Artifact | None,
-    reading: Reading,
+    reading: ScanResult,
     origin: str,
     *,
     replace: bool,
@@ -206,7 +206,7 @@ class _Put(NamedTuple):
         return event(kind, artifact.signature, tree=artifact.tree, size=size, what=what)
 
 
-def _record(storage: Storage, artifact: Artifact, put: _Put, work: Scratch) -> Artifact:
+def _record(storage: StoreParts, artifact: Artifact, put: _Put, work: Scratch) -> Artifact:
     """Build the layer if there is none to trust, and record the artifact in place of what was.
 
     Returns the artifact with the disk space that its layer takes.
@@ -222,43 +222,43 @@ def _record(storage: Storage, artifact: Artifact, put: _Put, work: Scratch) -> A
         except FileNotFoundError as error:
             if storage.layers.exists(tree):
                 _refuse_damaged(storage, tree)
-            raise Overtaken from error
+            raise ConcurrentChange from error
     artifact = artifact._replace(overhead=taken)
-    with storage.index.locked(exclusive=True), uninterrupted():
+    with storage.index.locked(exclusive=True), signals_blocked():
         had_layer = storage.layers.exists(tree)
         if built:
             storage.layers.publish(tree, work)
         elif not had_layer:
-            raise Overtaken
+            raise ConcurrentChange
         with storage.index.transaction() as writer:
             if writer.get(artifact.signature) != known:
-                raise Overtaken
+                raise ConcurrentChange
             size = artifact_links.make(storage.fd, artifact, work)
             writer.put(artifact)
         log(storage.fd, [put.event(artifact, size + (0 if had_layer else taken))])
     return artifact
 
 
-def _refuse_damaged(storage: Storage, tree: Digest) -> None:
+def _refuse_damaged(storage: StoreParts, tree: Digest) -> None:
     """Read a layer of which something was not there, or not what it was.
 
-    Raises StoreDamaged, Overtaken (it is gone).
+    Raises StoreDamaged, ConcurrentChange (it is gone).
     """
     try:
         damaged = any(storage.layers.problems(tree))
     except FileNotFoundError as error:
-        raise Overtaken from error
+        raise ConcurrentChange from error
     if damaged:
         where = quoted(os.path.join(storage.path, layer_path(tree)))
         hint = "`cas verify` tells what is, and `cas verify --repair` makes it again"
         raise StoreDamaged(f"the layer {where} is damaged", hint=hint)
 
 
-def _trustworthy(storage: Storage, tree: Digest, *, doubt: bool) -> bool:
+def _trustworthy(storage: StoreParts, tree: Digest, *, doubt: bool) -> bool:
     """Tell whether the tree's layer is there and whole.
 
     A damaged one of an earlier boot is taken out of the way. One of this boot is read if there is
-    `doubt`, and somebody may use it. Raises StoreDamaged, Overtaken, OSError.
+    `doubt`, and somebody may use it. Raises StoreDamaged, ConcurrentChange, OSError.
     """
     with storage.index.read() as reader:
         marks = _marks(reader, tree)
@@ -274,7 +274,7 @@ def _trustworthy(storage: Storage, tree: Digest, *, doubt: bool) -> bool:
     with scratch(storage.fd, "damaged") as aside, storage.index.locked(exclusive=True):
         with storage.index.transaction() as reader:
             if _marks(reader, tree) != marks:  # another put made it again
-                raise Overtaken
+                raise ConcurrentChange
         storage.layers.withdraw(tree, aside)
     return False
 
@@ -284,7 +284,7 @@ def _marks(reader: Reader, tree: Digest) -> set[str | None]:
     return {artifact.boot_id for artifact in reader.of_tree(tree)}
 
 
-def _artifact(signature: Signature, tree: Digest, reading: Reading) -> Artifact:
+def _artifact(signature: Signature, tree: Digest, reading: ScanResult) -> Artifact:
     return Artifact(
         signature=signature,
         tree=tree,

@@ -10,8 +10,8 @@ from cas.content.objects import Objects
 from cas.model.manifest import DIRECTORY, file_node, symlink_node
 from cas.put.ingest import ingest_stream
 from cas.put.journal import Journal
-from cas.put.source_tree import UNREMARKABLE, Place, Reading, overlay_mark
-from cas.put.tar_reader import ENCODING, ERRORS, ArchiveRefused, Content, members
+from cas.put.source_tree import UNREMARKABLE, Place, ScanResult, overlay_mark
+from cas.put.tar_reader import ENCODING, ERRORS, ArchiveRefused, MemberStream, members
 from cas.system.directories import parents
 from cas.system.progress import Progress
 from cas.system.text import quoted
@@ -31,14 +31,14 @@ _HINT = "a tree consists of directories, regular files, and links; leave the res
 
 def read_archive(
     path: bytes, place: Place, progress: Progress, objects: Objects, journal: Journal
-) -> Reading:
+) -> ScanResult:
     """Read the tree in the archive at `path`, as tar(1) would make it; make objects of its files.
 
     `progress` gets members, of nobody knows how many. The caller undoes what is in the journal when
     this raises: ArchiveRefused (which names the member), NoZstd, InputRefused, OSError.
     """
     objects.note_boot()
-    unpacking = _Unpacking(path, place, objects, journal)
+    unpacking = _TarTree(path, place, objects, journal)
     size = 0
     for number, (member, content) in enumerate(members(path), 1):
         unpacking.add(member, content)
@@ -47,7 +47,7 @@ def read_archive(
     return unpacking.reading()
 
 
-class _Unpacking:
+class _TarTree:
     """What the members of an archive make together."""
 
     def __init__(self, archive: bytes, place: Place, objects: Objects, journal: Journal) -> None:
@@ -55,14 +55,14 @@ class _Unpacking:
         self._place = place
         self._objects = objects
         self._journal = journal
-        self._reading = Reading()
+        self._reading = ScanResult()
 
-    def reading(self) -> Reading:
+    def reading(self) -> ScanResult:
         """Return what is known of the tree when all members were added."""
         self._reading.recount()
         return self._reading
 
-    def add(self, member: tarfile.TarInfo, content: Content | None) -> None:
+    def add(self, member: tarfile.TarInfo, content: MemberStream | None) -> None:
         """Add a member. Raises ArchiveRefused, OSError."""
         path = self._path(member, member.name)
         if path is None:
@@ -98,7 +98,7 @@ class _Unpacking:
             if self._reading.nodes.setdefault(parent, DIRECTORY) != DIRECTORY:
                 raise self._refused(member, f"below {quoted(parent)}, which is no directory")
 
-    def _node(self, member: tarfile.TarInfo, content: Content | None, path: bytes) -> bytes:
+    def _node(self, member: tarfile.TarInfo, content: MemberStream | None, path: bytes) -> bytes:
         if member.isdir():
             return DIRECTORY
         if member.issym():
@@ -119,7 +119,7 @@ class _Unpacking:
             raise self._refused(member, what)
         return self._file(member, content, path)
 
-    def _file(self, member: tarfile.TarInfo, content: Content, path: bytes) -> bytes:
+    def _file(self, member: tarfile.TarInfo, content: MemberStream, path: bytes) -> bytes:
         end = 0
         parts: Iterable[tuple[int, int]] = getattr(member, "sparse", None) or ()
         for offset, size in parts:

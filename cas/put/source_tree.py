@@ -19,7 +19,7 @@ from cas.put.journal import Journal
 from cas.system.directories import DirCursor, Node, attributes, parents, path_text, walk
 from cas.system.progress import Progress
 from cas.system.text import quoted
-from cas.system.workers import spread
+from cas.system.workers import run_parallel
 
 _IRREGULAR = {
     stat.S_IFCHR: "a character device (overlayfs marks deleted files so)",
@@ -61,7 +61,7 @@ class TreeLeftOver(CasError):
 
 
 @dataclass(slots=True)
-class Reading:
+class ScanResult:
     """What is known of a tree while it is read.
 
     `new` is how many objects were made, `new_bytes` their size, `new_disk` what that is on the
@@ -113,7 +113,7 @@ class Reading:
         self.nodes = nodes
         self.recount()
 
-    def add(self, other: Reading) -> None:
+    def add(self, other: ScanResult) -> None:
         """Add what is known of other files of the tree."""
         self.nodes.update(other.nodes)
         self.seen.update(other.seen)
@@ -131,13 +131,13 @@ def read_tree(
     *,
     move: bool,
     progress: Progress,
-) -> Reading:
+) -> ScanResult:
     """Read the tree open at `root_fd`, by all processors, and make objects of its files.
 
     `progress` gets files. The caller undoes what is in the journal when this raises: CasError (what
     cannot be read or written, by path), InputRefused, TooDeep, OSError.
     """
-    reading = Reading()
+    reading = ScanResult()
     _check_xattrs(attributes(root_fd), root, b"")
     files: dict[bytes, int] = {}
     for node in walk(root_fd):
@@ -151,18 +151,18 @@ def read_tree(
             _read_other(node, kind, root, objects, reading)
     objects.note_boot()  # before there are others to do it
 
-    def take(part: Reading) -> None:
+    def take(part: ScanResult) -> None:
         reading.add(part)
         progress(reading.kinds[Kind.FILE], len(files), reading.size)
 
     work = partial(_read_files, root, root_fd, objects, journal, move)
-    spread(work, files, take, weight=files.__getitem__, least=_LITTLE)
+    run_parallel(work, files, take, weight=files.__getitem__, least=_LITTLE)
     if place is not bytes:
         reading.rearrange(place)
     return reading
 
 
-def _read_other(node: Node, kind: Kind, root: bytes, objects: Objects, reading: Reading) -> None:
+def _read_other(node: Node, kind: Kind, root: bytes, objects: Objects, reading: ScanResult) -> None:
     # Not by descriptor: what is neither file nor directory cannot be opened to ask.
     names = attributes(f"/proc/self/fd/{node.dir_fd}/".encode() + node.name)
     _note(node.path, kind, node.stat, names, root, reading)
@@ -185,15 +185,15 @@ def _read_files(
     journal: Journal,
     move: bool,
     paths: Sequence[bytes],
-    give: Callable[[Reading], None],
+    give: Callable[[ScanResult], None],
 ) -> None:
     """Make objects of files; give what is known of them, some at a time."""
-    part = Reading()
+    part = ScanResult()
     with DirCursor(root_fd) as cursor:
         for path in sorted(paths):
             if len(part.nodes) >= _TOGETHER:
                 give(part)
-                part = Reading()
+                part = ScanResult()
             with _told(path, root):
                 directory = cursor.at(path.rpartition(b"/")[0])
                 done = ingest(objects, path, directory, root, journal, move=move)
@@ -215,7 +215,7 @@ def _told(path: bytes, root: bytes) -> Iterator[None]:
         raise CasError(f"cannot store {path_text(path, root)}: {error.strerror}") from error
 
 
-def consume(root: bytes, root_fd: int, reading: Reading) -> None:
+def consume(root: bytes, root_fd: int, reading: ScanResult) -> None:
     """Delete the tree that was read, and nothing that came or changed since.
 
     Raises TreeLeftOver if something is left.
@@ -265,7 +265,12 @@ def _kind(node: Node, root: bytes) -> Kind:
 
 
 def _note(
-    path: bytes, kind: Kind, found: os.stat_result, names: list[str], root: bytes, reading: Reading
+    path: bytes,
+    kind: Kind,
+    found: os.stat_result,
+    names: list[str],
+    root: bytes,
+    reading: ScanResult,
 ) -> None:
     """Count an entry, and what of it is not kept."""
     if names:

@@ -42,7 +42,7 @@ class ArchiveRefused(InputRefused):
 _AGAIN = "make the archive, or get it, again"
 
 
-class Content:
+class MemberStream:
     """The content of a member, to be read before the next one is asked for."""
 
     def __init__(self, archive: bytes, file: IO[bytes]) -> None:
@@ -51,17 +51,17 @@ class Content:
 
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes, none at the end. Raises ArchiveRefused, OSError."""
-        with _told(self._archive):
+        with _as_archive_error(self._archive):
             return self._file.read(size)
 
 
-def members(path: bytes) -> Iterator[tuple[tarfile.TarInfo, Content | None]]:
+def members(path: bytes) -> Iterator[tuple[tarfile.TarInfo, MemberStream | None]]:
     """Yield each member of the archive at `path`, a regular file's with its content.
 
     What members say of themselves is not checked. When there are no more, the archive was whole.
     Raises ArchiveRefused, NoZstd, InputRefused, OSError.
     """
-    with _opened(path) as raw, _told(path):
+    with _opened(path) as raw, _as_archive_error(path):
         stream = _Metered(Decompressed(raw, path))
         try:
             archive: Any = tarfile.TarFile.open(
@@ -74,7 +74,9 @@ def members(path: bytes) -> Iterator[tuple[tarfile.TarInfo, Content | None]]:
             while member := archive.next():
                 archive.members = []  # it would keep all, to seek among them
                 _refuse_misread(member)
-                content = Content(path, archive.extractfile(member)) if member.isreg() else None
+                content = (
+                    MemberStream(path, archive.extractfile(member)) if member.isreg() else None
+                )
                 stream.left += member.size
                 yield member, content
                 stream.left = _HEADERS
@@ -172,7 +174,7 @@ class _Metered:
 
 
 @contextlib.contextmanager
-def _told(path: bytes) -> Iterator[None]:
+def _as_archive_error(path: bytes) -> Iterator[None]:
     try:
         yield
     except _CONFUSED as error:

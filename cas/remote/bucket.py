@@ -59,7 +59,7 @@ class RemoteStalled(RemoteFailed):
         )
 
 
-class Remote(NamedTuple):
+class RemoteConfig(NamedTuple):
     """A remote: its URL, what obstore is to be told besides, and how long (seconds) to wait.
 
     `jobs` is how many requests there are at once, of `at_once` bytes together.
@@ -77,10 +77,10 @@ class Remote(NamedTuple):
         return self.url.startswith(("http://", "https://"))
 
 
-class Bucket:
+class ObjectStore:
     """What is at a remote, by keys."""
 
-    def __init__(self, remote: Remote, *, create: bool = False) -> None:
+    def __init__(self, remote: RemoteConfig, *, create: bool = False) -> None:
         """Get ready; nothing is asked yet. With `create`, make a directory that is missing.
 
         Raises NoRemotes, InputRefused.

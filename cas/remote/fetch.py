@@ -11,10 +11,10 @@ from cas.content.objects import ObjectKey, Objects
 from cas.model.manifest import Digest
 from cas.put.ingest import ingest_stream
 from cas.put.journal import Journal
-from cas.put.source_tree import Reading
+from cas.put.source_tree import ScanResult
 from cas.remote.object_keys import SMALL, pack_key, segment_key, segments
 from cas.remote.results import Outcome
-from cas.remote.tree_file import Content, Packed, TreeFile
+from cas.remote.tree_file import BlobInfo, Packed, TreeFile
 from cas.system.compression import Unreadable, decompress
 from cas.system.text import quoted
 
@@ -23,7 +23,7 @@ _GAP = 1 << 16
 """Bytes that are fetched rather than asking once more for what comes after them."""
 
 
-class Unusable(Exception):
+class NotAvailable(Exception):
     """An artifact cannot be had from the remote; `why` says it to a person."""
 
     def __init__(self, outcome: Outcome, why: str = "") -> None:
@@ -32,7 +32,7 @@ class Unusable(Exception):
         self.why = why
 
 
-class Blob(NamedTuple):
+class Download(NamedTuple):
     """Bytes to fetch, some `length`, the `whole` of what is at a key or what begins at `start`.
 
     They hold `contents`, which begin after `start`; or a segment of the large content `digest`.
@@ -46,26 +46,26 @@ class Blob(NamedTuple):
     digest: Digest | None = None
 
 
-Fetched = tuple[Blob, bytes | None]
+Fetched = tuple[Download, bytes | None]
 
 
-class Need(NamedTuple):
+class MissingParts(NamedTuple):
     """What is needed of a tree: `blobs` have to be fetched.
 
     `incomplete` are contents that are there with the other executable bit only, or as one of two
     objects.
     """
 
-    blobs: list[Blob]
+    blobs: list[Download]
     incomplete: list[Digest]
 
 
-def needed(tree: TreeFile, objects: Objects) -> Need:
+def needed(tree: TreeFile, objects: Objects) -> MissingParts:
     """Find out what is needed of a tree.
 
-    Raises Unusable if there is no room, or a size is not that of the content; OSError.
+    Raises NotAvailable if there is no room, or a size is not that of the content; OSError.
     """
-    lacking: dict[Digest, Content] = {}
+    lacking: dict[Digest, BlobInfo] = {}
     incomplete: list[Digest] = []
     for digest, content in tree.contents.items():
         there = [bit for bit in (False, True) if objects.usable(ObjectKey(digest, bit))]
@@ -77,27 +77,29 @@ def needed(tree: TreeFile, objects: Objects) -> Need:
             incomplete.append(digest)
     size = sum(content.size for content in lacking.values())
     if size > objects.free_space():
-        raise Unusable(Outcome.REFUSED, f"it needs {size} bytes, more than there is room for")
-    blobs: list[Blob] = []
+        raise NotAvailable(Outcome.REFUSED, f"it needs {size} bytes, more than there is room for")
+    blobs: list[Download] = []
     for pack, packed in tree.packs:
         blobs += _parts(pack, packed, lacking)
     for digest, content in lacking.items():
         if content.size >= SMALL:
             blobs += [
-                Blob(segment_key(digest, number), True, 0, size, digest=digest)
+                Download(segment_key(digest, number), True, 0, size, digest=digest)
                 for number, size in enumerate(segments(content.size))
             ]
-    return Need(blobs, incomplete)
+    return MissingParts(blobs, incomplete)
 
 
-def _parts(pack: Digest, contents: list[Packed], lacking: dict[Digest, Content]) -> Iterator[Blob]:
+def _parts(
+    pack: Digest, contents: list[Packed], lacking: dict[Digest, BlobInfo]
+) -> Iterator[Download]:
     """Yield a pack, or those parts of it that hold what is lacking."""
     wanted = [content for content in contents if content.digest in lacking]
     if not wanted:
         return
     key = pack_key(pack)
     if 2 * sum(content.length for content in wanted) >= contents[-1].start + contents[-1].length:
-        yield Blob(key, True, 0, contents[-1].start + contents[-1].length, tuple(wanted))
+        yield Download(key, True, 0, contents[-1].start + contents[-1].length, tuple(wanted))
         return
     part: list[Packed] = []
     for content in wanted:
@@ -108,14 +110,14 @@ def _parts(pack: Digest, contents: list[Packed], lacking: dict[Digest, Content])
     yield _part(key, part)
 
 
-def _part(key: str, contents: list[Packed]) -> Blob:
+def _part(key: str, contents: list[Packed]) -> Download:
     start, last = contents[0].start, contents[-1]
     length = last.start + last.length - start
     moved = tuple(content._replace(start=content.start - start) for content in contents)
-    return Blob(key, False, start, length, moved)
+    return Download(key, False, start, length, moved)
 
 
-class Taking:
+class TreeDownload:
     """The source of an artifact's tree, of what is needed and was fetched `first`, or is `again`.
 
     `dropped` are the counts of its record; `fetched` is how many bytes were used.
@@ -125,21 +127,21 @@ class Taking:
         self,
         tree: TreeFile,
         dropped: Iterable[int],
-        first: tuple[Need, Iterator[Fetched]],
-        again: Callable[[], tuple[Need, Iterator[Fetched]]],
+        first: tuple[MissingParts, Iterator[Fetched]],
+        again: Callable[[], tuple[MissingParts, Iterator[Fetched]]],
     ) -> None:
         self._tree, self._dropped, self._again = tree, dropped, again
-        self._first: tuple[Need, Iterator[Fetched]] | None = first
+        self._first: tuple[MissingParts, Iterator[Fetched]] | None = first
         self.fetched = 0
 
-    def source(self, objects: Objects, journal: Journal) -> Reading:
+    def source(self, objects: Objects, journal: Journal) -> ScanResult:
         """Make objects of contents; see `cas.put.put.Source`.
 
-        Raises Unusable, OSError, CasError.
+        Raises NotAvailable, OSError, CasError.
         """
         (need, blobs), self._first = self._first or self._again(), None
         contents = self._tree.contents
-        reading = Reading(nodes=self._tree.manifest.nodes)
+        reading = ScanResult(nodes=self._tree.manifest.nodes)
         reading.recount()
         reading.set_id_bits, reading.xattrs, reading.owners = self._dropped
         making = partial(_make, objects, journal, reading)
@@ -158,7 +160,7 @@ class Taking:
         return reading
 
     def _segments(
-        self, content: Content, first: bytes | None, rest: Iterator[Fetched]
+        self, content: BlobInfo, first: bytes | None, rest: Iterator[Fetched]
     ) -> Iterator[bytes]:
         data = first
         for number, size in enumerate(segments(content.size)):
@@ -168,12 +170,12 @@ class Taking:
 
     def _got(self, data: bytes | None) -> bytes:
         if data is None:  # it is gone, or larger than it may be
-            raise Unusable(Outcome.MISSING)
+            raise NotAvailable(Outcome.MISSING)
         self.fetched += len(data)
         return data
 
 
-def _unpack(data: bytes, size: int, content: Content) -> bytes:
+def _unpack(data: bytes, size: int, content: BlobInfo) -> bytes:
     try:
         unpacked = decompress(data, size)
     except Unreadable:
@@ -186,12 +188,12 @@ def _unpack(data: bytes, size: int, content: Content) -> bytes:
 def _make(
     objects: Objects,
     journal: Journal,
-    reading: Reading,
+    reading: ScanResult,
     digest: Digest,
-    content: Content,
+    content: BlobInfo,
     parts: Iterator[bytes],
 ) -> None:
-    """Make an object of a content. Raises Unusable if it is not what its digest says."""
+    """Make an object of a content. Raises NotAvailable if it is not what its digest says."""
     read = partial(_next, parts)
     executable = min(content.executable)
     key, size, new = ingest_stream(objects, read, content.path, journal, executable=executable)
@@ -201,7 +203,7 @@ def _make(
 
 
 def _complete(
-    objects: Objects, journal: Journal, reading: Reading, digest: Digest, content: Content
+    objects: Objects, journal: Journal, reading: ScanResult, digest: Digest, content: BlobInfo
 ) -> None:
     """Make the object that is another one with or without the executable bit."""
     for executable in content.executable:
@@ -223,5 +225,5 @@ def _read(objects: Objects, key: ObjectKey) -> Iterator[bytes]:
             yield data
 
 
-def _damaged(content: Content) -> Unusable:
-    return Unusable(Outcome.DAMAGED, f"the content of {quoted(content.path)} is another")
+def _damaged(content: BlobInfo) -> NotAvailable:
+    return NotAvailable(Outcome.DAMAGED, f"the content of {quoted(content.path)} is another")

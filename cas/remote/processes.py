@@ -17,19 +17,19 @@ from cas.errors import InputRefused
 from cas.model.artifact import Artifact
 from cas.model.signature import Signature
 from cas.remote import records
-from cas.remote.bucket import Bucket, Remote
+from cas.remote.bucket import ObjectStore, RemoteConfig
 from cas.remote.object_keys import RECORDS, record_key, recorded_at
 from cas.remote.pull import NOT_SIGNED, pull
-from cas.remote.push import Terms, push
-from cas.remote.requests import Requests
+from cas.remote.push import PushOptions, push
+from cas.remote.requests import RequestPool
 from cas.remote.results import Outcome, Pulled, Pushed
 from cas.store import Store
 from cas.system.progress import either
-from cas.system.shared_queue import Turns
-from cas.system.workers import Worker, spread
+from cas.system.shared_queue import SharedQueue
+from cas.system.workers import Worker, run_parallel
 
 _Result = TypeVar("_Result")
-_Work = Callable[[Store, Bucket, Sequence[Signature], Callable[[_Result | int], None]], None]
+_Work = Callable[[Store, ObjectStore, Sequence[Signature], Callable[[_Result | int], None]], None]
 _MOST_PROCESSES = 4
 _SENDING = 2
 """So much less is sent at once: whether anything moves is not seen before a request has ended."""
@@ -43,7 +43,7 @@ def _nothing(size: int) -> None:
 
 def pull_from(
     store: Store,
-    remote: Remote,
+    remote: RemoteConfig,
     keys: Collection[str],
     signatures: Iterable[Signature],
     take: Callable[[Pulled], None],
@@ -58,15 +58,15 @@ def pull_from(
     CasError, OSError; what was stored before that stays.
     """
     wanted = dict.fromkeys(signatures, 1)  # how large they are is not known yet
-    with Turns(wanted) as turns:
+    with SharedQueue(wanted) as turns:
         work = partial(_pull_in_turn, turns, keys)
         _spread(store, remote, work, wanted, either(take, moved))
 
 
 def push_to(
     store: Store,
-    remote: Remote,
-    terms: Terms,
+    remote: RemoteConfig,
+    terms: PushOptions,
     artifacts: Iterable[Artifact],
     take: Callable[[Pushed], None],
     moved: Callable[[int], None] = _nothing,
@@ -84,7 +84,7 @@ def push_to(
 
 
 def missing_in(
-    remote: Remote, keys: Collection[str], signatures: Iterable[Signature]
+    remote: RemoteConfig, keys: Collection[str], signatures: Iterable[Signature]
 ) -> list[Pulled]:
     """Return those of some signatures that a pull would not find a record of.
 
@@ -93,7 +93,7 @@ def missing_in(
     return Worker[Pulled](partial(_ask, remote, keys, list(signatures))).all_results()
 
 
-def recorded_in(remote: Remote) -> list[Signature]:
+def recorded_in(remote: RemoteConfig) -> list[Signature]:
     """Return all signatures that have a record in a remote, in their order.
 
     Raises NoRemotes, RemoteFailed, InputRefused, OSError.
@@ -101,7 +101,7 @@ def recorded_in(remote: Remote) -> list[Signature]:
     return sorted(Worker[Signature](partial(_list, remote)).all_results())
 
 
-def refuse_read_only(remote: Remote) -> None:
+def refuse_read_only(remote: RemoteConfig) -> None:
     """Raise InputRefused if nothing can be written to a remote."""
     if remote.is_read_only:
         raise InputRefused(
@@ -112,7 +112,7 @@ def refuse_read_only(remote: Remote) -> None:
 
 def _spread(
     store: Store,
-    remote: Remote,
+    remote: RemoteConfig,
     work: _Work[_Result],
     weights: Mapping[Signature, int],
     take: Callable[[_Result | int], None],
@@ -124,7 +124,7 @@ def _spread(
     processes = max(min(processors, _MOST_PROCESSES, len(weights), remote.jobs), 1)
     at_once = remote.at_once // processes // (_SENDING if create else 1)
     part = remote._replace(jobs=remote.jobs // processes, at_once=at_once)
-    spread(
+    run_parallel(
         partial(_do_part, store, part, work, create),
         weights,
         take,
@@ -137,7 +137,7 @@ def _spread(
 
 def _do_part(
     store: Store,
-    remote: Remote,
+    remote: RemoteConfig,
     work: _Work[_Result],
     create: bool,
     signatures: Sequence[Signature],
@@ -145,14 +145,14 @@ def _do_part(
 ) -> None:
     store.close()  # a process that was forked opens its own
     with Store(store.path) as own:
-        work(own, Bucket(remote, create=create), signatures, give)
+        work(own, ObjectStore(remote, create=create), signatures, give)
 
 
 def _pull_in_turn(
-    turns: Turns[Signature],
+    turns: SharedQueue[Signature],
     keys: Collection[str],
     store: Store,
-    bucket: Bucket,
+    bucket: ObjectStore,
     _: Sequence[Signature],
     give: Callable[[Pulled | int], None],
 ) -> None:
@@ -160,12 +160,12 @@ def _pull_in_turn(
 
 
 def _ask(
-    remote: Remote,
+    remote: RemoteConfig,
     keys: Collection[str],
     signatures: Sequence[Signature],
     give: Callable[[Pulled], None],
 ) -> None:
-    bucket = Bucket(remote)
+    bucket = ObjectStore(remote)
 
     def look(signature: Signature) -> Pulled | None:
         data = bucket.get(record_key(signature), records.LARGEST)
@@ -175,13 +175,13 @@ def _ask(
                 return None if trusted else Pulled(signature, Outcome.UNTRUSTED, why=NOT_SIGNED)
         return Pulled(signature, Outcome.MISSING)
 
-    with Requests(bucket) as requests:
+    with RequestPool(bucket) as requests:
         for _, lacking in requests.ahead(look, signatures, remote.jobs):
             if lacking is not None:
                 give(lacking)
 
 
-def _list(remote: Remote, give: Callable[[Signature], None]) -> None:
-    for key in Bucket(remote).keys(RECORDS):
+def _list(remote: RemoteConfig, give: Callable[[Signature], None]) -> None:
+    for key in ObjectStore(remote).keys(RECORDS):
         if (signature := recorded_at(key)) is not None:
             give(signature)

@@ -12,11 +12,11 @@ from cas.model.artifact import Artifact
 from cas.model.signature import Signature
 from cas.put.put import SignatureConflict
 from cas.remote import records, tree_file
-from cas.remote.bucket import Bucket
-from cas.remote.fetch import Blob, Fetched, Need, Taking, Unusable, needed
+from cas.remote.bucket import ObjectStore
+from cas.remote.fetch import Download, Fetched, MissingParts, NotAvailable, TreeDownload, needed
 from cas.remote.object_keys import record_key
-from cas.remote.records import Record
-from cas.remote.requests import Requests
+from cas.remote.records import RemoteRecord
+from cas.remote.requests import RequestPool
 from cas.remote.results import Outcome, Pulled
 from cas.remote.tree_file import TreeFile
 from cas.store import Store
@@ -29,21 +29,21 @@ class _Plan:
 
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
-        self.wrong: Unusable | None = None
+        self.wrong: NotAvailable | None = None
         self.fetched = 0
-        self.record: Record | None = None
+        self.record: RemoteRecord | None = None
         self.tree: TreeFile | None = None
-        self.need: Need | None = None
+        self.need: MissingParts | None = None
 
     @property
-    def blobs(self) -> Sequence[Blob]:
+    def blobs(self) -> Sequence[Download]:
         """What is to be fetched, in this order."""
         return () if self.need is None else self.need.blobs
 
 
 def pull(
     store: Store,
-    bucket: Bucket,
+    bucket: ObjectStore,
     signatures: Iterable[Signature],
     give: Callable[[Pulled | int], None],
     *,
@@ -56,13 +56,13 @@ def pull(
     Records have to be signed by one of `keys`, if there are any. Raises RemoteFailed, CasError,
     OSError; what was stored before that stays.
     """
-    with Requests(bucket) as requests:
-        _Pulling(store, bucket, keys, requests).run(signatures, give)
+    with RequestPool(bucket) as requests:
+        _PullJob(store, bucket, keys, requests).run(signatures, give)
 
 
-class _Pulling:
+class _PullJob:
     def __init__(
-        self, store: Store, bucket: Bucket, keys: Collection[str], requests: Requests
+        self, store: Store, bucket: ObjectStore, keys: Collection[str], requests: RequestPool
     ) -> None:
         self._store, self._bucket, self._keys, self._requests = store, bucket, keys, requests
         self._jobs = bucket.remote.jobs
@@ -102,9 +102,9 @@ class _Pulling:
                 self._ask(plan)
             except (records.BadRecord, tree_file.BadTreeFile) as error:
                 what = "record" if isinstance(error, records.BadRecord) else "tree file"
-                plan.wrong = Unusable(Outcome.DAMAGED, f"its {what} makes no sense: {error}")
+                plan.wrong = NotAvailable(Outcome.DAMAGED, f"its {what} makes no sense: {error}")
                 continue
-            except Unusable as error:
+            except NotAvailable as error:
                 plan.wrong = error
             break
         return plan
@@ -112,18 +112,18 @@ class _Pulling:
     def _ask(self, plan: _Plan) -> None:
         data = self._bucket.get(record_key(plan.signature), records.LARGEST)
         if data is None:
-            raise Unusable(Outcome.MISSING)
+            raise NotAvailable(Outcome.MISSING)
         signed = records.decode(data, plan.signature)
         if not signed.is_trusted(self._keys):
-            raise Unusable(Outcome.UNTRUSTED, NOT_SIGNED)
+            raise NotAvailable(Outcome.UNTRUSTED, NOT_SIGNED)
         plan.record = signed.record
         plan.tree, size = tree_file.read(self._bucket, plan.record.tree, self._alone)
         if plan.tree is None:
-            raise Unusable(Outcome.MISSING)
+            raise NotAvailable(Outcome.MISSING)
         plan.fetched = len(data) + size
         plan.need = needed(plan.tree, self._store.objects)
 
-    def _fetch(self, blob: Blob | None) -> bytes | None:
+    def _fetch(self, blob: Download | None) -> bytes | None:
         if blob is None:
             return None
         if blob.whole:  # what cannot be compressed is a little longer with zstd
@@ -133,10 +133,10 @@ class _Pulling:
     def _take(self, plan: _Plan, group: Iterator[Fetched]) -> Pulled:
         """Store an artifact of what was fetched of it; fetch it anew if that was damaged."""
         if plan.record is None or plan.tree is None or plan.need is None:
-            wrong = plan.wrong or Unusable(Outcome.MISSING)
+            wrong = plan.wrong or NotAvailable(Outcome.MISSING)
             return Pulled(plan.signature, wrong.outcome, why=wrong.why)
         again = partial(self._again, plan.tree)
-        taking = Taking(plan.tree, plan.record.dropped, (plan.need, group), again)
+        taking = TreeDownload(plan.tree, plan.record.dropped, (plan.need, group), again)
         signature, new_bytes = plan.signature, 0
         artifact: Artifact | None
         for attempt in range(2):
@@ -148,7 +148,7 @@ class _Pulling:
                 outcome = Outcome.PULLED
             except SignatureConflict:  # another process has just stored it
                 artifact, outcome = self._store.find(signature), Outcome.KNOWN
-            except Unusable as error:
+            except NotAvailable as error:
                 artifact, outcome, why = None, error.outcome, error.why
                 if outcome is Outcome.DAMAGED and attempt == 0:
                     continue
@@ -156,7 +156,7 @@ class _Pulling:
         fetched = plan.fetched + taking.fetched
         return Pulled(signature, outcome, artifact, fetched, new_bytes, why)
 
-    def _again(self, tree: TreeFile) -> tuple[Need, Iterator[Fetched]]:
+    def _again(self, tree: TreeFile) -> tuple[MissingParts, Iterator[Fetched]]:
         """Fetch what is needed now."""
         need = needed(tree, self._store.objects)
         size = attrgetter("length")

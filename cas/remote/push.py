@@ -16,12 +16,12 @@ from cas.model.artifact import Artifact
 from cas.model.manifest import Digest
 from cas.model.signature import NoSuchSignature, Signature
 from cas.remote import records, tree_file
-from cas.remote.bucket import Bucket
+from cas.remote.bucket import ObjectStore
 from cas.remote.object_keys import record_key, tree_key
-from cas.remote.records import BadRecord, Record
-from cas.remote.requests import Requests
+from cas.remote.records import BadRecord, RemoteRecord
+from cas.remote.requests import RequestPool
 from cas.remote.results import Outcome, Pushed
-from cas.remote.send import Sending
+from cas.remote.send import TreeUpload
 from cas.remote.signing import SigningKey
 from cas.remote.tree_file import BadTreeFile
 from cas.store import Store
@@ -33,7 +33,7 @@ _AHEAD_S = 300
 """How far (seconds) a remote's clock may be ahead of this one's."""
 
 
-class Terms(NamedTuple):
+class PushOptions(NamedTuple):
     """How to push: signed by `key`, and with `replace` over whatever is there.
 
     What is signed goes over another tree too, if that is not signed by one of the public keys
@@ -76,11 +76,11 @@ class _Open(NamedTuple):
 
 def push(
     store: Store,
-    bucket: Bucket,
+    bucket: ObjectStore,
     signatures: Sequence[Signature],
     give: Callable[[Pushed | int], None],
     *,
-    terms: Terms,
+    terms: PushOptions,
 ) -> None:
     """Write artifacts of the store to a remote; `give` gets what became of each.
 
@@ -88,12 +88,14 @@ def push(
 
     Contents are checked before. Raises RemoteFailed, OSError; what was pushed before that stays.
     """
-    with Requests(bucket) as requests:
-        _Pushing(store, bucket, terms, requests).run(signatures, give)
+    with RequestPool(bucket) as requests:
+        _PushJob(store, bucket, terms, requests).run(signatures, give)
 
 
-class _Pushing:
-    def __init__(self, store: Store, bucket: Bucket, terms: Terms, requests: Requests) -> None:
+class _PushJob:
+    def __init__(
+        self, store: Store, bucket: ObjectStore, terms: PushOptions, requests: RequestPool
+    ) -> None:
         self._store, self._bucket, self._terms, self._requests = store, bucket, terms, requests
         self._jobs = bucket.remote.jobs
         self._alone = threading.Lock()  # for tree files, which may take much memory
@@ -177,7 +179,7 @@ class _Pushing:
         purpose = f"push of {names[0]}"
         with self._store.compose(names, conflicts=None, purpose=purpose, counted=False):
             manifest = self._store.manifest(artifact)
-            sending = Sending(self._bucket, self._requests, self._is_fresh, tell)
+            sending = TreeUpload(self._bucket, self._requests, self._is_fresh, tell)
             sending.send(manifest, self._store.layer_path(artifact))
         return _Open(artifact, found, manifest.encode(), sending.packs, sending.blobs)
 
@@ -225,7 +227,9 @@ class _Pushing:
         """Return the record to write: what is there, if it means the same, with our signature."""
         if found.record is not None and found.means(artifact):
             return records.signed_too(found.record, self._terms.key)
-        record = Record(str(artifact.signature), artifact.tree, [*artifact.dropped], time.time_ns())
+        record = RemoteRecord(
+            str(artifact.signature), artifact.tree, [*artifact.dropped], time.time_ns()
+        )
         return records.encode(record, self._terms.key)
 
 
@@ -233,6 +237,6 @@ def _gone(signature: Signature) -> Pushed:
     return Pushed(signature, Outcome.MISSING, why="it is not in the store any more")
 
 
-def _conflict(artifact: Artifact, record: Record) -> Pushed:
+def _conflict(artifact: Artifact, record: RemoteRecord) -> Pushed:
     why = f"there it is tree {record.tree}, here {artifact.tree}"
     return Pushed(artifact.signature, Outcome.CONFLICT, why=why)

@@ -21,7 +21,7 @@ class BadRecord(Exception):
     """What is at the place of a record is not one of that signature; the text says why."""
 
 
-class Record(NamedTuple):
+class RemoteRecord(NamedTuple):
     """Says that `signature` means `tree`, pushed at `pushed_ns` (nanoseconds since 1970).
 
     `dropped` are the counts of `cas.model.artifact.Dropped`.
@@ -36,7 +36,7 @@ class Record(NamedTuple):
 class SignedRecord(NamedTuple):
     """A record, the line that holds it, and its signatures: pairs of public key and mark."""
 
-    record: Record
+    record: RemoteRecord
     line: bytes
     marks: list[tuple[str, str]]
 
@@ -55,7 +55,7 @@ class SignedRecord(NamedTuple):
         )
 
 
-def encode(record: Record, key: SigningKey | None) -> bytes:
+def encode(record: RemoteRecord, key: SigningKey | None) -> bytes:
     """Return what is stored of a record, signed if there is a key."""
     line = json.dumps(record._asdict(), separators=(",", ":"), sort_keys=True).encode()
     return signed_too(SignedRecord(record, line, []), key)
@@ -78,7 +78,7 @@ def decode(data: bytes, signature: Signature) -> SignedRecord:
     """Read the record of a signature, which may come from anybody. Raises BadRecord."""
     line, *rest = data.split(b"\n")
     try:
-        record = record_of(Record, parse(line))
+        record = record_of(RemoteRecord, parse(line))
         if len(record.dropped) != 3 or max(record.dropped) >= 1 << 32:
             raise ValueError("it does not count three things that were dropped")
         if record.signature != str(signature):

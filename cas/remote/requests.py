@@ -9,21 +9,21 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, TypeVar
 
-from cas.remote.bucket import Bucket, RemoteStalled
-from cas.system.closeable import Closing
+from cas.remote.bucket import ObjectStore, RemoteStalled
+from cas.system.closeable import Closeable
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-class Requests(Closing):
+class RequestPool(Closeable):
     """Has up to `jobs` of a remote's requests under way, each in a thread.
 
     They are of `at_once` bytes together, which bounds memory, and how slow a link may be.
     obstore lets go of the interpreter while it waits, and so do zstd and BLAKE3.
     """
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: ObjectStore) -> None:
         self._bucket, self._remote = bucket, bucket.remote
         self._pool = ThreadPoolExecutor(bucket.remote.jobs)
         self._running: dict[Future[Any], int] = {}

@@ -10,13 +10,13 @@ from functools import partial
 from cas.content import digest as hashing
 from cas.content.read_tree import check_content, contents_of, read_content
 from cas.model.manifest import Digest, Manifest
-from cas.remote.bucket import Bucket
+from cas.remote.bucket import ObjectStore
 from cas.remote.object_keys import PACK, SEGMENT, SMALL, pack_key, segment_key, segments
-from cas.remote.requests import Requests
+from cas.remote.requests import RequestPool
 from cas.system.compression import compress
 
 
-class Sending:
+class TreeUpload:
     """Writes the contents of one tree.
 
     `packs` are then those of its tree file: the name of each, and the lengths of what is in it;
@@ -27,8 +27,8 @@ class Sending:
 
     def __init__(
         self,
-        bucket: Bucket,
-        requests: Requests,
+        bucket: ObjectStore,
+        requests: RequestPool,
         is_fresh: Callable[[str], bool],
         tell: Callable[[int], None],
     ) -> None:

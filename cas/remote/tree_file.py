@@ -9,8 +9,8 @@ from typing import NamedTuple
 from cas.content import digest as hashing
 from cas.errors import StoreDamaged
 from cas.model.manifest import Digest, Manifest
-from cas.model.strict_json import fits, parse
-from cas.remote.bucket import Bucket
+from cas.model.strict_json import has_type, parse
+from cas.remote.bucket import ObjectStore
 from cas.remote.object_keys import LARGEST_BLOB, SMALL, tree_key
 from cas.system.compression import Unreadable, compress, decompress
 from cas.system.text import quoted
@@ -38,7 +38,7 @@ class Packed(NamedTuple):
     length: int
 
 
-class Content(NamedTuple):
+class BlobInfo(NamedTuple):
     """What a manifest says of a content: a path that has it, its size, and with which bits."""
 
     path: bytes
@@ -53,7 +53,7 @@ class TreeFile(NamedTuple):
     """
 
     manifest: Manifest
-    contents: dict[Digest, Content]
+    contents: dict[Digest, BlobInfo]
     packs: list[tuple[Digest, list[Packed]]]
 
 
@@ -75,7 +75,7 @@ def decode(data: bytes, tree: Digest) -> TreeFile:
         if len(head) > _MOST_OF_HEAD * (len(manifest.nodes) + 1):
             raise ValueError("it has more packs than contents")
         document = parse(head)
-        if not fits(document, list[list[Digest | list[int]]]):
+        if not has_type(document, list[list[Digest | list[int]]]):
             raise ValueError("its packs make no sense")
         contents = contents_in(manifest)
         return TreeFile(manifest, contents, _packs(document, contents))
@@ -83,7 +83,7 @@ def decode(data: bytes, tree: Digest) -> TreeFile:
         raise BadTreeFile(str(error)) from error
 
 
-def read(bucket: Bucket, tree: Digest, alone: Lock) -> tuple[TreeFile | None, int]:
+def read(bucket: ObjectStore, tree: Digest, alone: Lock) -> tuple[TreeFile | None, int]:
     """Fetch and read the tree file of a tree, None if there is none; and its size in bytes.
 
     It is unpacked, and fetched if it is large, under the lock `alone`, since it may take much
@@ -97,15 +97,15 @@ def read(bucket: Bucket, tree: Digest, alone: Lock) -> tuple[TreeFile | None, in
         return (None, 0) if data is None else (decode(data, tree), len(data))
 
 
-def contents_in(manifest: Manifest) -> dict[Digest, Content]:
+def contents_in(manifest: Manifest) -> dict[Digest, BlobInfo]:
     """Return the contents of a tree, in the order of the manifest.
 
     Raises ValueError if one has two sizes.
     """
-    found: dict[Digest, Content] = {}
+    found: dict[Digest, BlobInfo] = {}
     for entry in manifest:
         if entry.digest is not None:
-            content = found.setdefault(entry.digest, Content(entry.path, entry.size, set()))
+            content = found.setdefault(entry.digest, BlobInfo(entry.path, entry.size, set()))
             if content.size != entry.size:
                 raise ValueError(f"the content of {quoted(entry.path)} has two sizes")
             content.executable.add(entry.executable)
@@ -113,7 +113,7 @@ def contents_in(manifest: Manifest) -> dict[Digest, Content]:
 
 
 def _packs(
-    document: list[list[object]], contents: dict[Digest, Content]
+    document: list[list[object]], contents: dict[Digest, BlobInfo]
 ) -> list[tuple[Digest, list[Packed]]]:
     """Tell where in the packs the small ones of some contents are. Raises ValueError."""
     small = ((digest, one.size) for digest, one in contents.items() if one.size < SMALL)

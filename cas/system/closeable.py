@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 
-class Closing:
+class Closeable:
     """Closes itself at the end of a `with` block."""
 
     __slots__ = ()

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cas.errors import CasError
-from cas.system.closeable import Closing
-from cas.system.oserrors import locate, located
+from cas.system.closeable import Closeable
+from cas.system.oserrors import add_path, adding_path
 from cas.system.text import quoted
 
-OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _VANISHED = (FileNotFoundError, PermissionError)
 
 
@@ -30,10 +30,10 @@ class TooDeep(CasError):
 
 
 @contextlib.contextmanager
-def opened(path: bytes, dir_fd: int | None = None) -> Iterator[int]:
+def open_directory(path: bytes, dir_fd: int | None = None) -> Iterator[int]:
     """Open a directory, below `dir_fd` if that is given, for a `with` block. Raises OSError."""
-    with located(b"" if dir_fd is None else dir_fd):
-        fd = os.open(path, OPEN_DIRECTORY, dir_fd=dir_fd)
+    with adding_path(b"" if dir_fd is None else dir_fd):
+        fd = os.open(path, DIRECTORY_FLAGS, dir_fd=dir_fd)
     try:
         yield fd
     finally:
@@ -52,9 +52,9 @@ class Node(NamedTuple):
 def walk(root_fd: int, *, vanishing: bool = False) -> Iterator[Node]:
     """Yield every path below the directory `root_fd` (borrowed), a directory before its content.
 
-    `vanishing` and what is raised: see `listings`.
+    `vanishing` and what is raised: see `iter_directories`.
     """
-    for prefix, fd, entries in listings(root_fd, vanishing=vanishing):
+    for prefix, fd, entries in iter_directories(root_fd, vanishing=vanishing):
         for entry in entries:
             name = os.fsencode(entry.name)
             try:
@@ -66,7 +66,7 @@ def walk(root_fd: int, *, vanishing: bool = False) -> Iterator[Node]:
             yield Node(prefix + name, name, fd, found)
 
 
-def listings(
+def iter_directories(
     root_fd: int, *, vanishing: bool = False
 ) -> Iterator[tuple[bytes, int, list[os.DirEntry[str]]]]:
     """Yield the directory `root_fd` (borrowed) and every one below it, each before those in it.
@@ -86,7 +86,7 @@ def listings(
         return prefix, fd, entries
 
     try:
-        with located(root_fd):
+        with adding_path(root_fd):
             copy = os.dup(root_fd)
         yield enter(copy, b"")
         while stack:
@@ -103,7 +103,7 @@ def listings(
                 except OSError as error:
                     if vanishing and isinstance(error, _VANISHED):
                         continue
-                    locate(error, fd, name)
+                    add_path(error, fd, name)
                     raise
                 yield listing
     finally:
@@ -116,7 +116,7 @@ def stat_of(entry: os.DirEntry[str], fd: int) -> os.stat_result:
     try:
         return entry.stat(follow_symlinks=False)
     except OSError as error:
-        locate(error, fd, os.fsencode(entry.name))
+        add_path(error, fd, os.fsencode(entry.name))
         raise
 
 
@@ -127,22 +127,22 @@ def _entries(fd: int) -> list[os.DirEntry[str]]:
             return list(entries)
     except BaseException as error:
         if isinstance(error, OSError):
-            locate(error, fd)
+            add_path(error, fd)
         os.close(fd)
         raise
 
 
 def _open_child(fd: int, name: bytes, path: bytes) -> int:
     try:
-        return os.open(name, OPEN_DIRECTORY, dir_fd=fd)
+        return os.open(name, DIRECTORY_FLAGS, dir_fd=fd)
     except OSError as error:
         if error.errno == errno.EMFILE:
             raise TooDeep(path) from error
-        locate(error, fd)
+        add_path(error, fd)
         raise
 
 
-class DirCursor(Closing):
+class DirCursor(Closeable):
     """Gives descriptors of the directories below a root; cheap when asked in sorted order.
 
     The root descriptor is borrowed. The descriptors given stay open only until the next call.
@@ -187,7 +187,7 @@ class DirCursor(Closing):
 
 
 @contextlib.contextmanager
-def reachable(path: bytes, dir_fd: int) -> Iterator[tuple[bytes, int]]:
+def shortened_path(path: bytes, dir_fd: int) -> Iterator[tuple[bytes, int]]:
     """Yield a path and a directory that one system call can take for `path` below `dir_fd`.
 
     They are what was given, unless the path is longer than the kernel takes (PATH_MAX, 4096
@@ -203,7 +203,7 @@ def reachable(path: bytes, dir_fd: int) -> Iterator[tuple[bytes, int]]:
 
 def make_directory(name: bytes, mode: int, dir_fd: int) -> None:
     """Create a directory with exactly `mode`, whatever the umask is. Raises OSError."""
-    with located(dir_fd):
+    with adding_path(dir_fd):
         os.mkdir(name, mode, dir_fd=dir_fd)
         os.chmod(name, mode, dir_fd=dir_fd)
 
@@ -248,7 +248,7 @@ def remove_tree(name: bytes, dir_fd: int) -> int:
                 freed += disk_use(os.fstat(fd))
                 os.close(fd)
                 stack.pop()
-                with located(parent):
+                with adding_path(parent):
                     os.rmdir(own_name, dir_fd=parent)
             elif entry.is_dir(follow_symlinks=False):
                 name = os.fsencode(entry.name)
@@ -257,7 +257,7 @@ def remove_tree(name: bytes, dir_fd: int) -> int:
                 freed += disk_use(entry.stat(follow_symlinks=False))
                 os.unlink(entry.name, dir_fd=fd)
     except OSError as error:
-        locate(error, fd)
+        add_path(error, fd)
         raise
     finally:
         for fd, _, _ in stack:
@@ -280,7 +280,7 @@ def _removing(
 ) -> tuple[int, bytes, Iterator[os.DirEntry[str]]]:
     fd = _open_child(dir_fd, name, path)
     try:
-        with located(fd):
+        with adding_path(fd):
             found = os.fstat(fd)
             if found.st_dev != device:
                 raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))

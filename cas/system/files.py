@@ -7,7 +7,7 @@ import os
 import stat
 import zlib
 
-from cas.system.oserrors import located
+from cas.system.oserrors import adding_path
 
 _LARGEST = 1 << 30  # bytes; what is larger is no manifest and no record
 
@@ -19,7 +19,7 @@ def open_file(path: bytes, dir_fd: int | None = None) -> int:
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        with located(b"" if dir_fd is None else dir_fd):
+        with adding_path(b"" if dir_fd is None else dir_fd):
             fd = os.open(path, flags, dir_fd=dir_fd)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):

@@ -13,7 +13,7 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
-def locate(error: OSError, directory: int | bytes, name: bytes = b"") -> None:
+def add_path(error: OSError, directory: int | bytes, name: bytes = b"") -> None:
     """Make an error name a whole path: that of an open directory, and what in it is meant.
 
     Python names what a system call was given, which may be a path below the directory, a number,
@@ -29,12 +29,12 @@ def locate(error: OSError, directory: int | bytes, name: bytes = b"") -> None:
 
 
 @contextlib.contextmanager
-def located(directory: int | bytes) -> Iterator[None]:
-    """`locate` errors of a `with` block that works in one directory."""
+def adding_path(directory: int | bytes) -> Iterator[None]:
+    """`add_path` errors of a `with` block that works in one directory."""
     try:
         yield
     except OSError as error:
-        locate(error, directory)
+        add_path(error, directory)
         raise
 
 
@@ -44,14 +44,14 @@ class _Open(Protocol):
         """The descriptor of a directory."""
 
 
-def naming_paths(
+def adding_paths(
     method: Callable[Concatenate[_Self, _Arguments], _Result],
 ) -> Callable[Concatenate[_Self, _Arguments], _Result]:
     """Let errors of a method name whole paths: most are given to the system as below `self.fd`."""
 
     @functools.wraps(method)
     def named(self: _Self, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        with located(self.fd):
+        with adding_path(self.fd):
             return method(self, *args, **kwargs)
 
     return named

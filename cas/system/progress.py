@@ -10,7 +10,7 @@ Progress = Callable[[int, int, int], None]
 """Gets how many things are done, of how many (0 if nobody knows), and how many bytes they had."""
 
 
-def unseen(done: int, total: int, size: int) -> None:
+def no_progress(done: int, total: int, size: int) -> None:
     """Be a Progress that nobody looks at."""
 
 

@@ -7,13 +7,13 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
-from cas.system.closeable import Closing
+from cas.system.closeable import Closeable
 
 _Item = TypeVar("_Item")
 _NUMBER = struct.Struct("=I")
 
 
-class Turns(Closing, Generic[_Item]):
+class SharedQueue(Closeable, Generic[_Item]):
     """Items, each of which is yielded once only, in whichever process asks for the next one.
 
     For processes that were forked meanwhile. They share the offset of an open file, which read(2)

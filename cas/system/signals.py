@@ -12,7 +12,7 @@ _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """Keep signals that end a process back until the end of a short `with` block.
 
     Python turns SIGINT into an exception wherever it comes: a file that has just been linked would

@@ -38,7 +38,7 @@ def _byte(byte: int) -> str:
     return chr(byte) if 0x20 <= byte < 0x7F else f"\\{byte:03o}"
 
 
-def near_miss(word: str, words: Iterable[str]) -> str | None:
+def suggestion(word: str, words: Iterable[str]) -> str | None:
     """Return a question for those of some words that are most like a word; None if none is."""
     import difflib
 
@@ -46,7 +46,7 @@ def near_miss(word: str, words: Iterable[str]) -> str | None:
     return f"did you mean {' or '.join(near)}?" if near else None
 
 
-def user_name(uid: int) -> str:
+def name_of_user(uid: int) -> str:
     """Return the name of a user, or the number of one who has none here."""
     try:
         return pwd.getpwuid(uid).pw_name

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Generic, NoReturn, TypeVar
 
 from cas.errors import CasError
-from cas.system.signals import CRASHES, uninterrupted
+from cas.system.signals import CRASHES, signals_blocked
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -41,7 +41,7 @@ class WorkerEnded(CasError):
         )
 
 
-def spread(
+def run_parallel(
     work: Callable[[Sequence[_Item], Callable[[_Result], None]], None],
     items: Iterable[_Item],
     take: Callable[[_Result], None],
@@ -66,7 +66,7 @@ def spread(
         return work(parts[0], take)
     workers: list[Worker[_Result]] = []
     try:
-        with uninterrupted():
+        with signals_blocked():
             while parts and (worker := _forked(partial(work, parts[0]), needed=apart)):
                 workers.append(worker)
                 del parts[0]
@@ -77,14 +77,14 @@ def spread(
             waiting.register(fd)
         while running:
             for fd, _ in waiting.poll():
-                with uninterrupted():  # nothing is lost between reading and taking it
+                with signals_blocked():  # nothing is lost between reading and taking it
                     for result in running[fd].results():
                         take(result)
                 if running[fd].has_ended:
                     waiting.unregister(fd)
                     del running[fd]
     finally:
-        with uninterrupted():
+        with signals_blocked():
             for worker in workers:
                 for result in worker.end():
                     take(result)

@@ -7,14 +7,14 @@ import os
 from collections.abc import Sequence, Set
 from typing import NamedTuple
 
-from cas.compose.cache import Known
+from cas.compose.cache import CompositionCache
 from cas.content.objects import ObjectKey
 from cas.disk.layout import artifact_path, layer_path
 from cas.errors import StoreDamaged
-from cas.index.parts import Storage
+from cas.index.parts import StoreParts
 from cas.model.artifact import Artifact
 from cas.system.text import quoted
-from cas.usage.space import Release, layer_overhead
+from cas.usage.space import FreedBytes, layer_overhead
 
 
 class Usage(NamedTuple):
@@ -37,8 +37,8 @@ class DiskUsage(NamedTuple):
 
 
 def disk_usage(
-    storage: Storage,
-    known: Known,
+    storage: StoreParts,
+    known: CompositionCache,
     used: Set[str],
     artifacts: Sequence[Artifact],
     chosen: Sequence[Artifact],
@@ -49,7 +49,7 @@ def disk_usage(
     `used` (trees): they go with it. Raises OSError, StoreDamaged.
     """
     merged = [layer for layer in known.all_merged() if layer.tree not in used]
-    release = Release(storage, known, artifacts, merged)
+    release = FreedBytes(storage, known, artifacts, merged)
     seen: dict[bytes, int] = {}
     each: list[Usage] = []
     for artifact in chosen:
@@ -63,7 +63,7 @@ def disk_usage(
     return DiskUsage(tuple(each), sum(seen.values()), sum(map(release.of, chosen)))
 
 
-def sizes_of(storage: Storage, artifact: Artifact) -> dict[bytes, int]:
+def sizes_of(storage: StoreParts, artifact: Artifact) -> dict[bytes, int]:
     """Return the bytes of disk of all that an artifact has, by paths: objects, layer and link.
 
     Raises OSError, StoreDamaged (a part is missing, or the artifact has just gone).

@@ -8,15 +8,15 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from cas.compose.cache import Known, Merged
+from cas.compose.cache import CompositionCache, Merged
 from cas.content.layers import overhead
 from cas.content.objects import ObjectKey
 from cas.disk.layout import artifact_path, layer_path, manifest_path
 from cas.errors import StoreDamaged
-from cas.index.parts import Storage
+from cas.index.parts import StoreParts
 from cas.model.artifact import Artifact
 from cas.model.manifest import Digest, is_digest
-from cas.system.directories import disk_use, disk_use_at, opened, walk
+from cas.system.directories import disk_use, disk_use_at, open_directory, walk
 
 _NOT_WALKED = (b"layers", b"manifests")
 
@@ -32,7 +32,7 @@ class Space(NamedTuple):
     content_bytes: int
 
 
-def space(storage: Storage, trees: dict[Digest, int]) -> Space:
+def space(storage: StoreParts, trees: dict[Digest, int]) -> Space:
     """Measure what a store takes. `trees` are those of its artifacts, with their overheads.
 
     Raises OSError.
@@ -48,7 +48,7 @@ def space(storage: Storage, trees: dict[Digest, int]) -> Space:
         disk += found.st_blocks * 512
         if not stat.S_ISDIR(found.st_mode) or name in _NOT_WALKED:
             continue
-        with opened(name, storage.fd) as root:
+        with open_directory(name, storage.fd) as root:
             for node in walk(root, vanishing=True):
                 if name == b"tmp" and disk_use(node.stat) == 0:
                     continue  # a link to an object
@@ -60,7 +60,7 @@ def space(storage: Storage, trees: dict[Digest, int]) -> Space:
     return Space(disk, contents, content_bytes)
 
 
-def layer_overhead(storage: Storage, tree: Digest) -> int:
+def layer_overhead(storage: StoreParts, tree: Digest) -> int:
     """Return what a layer takes besides the objects; 0 if it is gone or damaged. Raises OSError."""
     try:
         manifest = storage.layers.manifest(tree)
@@ -79,7 +79,7 @@ class _Gone:
         self.merged = set[Digest]()
 
 
-class Release:
+class FreedBytes:
     """Works out what comes back when artifacts go, one after the other.
 
     A content comes back with the last layer that links to it: the file system counts the links.
@@ -89,8 +89,8 @@ class Release:
 
     def __init__(
         self,
-        storage: Storage,
-        known: Known,
+        storage: StoreParts,
+        known: CompositionCache,
         artifacts: Iterable[Artifact],
         merged: Iterable[Merged],
     ) -> None:
@@ -141,7 +141,7 @@ class Release:
         if not stat.S_ISDIR(found.st_mode):
             return self._unlinked(found)
         freed = found.st_blocks * 512
-        with opened(name, dir_fd) as directory:
+        with open_directory(name, dir_fd) as directory:
             for node in walk(directory, vanishing=True):
                 is_directory = stat.S_ISDIR(node.stat.st_mode)
                 freed += node.stat.st_blocks * 512 if is_directory else self._unlinked(node.stat)

@@ -11,9 +11,9 @@ from cas.disk.counters import DAY_NS, Counts, read_counts
 from cas.disk.log import EventKind, read_log
 from cas.errors import StoreDamaged
 from cas.index import artifact_links
-from cas.index.parts import Storage
+from cas.index.parts import StoreParts
 from cas.model.artifact import Artifact
-from cas.system.progress import Progress, counted, unseen
+from cas.system.progress import Progress, counted, no_progress
 from cas.usage.artifacts import sizes_of
 from cas.usage.space import Space, space
 
@@ -71,7 +71,7 @@ class Group(NamedTuple):
     last_used_ns: int
 
 
-def statistics(storage: Storage, artifacts: Sequence[Artifact], days: int) -> Statistics:
+def statistics(storage: StoreParts, artifacts: Sequence[Artifact], days: int) -> Statistics:
     """Work out the statistics of all `artifacts` of a store, and of so many days up to today.
 
     Raises OSError, StoreDamaged.
@@ -92,7 +92,7 @@ def statistics(storage: Storage, artifacts: Sequence[Artifact], days: int) -> St
     )
 
 
-def _days(storage: Storage, counts: dict[int, Counts], number: int) -> Iterable[Day]:
+def _days(storage: StoreParts, counts: dict[int, Counts], number: int) -> Iterable[Day]:
     today = time.time_ns() // DAY_NS
     first = today - number + 1
     found = {day: Day(day, counts.get(day, Counts())) for day in range(first, today + 1)}
@@ -115,7 +115,7 @@ def _days(storage: Storage, counts: dict[int, Counts], number: int) -> Iterable[
     return found.values()
 
 
-def _sizes(storage: Storage, artifact: Artifact) -> dict[bytes, int]:
+def _sizes(storage: StoreParts, artifact: Artifact) -> dict[bytes, int]:
     """Return what `sizes_of` does; nothing of an artifact that has gone meanwhile."""
     try:
         return sizes_of(storage, artifact)
@@ -127,10 +127,10 @@ def _sizes(storage: Storage, artifact: Artifact) -> dict[bytes, int]:
 
 
 def groups(
-    storage: Storage,
+    storage: StoreParts,
     artifacts: Sequence[Artifact],
     name_of: Callable[[Artifact], str],
-    progress: Progress = unseen,
+    progress: Progress = no_progress,
 ) -> list[Group]:
     """Work out what groups of artifacts take, the largest share first.
 

@@ -22,9 +22,9 @@ from cas.index.format import NoStore, restore_store
 from cas.model.artifact import Artifact
 from cas.model.manifest import Digest, Kind, is_digest
 from cas.model.signature import Signature
-from cas.system.directories import opened
-from cas.system.oserrors import located
-from cas.system.progress import Progress, unseen
+from cas.system.directories import open_directory
+from cas.system.oserrors import adding_path
+from cas.system.progress import Progress, no_progress
 from cas.system.text import quoted
 
 _DATA = b"index/data.mdb"
@@ -38,7 +38,9 @@ class Rebuilt(NamedTuple):
     lost: tuple[str, ...]
 
 
-def rebuild_index(store: str | bytes | os.PathLike[str], progress: Progress = unseen) -> Rebuilt:
+def rebuild_index(
+    store: str | bytes | os.PathLike[str], progress: Progress = no_progress
+) -> Rebuilt:
     """Make a new index for the store at a path from its links, manifests and layers.
 
     The old one is moved to `quarantine/`. What other processes have open is that: they must open
@@ -49,7 +51,7 @@ def rebuild_index(store: str | bytes | os.PathLike[str], progress: Progress = un
     if not os.path.exists(os.path.join(path, b"format")):
         raise NoStore(path)
     restore_store(path)
-    with opened(path) as fd, located(fd), scratch(fd, "index") as work:
+    with open_directory(path) as fd, adding_path(fd), scratch(fd, "index") as work:
         lock = os.open(b"lock", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -7,12 +7,12 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from cas.compose.cache import Known
+from cas.compose.cache import CompositionCache
 from cas.content import digest as hashing
 from cas.content.census import content_name, content_path
 from cas.content.findings import FaultKind, Finding
 from cas.content.layers import node_of
-from cas.content.objects import Overtaken
+from cas.content.objects import ConcurrentChange
 from cas.content.stamp import is_stamped, stamp_at
 from cas.disk.group_sharing import directory_mode
 from cas.disk.layout import content_of, layer_path, own_path
@@ -21,10 +21,10 @@ from cas.disk.scratch import scratch, temporary_path
 from cas.errors import StoreDamaged
 from cas.gc.removal import Removal
 from cas.index import artifact_links
-from cas.index.parts import Storage
+from cas.index.parts import StoreParts
 from cas.model.manifest import DIRECTORY, Digest, Manifest
 from cas.model.signature import BadSignature, Signature
-from cas.system.directories import opened, reachable, walk
+from cas.system.directories import open_directory, shortened_path, walk
 from cas.system.text import quoted
 from cas.verify.rebuild_index import artifact_of
 
@@ -34,7 +34,7 @@ _WHOLE_LAYER = (FaultKind.MANIFEST, FaultKind.LAYER, FaultKind.ENTRY)
 class Repair:
     """Repairs the store whose open parts it borrows, by the findings of a full verification."""
 
-    def __init__(self, storage: Storage, known: Known, removal: Removal) -> None:
+    def __init__(self, storage: StoreParts, known: CompositionCache, removal: Removal) -> None:
         self._storage = storage
         self._known = known
         self._removal = removal
@@ -80,10 +80,10 @@ class Repair:
 
     def _mode(self, found: Finding) -> Iterator[str]:
         _, node = self._node(found)
-        with opened(b"layers", self._storage.fd) as layers:
+        with open_directory(b"layers", self._storage.fd) as layers:
             of_directory = directory_mode(layers)
         mode = of_directory if node == DIRECTORY else 0o555 if node.startswith(b"x") else 0o444
-        with reachable(found.path, self._storage.fd) as (name, directory):
+        with shortened_path(found.path, self._storage.fd) as (name, directory):
             os.chmod(name, mode, dir_fd=directory)  # by name: it may be that nobody may open it
         yield f"gave {quoted(found.path)} its mode {mode:04o}"
 
@@ -122,7 +122,7 @@ class Repair:
             return self._name(found), [found.path]
         name = content_name(self._node(found)[1])
         path = content_path(name)
-        with reachable(found.path, self._storage.fd) as (inside, directory):
+        with shortened_path(found.path, self._storage.fd) as (inside, directory):
             owner = os.stat(inside, dir_fd=directory, follow_symlinks=False).st_uid
         return name, [path, own_path(path, owner)]
 
@@ -140,7 +140,7 @@ class Repair:
                 for inside, node in self._storage.layers.manifest(tree).nodes.items():
                     source = layer_path(tree) + b"/" + inside
                     if content_name(node) == name and self._is_good(source, name):
-                        with reachable(source, fd) as (found, directory):
+                        with shortened_path(source, fd) as (found, directory):
                             os.link(found, path, src_dir_fd=directory, dst_dir_fd=fd)
                         yield f"restored {quoted(path)} from {quoted(source)}"
                         return
@@ -166,7 +166,7 @@ class Repair:
                 storage.layers.build(manifest, work)
                 with storage.index.locked(exclusive=True):
                     storage.layers.replace(tree, work)
-        except (StoreDamaged, FileNotFoundError, Overtaken):
+        except (StoreDamaged, FileNotFoundError, ConcurrentChange):
             yield from self._withdraw(tree)
         else:
             yield f"made {quoted(path)} again"
@@ -224,7 +224,7 @@ class Repair:
     @contextlib.contextmanager
     def _open(self, path: bytes) -> Iterator[int]:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with reachable(path, self._storage.fd) as (name, directory):
+        with shortened_path(path, self._storage.fd) as (name, directory):
             fd = os.open(name, flags, dir_fd=directory)
         try:
             yield fd

@@ -7,7 +7,7 @@ import subprocess
 
 from cas.disk.boot import boot_id
 from cas.errors import CasError
-from cas.index.parts import Storage
+from cas.index.parts import StoreParts
 from cas.system.progress import Progress
 from cas.system.text import quoted
 
@@ -16,7 +16,7 @@ _BATCH = 1000
 _SIGN_OF_LIFE_S = 0.2
 
 
-def sync(storage: Storage, progress: Progress) -> int:
+def sync(storage: StoreParts, progress: Progress) -> int:
     """Write all data of a store to the disk, and mark the artifacts that were put before as safe.
 
     Returns how many were marked. One call covers them all, by syncfs(2), which tells of errors

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 
-from cas.compose.cache import Known
+from cas.compose.cache import CompositionCache
 from cas.content.findings import FaultKind, Finding
 from cas.disk import mount_records
 from cas.disk.leases import Lease, NoLease, held_leases
@@ -17,7 +17,7 @@ from cas.disk.pins import Pins
 from cas.disk.reserve import spare_space
 from cas.errors import StoreDamaged
 from cas.index.database import Reader
-from cas.index.parts import Storage
+from cas.index.parts import StoreParts
 from cas.index.resolve import resolve
 from cas.model.artifact import Artifact
 from cas.system.progress import Progress
@@ -25,7 +25,12 @@ from cas.verify.whole_store import Verification
 
 
 def verify(
-    storage: Storage, known: Known, names: Iterable[str], *, quick: bool, progress: Progress
+    storage: StoreParts,
+    known: CompositionCache,
+    names: Iterable[str],
+    *,
+    quick: bool,
+    progress: Progress,
 ) -> Iterator[Finding]:
     """Yield what is wrong; see `Store.verify`. `storage` and `known` are borrowed."""
     names = list(names)
@@ -45,7 +50,7 @@ def verify(
         yield from verification.run(quick=quick, progress=progress)
 
 
-def _lease(storage: Storage, trees: Iterable[str]) -> contextlib.AbstractContextManager[object]:
+def _lease(storage: StoreParts, trees: Iterable[str]) -> contextlib.AbstractContextManager[object]:
     try:
         with spare_space(storage.fd):
             return Lease(storage.path, trees, purpose="verify")

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
-from cas.content.census import Census, Content, content_name, content_path
+from cas.content.census import Census, ContentFile, content_name, content_path
 from cas.content.findings import FaultKind, Finding
 from cas.content.hash_all import damaged_contents
 from cas.content.layer_check import LayerCheck
@@ -27,12 +27,12 @@ from cas.disk.layout import (
 )
 from cas.errors import StoreDamaged
 from cas.index import artifact_links
-from cas.index.parts import Storage
+from cas.index.parts import StoreParts
 from cas.model.artifact import Artifact
 from cas.model.manifest import BadManifest, Digest, Manifest, is_digest
-from cas.system.directories import opened, reachable, walk
+from cas.system.directories import open_directory, shortened_path, walk
 from cas.system.progress import Progress
-from cas.system.workers import spread
+from cas.system.workers import run_parallel
 
 _Counts = tuple[int, int, int, int]
 """Regular files, directories, symbolic links, and bytes of the files."""
@@ -73,7 +73,7 @@ class Verification:
 
     def __init__(
         self,
-        storage: Storage,
+        storage: StoreParts,
         artifacts: Sequence[Artifact],
         merged: Sequence[Digest],
         unread: Set[str],
@@ -100,7 +100,7 @@ class Verification:
             self._places += self._find_objects()
             self._objects.update(self._places)
         entries = {a.tree: a.files + a.directories + a.symlinks for a in self._artifacts}
-        spread(
+        run_parallel(
             self._compare,
             self._names,
             self._compared.add,
@@ -135,7 +135,7 @@ class Verification:
         done.counts[tree] = _counts(manifest)
         base = layer_path(tree)
         try:
-            with opened(base, self._storage.fd) as fd:
+            with open_directory(base, self._storage.fd) as fd:
                 for fault in check.compare(fd, manifest, base + b"/"):
                     yield self._of(fault.kind, base + b"/" + fault.path, fault.what, tree)
             done.complete.add(tree.encode())
@@ -214,7 +214,7 @@ class Verification:
         for inode, path in self._places:
             name = content_of(path)
             if name is not None and inode not in self._no_files:
-                contents.append(Content(name, b"objects/" + path, sizes.get(inode, 0)))
+                contents.append(ContentFile(name, b"objects/" + path, sizes.get(inode, 0)))
         damaged = damaged_contents(self._storage.fd, contents, progress)
         uses = self._uses({content.name for content, _ in damaged})
         for content, what in damaged:
@@ -243,7 +243,7 @@ class Verification:
 
     def _count_links(self, place: bytes) -> None:
         try:
-            with opened(place) as fd:
+            with open_directory(place) as fd:
                 for node in walk(fd, vanishing=True):
                     if stat.S_ISREG(node.stat.st_mode):
                         self._compared.census.links[node.stat.st_ino] += 1
@@ -260,7 +260,7 @@ class Verification:
                 yield Finding(FaultKind.STRAY, name, "does not belong to a store")
         yield from self._foreign()
         for directory in (b"layers", b"manifests"):
-            with opened(directory, self._storage.fd) as fd:
+            with open_directory(directory, self._storage.fd) as fd:
                 for text in sorted(os.listdir(fd)):
                     if not is_digest(text):
                         path = directory + b"/" + os.fsencode(text)
@@ -278,11 +278,11 @@ class Verification:
     def _foreign(self) -> Iterator[Finding]:
         """Look for what is in the empty directories, and for recipes that are no directories."""
         for directory in EMPTY:
-            with opened(directory, self._storage.fd) as fd:
+            with open_directory(directory, self._storage.fd) as fd:
                 for name in sorted(map(os.fsencode, os.listdir(fd))):
                     what = "is in a directory that has to be empty"
                     yield Finding(FaultKind.FOREIGN, directory + b"/" + name, what)
-        with opened(b"artifacts", self._storage.fd) as fd, os.scandir(fd) as entries:
+        with open_directory(b"artifacts", self._storage.fd) as fd, os.scandir(fd) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 if not entry.is_dir(follow_symlinks=False):
                     path = b"artifacts/" + os.fsencode(entry.name)
@@ -315,16 +315,16 @@ class Verification:
         return False
 
     def _stat(self, path: bytes) -> os.stat_result:
-        with reachable(path, self._storage.fd) as (name, directory):
+        with shortened_path(path, self._storage.fd) as (name, directory):
             return os.stat(name, dir_fd=directory, follow_symlinks=False)
 
     def _find_objects(self) -> Iterator[tuple[int, bytes]]:
         """Yield everything in the directories of `objects/`: inode number, and path below that."""
-        with opened(b"objects", self._storage.fd) as root, os.scandir(root) as fans:
+        with open_directory(b"objects", self._storage.fd) as root, os.scandir(root) as fans:
             for fan in fans:
                 prefix = os.fsencode(fan.name)
                 try:
-                    with opened(prefix, root) as fd, os.scandir(fd) as entries:
+                    with open_directory(prefix, root) as fd, os.scandir(fd) as entries:
                         for entry in entries:
                             yield entry.inode(), prefix + b"/" + os.fsencode(entry.name)
                 except NotADirectoryError:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import click
 
 from cas.compose.order import in_order, with_priority
-from cas.compose.origin import Brought, Whence, composed_at, whence
+from cas.compose.origin import Origin, Provider, composed_at, find_origin
 from cas.content.differences import Difference, differences, node_at, read_directory
 from cas.disk.leases import NoLease
 from cas.model.manifest import DIRECTORY, Digest, Manifest
@@ -44,13 +44,13 @@ def which_command(
         inside = os.path.normpath(os.fsencode(path)).lstrip(b"/")
         if inside in (b"", b"."):
             raise click.UsageError("give the path of something in the composition", ctx)
-        found = whence(inside, _composed(store, names_of(ctx, ids, from_file)))
+        found = find_origin(inside, _composed(store, names_of(ctx, ids, from_file)))
         changed = False
     else:
         full = os.path.abspath(os.fsencode(path))
         full = os.path.join(os.path.realpath(os.path.dirname(full)), os.path.basename(full))
         composed = composed_at(store.path, full)
-        found = whence(composed.path, _manifests(store, composed.artifacts))
+        found = find_origin(composed.path, _manifests(store, composed.artifacts))
         changed = node_at(full) != (found.winner and found.winner.node)
         if changed:
             note(f"{text_of(full)} was changed in this sysroot: it is none of these")
@@ -100,7 +100,7 @@ def _shown(difference: Difference, old: bytes, new: bytes) -> list[str] | None:
     return unified(difference, old, new)
 
 
-def _word(found: Whence, brought: Brought) -> str:
+def _word(found: Origin, brought: Provider) -> str:
     both = found.winner is not None and found.winner.node == brought.node == DIRECTORY
     return "merged" if both else "hidden"
 
@@ -137,7 +137,7 @@ def _tree(store: Store | None, name: str) -> tuple[Manifest, bytes]:
     return read_directory(directory), directory
 
 
-def _document(brought: Brought) -> dict[str, object]:
+def _document(brought: Provider) -> dict[str, object]:
     return {"id": brought.id} | entry_document(brought.entry)
 
 

@@ -16,7 +16,7 @@ from cli.options.settings import store_path
 from cli.output.printing import emit
 from cli.output.progress import progress
 from cli.output.quantities import number_of
-from mounter.probe import Finding, probe
+from mounter.probe import ProbeResult, probe
 
 
 @click.command("doctor")
@@ -35,7 +35,7 @@ def doctor_command(ctx: click.Context, as_json: bool) -> None:
         findings = list(probe(place, show))
     if os.path.exists(path) and not place.startswith(os.fsencode(path)):
         where = f"read-only for this user; the above was tried in {quoted(place)}"
-        findings.append(Finding("store writable", False, where))
+        findings.append(ProbeResult("store writable", False, where))
     store, code = _store_health(path)
     findings.append(store)
     width = max(len(finding.name) for finding in findings)
@@ -62,18 +62,18 @@ def _writable(store: bytes) -> bytes:
     return store if os.access(store, os.W_OK) else os.fsencode(tempfile.gettempdir())
 
 
-def _store_health(path: str) -> tuple[Finding, int]:
+def _store_health(path: str) -> tuple[ProbeResult, int]:
     try:
         with Store(path) as store:
             problems = [str(found) for found in store.verify(quick=True) if found.kind.is_damage]
             count = len(store.artifacts())
     except NoStore as error:
-        return Finding("store", True, f"{error.message}; {error.hint}"), ExitCode.DONE
+        return ProbeResult("store", True, f"{error.message}; {error.hint}"), ExitCode.DONE
     except CasError as error:
-        return Finding("store", False, error.message), error.exit_code
+        return ProbeResult("store", False, error.message), error.exit_code
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        return Finding("store", False, problems[0] + more), ExitCode.DAMAGED
-    return Finding(
+        return ProbeResult("store", False, problems[0] + more), ExitCode.DAMAGED
+    return ProbeResult(
         "store", True, f"{quoted(path)}: {number_of(count, 'artifact')}, format 1"
     ), ExitCode.DONE

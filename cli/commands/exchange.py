@@ -13,7 +13,7 @@ from cas.exchange.sstate import objects_in
 from cli.options.common import complete_id, json_option, open_store, store_option
 from cli.output.batch import gathering
 from cli.output.errors import report
-from cli.output.interruption import telling
+from cli.output.interruption import summary_on_interrupt
 from cli.output.printing import acknowledge, text_of
 from cli.output.progress import progress
 
@@ -89,7 +89,7 @@ def export_command(ctx: click.Context, name: str, target: bytes, as_json: bool) 
     def told() -> str:
         return f"{text_of(target)} is whole" if os.path.lexists(target) else "nothing was written"
 
-    with telling(told), progress("Exporting", "entries") as show:
+    with summary_on_interrupt(told), progress("Exporting", "entries") as show:
         artifact = export(store, name, target, show)
     document = {"id": str(artifact.signature), "tree": artifact.tree, "path": os.fsdecode(target)}
     acknowledge(as_json, document, [f"{artifact.signature}: exported to {text_of(target)}"])

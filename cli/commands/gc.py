@@ -10,7 +10,7 @@ from cas.gc.policy import Policy
 from cas.model.signature import Signature
 from cas.store import Store
 from cli.options.common import json_option, open_store, read_ids, store_option
-from cli.output.interruption import GOES_ON, telling
+from cli.output.interruption import GOES_ON, summary_on_interrupt
 from cli.output.printing import acknowledge, emit, note, table
 from cli.output.progress import progress
 from cli.output.quantities import age, ago_text, number_of, size, size_text
@@ -149,7 +149,7 @@ def _collect(store: Store, plan: GcPlan, as_json: bool) -> None:
         gone = sum(one.artifact.signature not in there for one in plan.doomed)
         return f"{gone} of {len(plan.doomed)} artifacts were removed; {GOES_ON}"
 
-    with telling(told), progress("Removing") as show:
+    with summary_on_interrupt(told), progress("Removing") as show:
         collected = store.gc(plan, show)
     names = [str(artifact.signature) for artifact in collected.artifacts]
     acknowledge(

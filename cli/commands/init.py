@@ -10,8 +10,8 @@ import click
 from cas.disk.group_sharing import is_shared
 from cas.index.format import restore_store
 from cas.store import Store
-from cli.options.common import json_option, store_option, told_store
-from cli.output.interruption import GOES_ON, telling
+from cli.options.common import json_option, resolve_store_path, store_option
+from cli.output.interruption import GOES_ON, summary_on_interrupt
 from cli.output.printing import acknowledge, text_of
 from cli.output.progress import progress
 
@@ -36,7 +36,7 @@ def init_command(ctx: click.Context, shared: bool, group: str | None, as_json: b
     """
     if group is not None and not shared:
         raise click.UsageError("--group goes with --shared", ctx)
-    path = told_store(ctx)
+    path = resolve_store_path(ctx)
     number = None if group is None else _number(ctx, group)
     made = not os.path.exists(os.path.join(path, "format"))
     if not made:
@@ -53,7 +53,7 @@ def init_command(ctx: click.Context, shared: bool, group: str | None, as_json: b
 
 def _share(store: Store, group: int) -> None:
     told = f"not all of it is shared; {GOES_ON}"
-    with telling(lambda: told), progress("Sharing", "files") as show:
+    with summary_on_interrupt(lambda: told), progress("Sharing", "files") as show:
         store.share(group, show)
 
 

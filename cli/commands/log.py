@@ -13,8 +13,8 @@ import click
 
 from cas.disk.log import Event, EventKind, read_log
 from cas.index.format import find_store
-from cas.system.text import user_name
-from cli.options.common import complete_id, json_option, store_option, told_store
+from cas.system.text import name_of_user
+from cli.options.common import complete_id, json_option, resolve_store_path, store_option
 from cli.output.printing import emit, note, table, text_of, time_of
 from cli.output.quantities import age, size_text
 
@@ -57,7 +57,7 @@ def log_command(
     """
     if last is None and since is None:
         last = 50
-    store = os.path.realpath(os.fsencode(told_store(ctx)))
+    store = os.path.realpath(os.fsencode(resolve_store_path(ctx)))
     find_store(store, create=False)  # and no index is opened, which may be what is damaged
     since_ns = 0 if since is None else max(0, time.time_ns() - since)
     wanted = (
@@ -82,7 +82,7 @@ def _is_of(event: Event, pattern: str) -> bool:
 
 def _rows(events: Sequence[Event]) -> list[str]:
     rows = [
-        (time_of(event.time_ns), event.kind, user_name(event.uid), *_told(event))
+        (time_of(event.time_ns), event.kind, name_of_user(event.uid), *_told(event))
         for event in events
     ]
     return table(("TIME", "EVENT", "BY", "SIZE", "WHAT"), rows)
@@ -99,7 +99,7 @@ def _document(event: Event) -> dict[str, object]:
         "time_ns": event.time_ns,
         "event": event.kind,
         "uid": event.uid,
-        "user": user_name(event.uid),
+        "user": name_of_user(event.uid),
         "id": event.id or None,
         "tree": event.tree or None,
         "bytes": event.bytes,

@@ -16,8 +16,8 @@ from cli.options.common import (
     open_pulled,
     open_store,
     remote_option,
+    resolve_store_path,
     store_option,
-    told_store,
 )
 from cli.options.compose import (
     Overlaps,
@@ -28,7 +28,7 @@ from cli.options.compose import (
     mounting_options,
     names_of,
 )
-from cli.output.interruption import GOES_ON, telling
+from cli.output.interruption import GOES_ON, summary_on_interrupt
 from cli.output.printing import acknowledge, emit, text_of
 from cli.output.progress import progress
 from mounter.mounting import Mount, mount, umount
@@ -78,7 +78,7 @@ def mount_command(
         return "nothing was mounted" if same else f"{text_of(target)} is mounted"
 
     with (
-        telling(told),
+        summary_on_interrupt(told),
         compose(store, names, f"mount at {target}", overlaps) as composition,
         progress("Making the tree", "files") as show,
     ):
@@ -113,7 +113,7 @@ def umount_command(
     if (target is None) != all_stale or (forget and all_stale):
         raise click.UsageError("give a TARGET, or --all-stale", ctx)
     if target is not None:
-        _umount(told_store(ctx), target, forget=forget, as_json=as_json)
+        _umount(resolve_store_path(ctx), target, forget=forget, as_json=as_json)
         return
     store = open_store(ctx)
     forgotten: list[str] = []
@@ -136,7 +136,7 @@ def _umount(store: str, target: str, *, forget: bool, as_json: bool) -> None:
             return f"nothing of this store is mounted at {text_of(path)} any more"
         return f"not all of {text_of(path)} was taken away; {GOES_ON}"
 
-    with telling(told), progress("Removing", "entries") as show:
+    with summary_on_interrupt(told), progress("Removing", "entries") as show:
         umount(store, target, forget=forget, progress=show)
     acknowledge(as_json, {"unmounted": [os.fsdecode(path)], "forgotten": []}, [])
 
@@ -235,7 +235,7 @@ def update_command(
         return f"{text_of(target)} has {'what it had' if same else 'the new composition'}"
 
     with (
-        telling(told),
+        summary_on_interrupt(told),
         compose(store, names, f"update of {target}", overlaps) as composition,
         progress("Updating", "entries") as show,
     ):

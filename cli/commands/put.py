@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options.common import complete_id, json_option, open_store, store_option
-from cli.output.interruption import telling
+from cli.output.interruption import summary_on_interrupt
 from cli.output.printing import acknowledge, detail
 from cli.output.progress import progress
 from cli.output.quantities import number_of, size_text
@@ -63,7 +63,7 @@ def put_command(
         from cli.options.remotes import to_push
 
         share = to_push(ctx, push, sign_key)
-    with telling(partial(_done, store, whole, time.time_ns())):
+    with summary_on_interrupt(partial(_done, store, whole, time.time_ns())):
         with progress("Storing", "files") as show:
             result = store.put(whole, tree, move=move, replace=replace, place=place, progress=show)
         pushed = None if share is None else share(store, result.artifact)
@@ -78,9 +78,9 @@ def _done(store: Store, signature: Signature, began_ns: int) -> str:
 
 
 def _place_of_component(signature: Signature) -> Place:
-    from cas.exchange.sstate import Layout
+    from cas.exchange.sstate import SstateMapping
 
-    return Layout(signature.recipe).place_of_component
+    return SstateMapping(signature.recipe).place_of_component
 
 
 def _tell(as_json: bool, result: PutResult, pushed: str | None) -> None:
@@ -130,7 +130,7 @@ def rm_command(ctx: click.Context, ids: tuple[str, ...], force: bool, as_json: b
         rest = "all that was named was removed; `cas gc` gives back the rest of its space"
         return rest if forgotten else "nothing was removed"
 
-    with telling(told), progress("Removing") as show:
+    with summary_on_interrupt(told), progress("Removing") as show:
 
         def step(done: int, total: int, size: int) -> None:
             nonlocal forgotten

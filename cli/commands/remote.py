@@ -13,7 +13,7 @@ import click
 from cas.errors import ExitCode
 from cas.model.signature import Signature
 from cas.remote.processes import missing_in, pull_from, push_to, recorded_in
-from cas.remote.push import Terms
+from cas.remote.push import PushOptions
 from cas.remote.results import Outcome, Pulled, Pushed
 from cli.options.common import complete_id, json_option, open_store, store_option
 from cli.options.compose import ids_options, names_of
@@ -74,7 +74,7 @@ def push_command(
 
         key = read_key(sign_key)
     config = config_of(ctx)
-    terms = Terms(key, replace, config.trusted_keys)
+    terms = PushOptions(key, replace, config.trusted_keys)
     if config.trusted_keys and key is None:
         note("without --sign-key, this store itself would not take what is pushed")
     if everything:

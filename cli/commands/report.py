@@ -17,8 +17,8 @@ from cas.errors import InputRefused
 from cas.model.artifact import Artifact
 from cas.store import Store
 from cas.system.directories import is_within
-from cas.system.oserrors import located
-from cas.system.signals import uninterrupted
+from cas.system.oserrors import adding_path
+from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 from cas.usage.statistics import Statistics
 from cli.commands.gc import usual_policy
@@ -68,7 +68,7 @@ def report_command(ctx: click.Context, path: bytes, by: str, days: int, as_json:
         path = _fit(path, store)
     data = page(_looked_at(ctx, store, by, days)).encode()
     if path == b"-":
-        with located(STANDARD_OUTPUT):
+        with adding_path(STANDARD_OUTPUT):
             if sys.stdout is not None:  # as it is when a caller has closed it
                 sys.stdout.buffer.write(data)
         return
@@ -141,5 +141,5 @@ def _replace(path: bytes, data: bytes) -> None:
         error.filename = os.fsdecode(path)
         raise
     finally:
-        with uninterrupted(), contextlib.suppress(OSError):
+        with signals_blocked(), contextlib.suppress(OSError):
             os.unlink(unfinished)

@@ -17,11 +17,11 @@ from cli.options.common import (
     read_ids,
     read_text,
     remote_option,
+    resolve_store_path,
     store_option,
-    told_store,
 )
 from cli.options.compose import STRATEGIES, Overlaps, compose, conflict_options
-from cli.output.crashes import crashes_told
+from cli.output.crashes import crashes_reported
 from cli.output.errors import RUN_FAILED
 from cli.output.printing import detail, note, text_of
 from cli.output.progress import progress
@@ -114,10 +114,10 @@ def _run(ctx: click.Context, command: Sequence[str], options: dict[str, Any]) ->
         plans: list[Plan] = []
         conflicts: list[Sequence[Conflict]] = []
         if options["sysroots"] or options["sysroot_files"] or options["dependencies"]:
-            path = told_store(ctx)
+            path = resolve_store_path(ctx)
             # It is closed before the forks: LMDB allows none.
             create = options["remote"] is not None
-            with crashes_told(path, RUN_FAILED), Store(path, create=create) as store:
+            with crashes_reported(path, RUN_FAILED), Store(path, create=create) as store:
                 wanted = _wanted(ctx, store, options)
                 uppers = _uppers(ctx, options["uppers"], list(wanted))
                 for target, names in wanted.items():

@@ -16,9 +16,9 @@ from cas.system.progress import Progress
 from cli.options.compose import conflict_documents
 from cli.output.printing import note, text_of
 from mounter.plan import Plan
-from mounter.running import Ran, run_told
+from mounter.running import RunResult, run_plans_detailed
 from mounter.sandbox.isolation import Sandbox
-from mounter.trace.opened_files import Used, untouched
+from mounter.trace.opened_files import ArtifactUse, untouched
 from mounter.trace.tracer import Tracer
 
 
@@ -55,7 +55,7 @@ def run_written(
             if not tracer.complete:
                 tell("a new path in a sysroot hides from --trace what else is in that directory")
         began_ns, began = time.time_ns(), time.monotonic()
-        ran = run_told(command, plans, tell, sandbox, tracer, progress)
+        ran = run_plans_detailed(command, plans, tell, sandbox, tracer, progress)
         seconds = round(time.monotonic() - began, 3)
         used = None if tracer is None else _used(plans, tracer, ran.code)
         how = _how(plans, conflicts, ran) | {"notes": notes, "trace": used}
@@ -79,7 +79,7 @@ def _write(file: FileIO | None, document: object) -> None:
 
 
 def _how(
-    plans: Sequence[Plan], conflicts: Sequence[Sequence[Conflict]], ran: Ran
+    plans: Sequence[Plan], conflicts: Sequence[Sequence[Conflict]], ran: RunResult
 ) -> dict[str, object]:
     return {
         "exit_code": ran.code,
@@ -104,7 +104,7 @@ def _used(plans: Sequence[Plan], tracer: Tracer, code: int) -> dict[str, object]
     }
 
 
-def _sysroot(plan: Plan, used: Sequence[Used], complete: bool) -> dict[str, object]:
+def _sysroot(plan: Plan, used: Sequence[ArtifactUse], complete: bool) -> dict[str, object]:
     return {
         "target": os.fsdecode(plan.target),
         "artifacts": [_artifact(one) for one in used],
@@ -112,7 +112,7 @@ def _sysroot(plan: Plan, used: Sequence[Used], complete: bool) -> dict[str, obje
     }
 
 
-def _artifact(used: Used) -> dict[str, object]:
+def _artifact(used: ArtifactUse) -> dict[str, object]:
     return {
         "id": used.id,
         "files": used.files,

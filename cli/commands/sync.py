@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from cli.options.common import json_option, open_store, store_option
-from cli.output.interruption import telling
+from cli.output.interruption import summary_on_interrupt
 from cli.output.printing import acknowledge
 from cli.output.progress import progress
 from cli.output.quantities import number_of
@@ -25,6 +25,9 @@ def sync_command(ctx: click.Context, as_json: bool) -> None:
     cas sync
     """
     store = open_store(ctx)
-    with telling(lambda: "not all is on the disk"), progress("Writing to the disk") as show:
+    with (
+        summary_on_interrupt(lambda: "not all is on the disk"),
+        progress("Writing to the disk") as show,
+    ):
         count = store.sync(show)
     acknowledge(as_json, {"artifacts": count}, [f"{number_of(count, 'artifact')} safe now"])

@@ -14,9 +14,15 @@ from cas.index.format import restore_store
 from cas.store import Store
 from cas.verify.index_check import index_damage
 from cas.verify.rebuild_index import rebuild_index
-from cli.options.common import complete_id, json_option, open_store, store_option, told_store
+from cli.options.common import (
+    complete_id,
+    json_option,
+    open_store,
+    resolve_store_path,
+    store_option,
+)
 from cli.options.settings import store_path
-from cli.output.interruption import GOES_ON, telling
+from cli.output.interruption import GOES_ON, summary_on_interrupt
 from cli.output.printing import acknowledge, emit, is_quiet
 from cli.output.progress import progress
 from cli.output.quantities import number_of
@@ -49,7 +55,7 @@ def verify_command(
     if repair and quick:
         raise click.UsageError("--repair needs to read everything: give it without --quick", ctx)
     done: list[str] = []
-    with telling(lambda: _healed(done) if repair else "nothing was changed"):
+    with summary_on_interrupt(lambda: _healed(done) if repair else "nothing was changed"):
         findings = _examine(ctx, ids, done, quick=quick, repair=repair, as_json=as_json)
     _show(findings, done, as_json)
     damaged = any(found.kind.is_damage for found in findings)
@@ -99,13 +105,13 @@ def rebuild_index_command(ctx: click.Context, as_json: bool) -> None:
     \b
     cas rebuild-index
     """
-    path = told_store(ctx)
+    path = resolve_store_path(ctx)
     before = _index_of(path)
 
     def told() -> str:
         return "the index is as it was" if _index_of(path) == before else "there is a new index"
 
-    with telling(told), progress("Reading", "artifacts") as show:
+    with summary_on_interrupt(told), progress("Reading", "artifacts") as show:
         rebuilt = rebuild_index(path, show)
     count = number_of(len(rebuilt.artifacts), "artifact")
     acknowledge(

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import click
 
 from cas.store import Store
-from cli.options.settings import store_and_source, store_path, use_settings
-from cli.output.crashes import crashes_told
+from cli.options.settings import store_and_origin, store_path, use_settings
+from cli.output.crashes import crashes_reported
 from cli.output.printing import _QUIET, _VERBOSE, detail, is_verbose, text_of
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -21,14 +21,14 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def open_store(ctx: click.Context, *, create: bool = False) -> Store:
     """Open the store; it is closed when the command ends. Raises what Store raises."""
-    path = told_store(ctx)
-    ctx.with_resource(crashes_told(path))
+    path = resolve_store_path(ctx)
+    ctx.with_resource(crashes_reported(path))
     return ctx.with_resource(Store(path, create=create))
 
 
-def told_store(ctx: click.Context) -> str:
+def resolve_store_path(ctx: click.Context) -> str:
     """Return the path of the store, and with --verbose tell which that is, and why."""
-    path, source = store_and_source(ctx)
+    path, source = store_and_origin(ctx)
     if is_verbose():
         detail(f"the store is {text_of(os.path.realpath(path))} ({source})")
     return path

@@ -14,7 +14,7 @@ import click
 from cas.config import Config
 from cas.errors import CasError, InputRefused, hint_for
 from cas.model.signature import BadSignature, Signature
-from cas.remote.bucket import JOBS, NoRemotes, Remote
+from cas.remote.bucket import JOBS, NoRemotes, RemoteConfig
 from cli.options.settings import config_of
 from cli.output.printing import note
 from cli.output.progress import progress
@@ -62,7 +62,7 @@ def transfer_options(function: _Function) -> _Function:
     )(function)
 
 
-def remote_of(config: Config, text: str, how: Transfer | None = None) -> Remote:
+def remote_of(config: Config, text: str, how: Transfer | None = None) -> RemoteConfig:
     """Return the remote that a URL or a name of the configuration stands for.
 
     Raises InputRefused, OSError.
@@ -89,7 +89,7 @@ def remote_of(config: Config, text: str, how: Transfer | None = None) -> Remote:
     url = f"{parts.scheme.lower()}:{url.partition(':')[2]}"
     timeout_s = (how and how["timeout"]) or config.remote_timeout_s
     options = _aws_options() if url.startswith("s3") else {}
-    return Remote(url, options, timeout_s, how["jobs"] if how else JOBS)
+    return RemoteConfig(url, options, timeout_s, how["jobs"] if how else JOBS)
 
 
 def _aws_options() -> dict[str, str]:
@@ -179,13 +179,13 @@ def to_push(ctx: click.Context, remote: str, key: str | None) -> Callable[[Store
     BadKey, BadConfig, OSError.
     """
     from cas.remote.processes import push_to, refuse_read_only
-    from cas.remote.push import Terms
+    from cas.remote.push import PushOptions
     from cas.remote.signing import read_key
 
     config = config_of(ctx)
     chosen = remote_of(config, remote)
     refuse_read_only(chosen)
-    terms = Terms(None if key is None else read_key(key), trusted=config.trusted_keys)
+    terms = PushOptions(None if key is None else read_key(key), trusted=config.trusted_keys)
 
     def push(store: Store, artifact: Artifact) -> str:
         done: list[Pushed] = []

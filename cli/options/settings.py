@@ -57,10 +57,10 @@ _BY_OPTION = {setting.option: setting for setting in SETTINGS}
 
 def store_path(ctx: click.Context) -> str:
     """Return the path of the store that the options or the environment name."""
-    return store_and_source(ctx)[0]
+    return store_and_origin(ctx)[0]
 
 
-def store_and_source(ctx: click.Context) -> tuple[str, str]:
+def store_and_origin(ctx: click.Context) -> tuple[str, str]:
     """Return the path of the store, and what says that it is this one."""
     if chosen := ctx.find_root().obj:
         return str(chosen), "--store"

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from cli.output.interruption import GOES_ON, telling
+from cli.output.interruption import GOES_ON, summary_on_interrupt
 from cli.output.progress import progress
 
 _Done = TypeVar("_Done")
@@ -25,7 +25,7 @@ def gathering(
     def told() -> str:
         return f"{len(done)} of {wanted} {things} were done; {GOES_ON}"
 
-    with telling(told, of_errors=True), progress(label, things) as show:
+    with summary_on_interrupt(told, of_errors=True), progress(label, things) as show:
 
         def take(one: _Done) -> None:
             done.append(one)

@@ -17,7 +17,7 @@ _Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
 
 
 @contextlib.contextmanager
-def crashes_told(store: str, code: int = ExitCode.DAMAGED) -> Iterator[None]:
+def crashes_reported(store: str, code: int = ExitCode.DAMAGED) -> Iterator[None]:
     """Let the signals of a crash end the process with a sentence, and `code`, in a `with` block.
 
     The handler is one of C: those of Python's `signal` wait for the end of the very instruction

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from cas.errors import CasError
-from cas.system.signals import uninterrupted
+from cas.system.signals import signals_blocked
 from cli.output.errors import marked
 from cli.output.printing import note
 
@@ -20,7 +20,7 @@ GOES_ON = "the same command goes on there"
 
 
 @contextlib.contextmanager
-def telling(tell: Callable[[], str], *, of_errors: bool = False) -> Iterator[None]:
+def summary_on_interrupt(tell: Callable[[], str], *, of_errors: bool = False) -> Iterator[None]:
     """Let what interrupts a `with` block say what `tell` returns: what was done by then.
 
     That is asked at the end of the block, of the store where the command itself cannot know: the
@@ -29,7 +29,7 @@ def telling(tell: Callable[[], str], *, of_errors: bool = False) -> Iterator[Non
     try:
         yield
     except (KeyboardInterrupt, Ended) as end:
-        with uninterrupted():
+        with signals_blocked():
             end.add_note(_told(tell))
         raise
     except Exception:

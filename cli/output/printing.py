@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import click
 
-from cas.system.oserrors import located
+from cas.system.oserrors import adding_path
 from cas.system.text import quoted
 from cli.output.errors import marked
 
@@ -35,7 +35,7 @@ def _is_said(key: str) -> bool:
 
 def emit(as_json: bool, document: object, lines: Iterable[str]) -> None:
     """Print data: the document with --json, else the lines."""
-    with located(STANDARD_OUTPUT):
+    with adding_path(STANDARD_OUTPUT):
         if as_json:
             print(json.dumps(document, indent=2))
         else:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from cas.system.progress import Progress, unseen
+from cas.system.progress import Progress, no_progress
 from cli.output.printing import is_quiet
 from cli.output.quantities import size_text
 
@@ -27,7 +27,7 @@ def progress(label: str, things: str = "") -> Iterator[Progress]:
     nothing of it stays.
     """
     if not sys.stderr.isatty() or is_quiet():
-        yield unseen
+        yield no_progress
         return
     bar = _Bar(label, things)
     try:

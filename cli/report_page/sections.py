@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from cas.disk.counters import DAY_NS
 from cas.disk.log import Event, EventKind
-from cas.system.text import user_name
+from cas.system.text import name_of_user
 from cas.usage.statistics import Group
 from cli.output.printing import time_of
 from cli.output.quantities import date_text, number_of, size_text
@@ -204,6 +204,6 @@ def _event(event: Event) -> str:
     return (
         f'<time datetime="{time}">{time[:16].replace("T", " ")}</time>'
         f'<span class="{kind}">{text(event.kind)}{size}</span>'
-        f'<span class="by">{text(user_name(event.uid))}</span>'
+        f'<span class="by">{text(name_of_user(event.uid))}</span>'
         f'<span class="told">{about}{what}</span>'
     )

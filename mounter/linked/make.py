@@ -15,11 +15,11 @@ from typing import NamedTuple, TypeVar
 from cas.disk.layout import layer_path
 from cas.errors import CasError
 from cas.model.manifest import DIRECTORY
-from cas.system.directories import DirCursor, opened, reachable
-from cas.system.progress import Progress, counted, unseen
+from cas.system.directories import DirCursor, open_directory, shortened_path
+from cas.system.progress import Progress, counted, no_progress
 from cas.system.text import quoted
 from mounter.linked.copy_file import copy
-from mounter.plan import Content, Plan, Strategy, StrategyRefused
+from mounter.plan import Plan, Strategy, StrategyRefused, TreeContent
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -36,7 +36,7 @@ _NOT_LINKED = (errno.EINVAL, errno.ENOENT, *_NO_LINKS, errno.EMLINK)
 linked to. (EINVAL is readlink(2) of what is no symbolic link.)"""
 
 
-class Share(NamedTuple):
+class DirectoryPart(NamedTuple):
     """What a layer brings to the directory `path` of a tree: names with their nodes.
 
     `layer` is its path in the store; directories are no part of this.
@@ -47,42 +47,42 @@ class Share(NamedTuple):
     entries: dict[bytes, bytes]
 
 
-def shares(plan: Plan, content: Content) -> list[Share]:
+def directory_parts(plan: Plan, content: TreeContent) -> list[DirectoryPart]:
     """Return all that a plan's content has besides directories."""
-    found: dict[tuple[bytes, int], Share] = {}
+    found: dict[tuple[bytes, int], DirectoryPart] = {}
     layers = [layer_path(tree) for tree in plan.layers]
     for path, (node, number) in content.items():
         if node != DIRECTORY:
             parent, _, name = path.rpartition(b"/")
             share = found.get((parent, number))
             if share is None:
-                share = found[parent, number] = Share(parent, layers[number], {})
+                share = found[parent, number] = DirectoryPart(parent, layers[number], {})
             share.entries[name] = node
     return list(found.values())
 
 
 @contextmanager
-def layer_directory(share: Share, store_fd: int) -> Iterator[int]:
+def layer_directory(share: DirectoryPart, store_fd: int) -> Iterator[int]:
     """Open, for a `with` block, the directory of a layer that a share is from. Raises OSError.
 
     By its path, not step by step: of a deep tree, there would be twice as many open at once.
     """
     whole = os.path.join(share.layer, share.path) if share.path else share.layer
-    with reachable(whole, store_fd) as (path, fd), opened(path, fd) as directory:
+    with shortened_path(whole, store_fd) as (path, fd), open_directory(path, fd) as directory:
         yield directory
 
 
-def spread_work(
+def run_by_names(
     work: Callable[[Sequence[_Item], Callable[[_Result], None]], None],
     items: Iterable[_Item],
     take: Callable[[_Result], None],
     *,
     weight: Callable[[_Item], int],
 ) -> None:
-    """Spread `work` over all processors by the number of names; see `cas.system.workers.spread`."""
-    from cas.system.workers import spread
+    """Do `work` on all processors, weighed by names; see `cas.system.workers.run_parallel`."""
+    from cas.system.workers import run_parallel
 
-    spread(work, items, take, weight=weight, least=_LITTLE)
+    run_parallel(work, items, take, weight=weight, least=_LITTLE)
 
 
 def refuse_changes(plan: Plan, strategy: Strategy) -> None:
@@ -96,9 +96,9 @@ def refuse_changes(plan: Plan, strategy: Strategy) -> None:
 def make_linked_tree(
     plan: Plan,
     strategy: Strategy,
-    content: Content,
+    content: TreeContent,
     root_fd: int,
-    progress: Progress = unseen,
+    progress: Progress = no_progress,
 ) -> None:
     """Make a plan's tree in the empty directory open at `root_fd`, by HARDLINK or COPY.
 
@@ -108,9 +108,9 @@ def make_linked_tree(
     """
     refuse_changes(plan, strategy)
     directories = [path for path, (node, _) in content.items() if node == DIRECTORY]
-    parts = shares(plan, content)
+    parts = directory_parts(plan, content)
     try:
-        with opened(plan.store) as store:
+        with open_directory(plan.store) as store:
             if strategy is Strategy.HARDLINK:
                 _try_to_link(parts, store, root_fd)
             with DirCursor(root_fd) as cursor:
@@ -118,7 +118,7 @@ def make_linked_tree(
                     parent, _, name = path.rpartition(b"/")
                     os.mkdir(name, 0o700, dir_fd=cursor.at(parent))
             take = counted(progress, len(content) - len(directories))
-            spread_work(partial(_fill, strategy, store, root_fd), parts, take, weight=_names)
+            run_by_names(partial(_fill, strategy, store, root_fd), parts, take, weight=_names)
         with DirCursor(root_fd) as cursor:
             for path in (*directories, b""):
                 os.fchmod(cursor.at(path), 0o755 if plan.writable else 0o555)
@@ -127,7 +127,7 @@ def make_linked_tree(
         raise CasError(f"cannot make {where}: {what}: {quoted(error.filename or b'')}") from error
 
 
-def _try_to_link(parts: Sequence[Share], store_fd: int, root_fd: int) -> None:
+def _try_to_link(parts: Sequence[DirectoryPart], store_fd: int, root_fd: int) -> None:
     """Link the first file, for a moment. Raises StrategyRefused, OSError."""
     for share in parts:
         name = next((n for n, node in share.entries.items() if not node.startswith(b"l")), None)
@@ -147,7 +147,7 @@ def _try_to_link(parts: Sequence[Share], store_fd: int, root_fd: int) -> None:
             return
 
 
-def _names(share: Share) -> int:
+def _names(share: DirectoryPart) -> int:
     return len(share.entries)
 
 
@@ -155,7 +155,7 @@ def _fill(
     strategy: Strategy,
     store_fd: int,
     root_fd: int,
-    parts: Sequence[Share],
+    parts: Sequence[DirectoryPart],
     give: Callable[[int], None],
 ) -> None:
     made = 0

@@ -10,21 +10,21 @@ from collections.abc import Sequence
 from cas.disk import mount_records
 from cas.errors import InUse
 from cas.system import directories
-from cas.system.directories import opened
-from cas.system.oserrors import located
-from cas.system.progress import Progress, unseen
-from cas.system.signals import uninterrupted
+from cas.system.directories import open_directory
+from cas.system.oserrors import adding_path
+from cas.system.progress import Progress, no_progress
+from cas.system.signals import signals_blocked
 from mounter.linked.make import make_linked_tree
 from mounter.linked.remove import refuse_foreign, remove_linked_tree
 from mounter.plan import Plan, Strategy, StrategyRefused
 from mounter.records import new_record, recorded_plans
-from mounter.targets import claimed
+from mounter.targets import directory_lock
 
 STORE_READ_ONLY = "the store is on a read-only file system, which can keep no record of it"
 
 
 def place(
-    plan: Plan, strategy: Strategy, created: Sequence[bytes], progress: Progress = unseen
+    plan: Plan, strategy: Strategy, created: Sequence[bytes], progress: Progress = no_progress
 ) -> None:
     """Make the tree beside the target, and rename it into place.
 
@@ -38,18 +38,18 @@ def place(
         if error.errno == errno.EROFS:
             raise StrategyRefused(STORE_READ_ONLY) from error
         raise
-    with opened(parent_path) as parent:
+    with open_directory(parent_path) as parent:
         make_beside(plan, strategy, beside, parent, progress)
         try:
             os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
-            with uninterrupted():
+            with signals_blocked():
                 directories.remove_tree(beside, parent)
             raise
 
 
 def take_away(
-    store: bytes, path: bytes, record: mount_records.MountRecord, progress: Progress = unseen
+    store: bytes, path: bytes, record: mount_records.MountRecord, progress: Progress = no_progress
 ) -> None:
     """Take away what `place` made at `path`, and nothing else.
 
@@ -60,7 +60,7 @@ def take_away(
     except (FileNotFoundError, NotADirectoryError):
         remove_staging(record)
         return
-    with claimed(path), opened(path) as root:
+    with directory_lock(path), open_directory(path) as root:
         plan = plan_of(store, record, root)
         remove_staging(record)
         remove_linked_tree(plan, plan.content(), root, progress)
@@ -78,7 +78,7 @@ def plan_of(store: bytes, record: mount_records.MountRecord, root: int) -> Plan:
 
 
 def make_beside(
-    plan: Plan, strategy: Strategy, beside: bytes, parent: int, progress: Progress = unseen
+    plan: Plan, strategy: Strategy, beside: bytes, parent: int, progress: Progress = no_progress
 ) -> None:
     """Make a plan's linked tree under the name `beside` in the directory open at `parent`.
 
@@ -86,16 +86,16 @@ def make_beside(
     """
     before = os.stat(plan.target)
     try:
-        with located(parent):
+        with adding_path(parent):
             os.mkdir(beside, 0o700, dir_fd=parent)
-        with opened(beside, parent) as root:
+        with open_directory(beside, parent) as root:
             make_linked_tree(plan, strategy, plan.content(), root, progress)
             if plan.writable:
                 os.fchmod(root, 0o755)
             if os.fstat(root).st_uid != before.st_uid:
                 os.fchown(root, before.st_uid, before.st_gid)
     except BaseException:
-        with uninterrupted():
+        with signals_blocked():
             directories.remove_tree(beside, parent)
         raise
 
@@ -110,5 +110,8 @@ def remove_staging(record: mount_records.MountRecord) -> None:
     """Remove the tree that a killed process left beside a target. Raises OSError."""
     if record.staging is not None:
         parent, name = os.path.split(os.fsencode(record.staging))
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), opened(parent) as fd:
+        with (
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+            open_directory(parent) as fd,
+        ):
             directories.remove_tree(name, fd)

@@ -11,23 +11,29 @@ from functools import partial
 from cas.errors import InUse
 from cas.model.manifest import DIRECTORY
 from cas.system import directories
-from cas.system.directories import DirCursor, opened
+from cas.system.directories import DirCursor, open_directory
 from cas.system.mountinfo import mount_lines
-from cas.system.oserrors import located
-from cas.system.progress import Progress, counted, unseen
+from cas.system.oserrors import adding_path
+from cas.system.progress import Progress, counted, no_progress
 from cas.system.text import quoted
-from mounter.linked.make import TOGETHER, Share, layer_directory, shares, spread_work
-from mounter.plan import Content, Plan
-from mounter.targets import is_inside
+from mounter.linked.make import (
+    TOGETHER,
+    DirectoryPart,
+    directory_parts,
+    layer_directory,
+    run_by_names,
+)
+from mounter.plan import Plan, TreeContent
+from mounter.targets import is_below
 
 _Stat = tuple[int, int]
 """Size in bytes and time of change in nanoseconds."""
-_Part = tuple[bytes, list[Share]]
+_Part = tuple[bytes, list[DirectoryPart]]
 """One of what `_parts` returns."""
 
 
 def remove_linked_tree(
-    plan: Plan, content: Content, root_fd: int, progress: Progress = unseen
+    plan: Plan, content: TreeContent, root_fd: int, progress: Progress = no_progress
 ) -> None:
     """Take away what `make_tree` made in the directory open at `root_fd`, and nothing else.
 
@@ -45,7 +51,7 @@ def remove_linked_tree(
             with contextlib.suppress(FileNotFoundError):
                 os.fchmod(cursor.at(path), 0o755)
     take = counted(progress, sum(map(_names, parts.items())))
-    spread_work(partial(_unlink, root_fd), parts.items(), take, weight=_names)
+    run_by_names(partial(_unlink, root_fd), parts.items(), take, weight=_names)
     del parts[b""]
     with DirCursor(root_fd) as cursor:
         for path in reversed(parts):
@@ -54,28 +60,28 @@ def remove_linked_tree(
                 os.rmdir(name, dir_fd=cursor.at(parent))
 
 
-def refuse_foreign(plan: Plan, content: Content, root_fd: int) -> None:
+def refuse_foreign(plan: Plan, content: TreeContent, root_fd: int) -> None:
     """Refuse a tree that holds something which `make_tree` did not make. Raises InUse."""
     _refuse_foreign(plan, content, _parts(plan, content), root_fd)
 
 
-def _parts(plan: Plan, content: Content) -> dict[bytes, list[Share]]:
+def _parts(plan: Plan, content: TreeContent) -> dict[bytes, list[DirectoryPart]]:
     """Return every directory of the tree, its root first, with what layers bring to it."""
-    parts: dict[bytes, list[Share]] = {b"": []}
+    parts: dict[bytes, list[DirectoryPart]] = {b"": []}
     parts |= {path: [] for path, (node, _) in content.items() if node == DIRECTORY}
-    for share in shares(plan, content):
+    for share in directory_parts(plan, content):
         parts[share.path].append(share)
     return parts
 
 
 def _refuse_foreign(
-    plan: Plan, content: Content, parts: Mapping[bytes, list[Share]], root_fd: int
+    plan: Plan, content: TreeContent, parts: Mapping[bytes, list[DirectoryPart]], root_fd: int
 ) -> None:
     _refuse_mounts(plan.target)
     foreign: list[bytes] = []
-    with opened(plan.store) as store:
+    with open_directory(plan.store) as store:
         work = partial(_find_foreign, content, store, root_fd)
-        spread_work(work, parts.items(), foreign.append, weight=_names)
+        run_by_names(work, parts.items(), foreign.append, weight=_names)
     if foreign:
         foreign.sort()
         shown = ", ".join(quoted(path) for path in foreign[:5])
@@ -92,7 +98,7 @@ def _refuse_mounts(target: bytes) -> None:
     What is there is not ours, even if it is the store's own, and nothing else tells it from that.
     """
     for line in mount_lines():
-        if is_inside(line.point, target):
+        if is_below(line.point, target):
             raise InUse(
                 f"something else is mounted at {quoted(line.point)}",
                 hint="unmount that and try again; nothing was removed",
@@ -104,7 +110,7 @@ def _names(part: _Part) -> int:
 
 
 def _find_foreign(
-    content: Content,
+    content: TreeContent,
     store_fd: int,
     root_fd: int,
     parts: Sequence[_Part],
@@ -142,7 +148,7 @@ def _is_ours(
     return (found.st_size, found.st_mtime_ns) == stored[name]
 
 
-def _stored(its_shares: Sequence[Share], store_fd: int) -> dict[bytes, _Stat]:
+def _stored(its_shares: Sequence[DirectoryPart], store_fd: int) -> dict[bytes, _Stat]:
     """Return size and time of the store's own files. Raises OSError."""
     found: dict[bytes, _Stat] = {}
     for share in its_shares:
@@ -172,7 +178,7 @@ def _unlink(root_fd: int, parts: Sequence[_Part], give: Callable[[int], None]) -
             with contextlib.suppress(FileNotFoundError):
                 fd = cursor.at(directory)
                 for name in (name for share in its_shares for name in share.entries):
-                    with contextlib.suppress(FileNotFoundError), located(fd):
+                    with contextlib.suppress(FileNotFoundError), adding_path(fd):
                         os.unlink(name, dir_fd=fd)
             gone += _names((directory, its_shares))
             if gone >= TOGETHER:

@@ -14,13 +14,13 @@ from cas.disk import mount_records
 from cas.disk.boot import boot_id
 from cas.errors import InputRefused, InUse
 from cas.model.strict_json import parse
-from cas.system.directories import is_within, opened
+from cas.system.directories import is_within, open_directory
 from cas.system.mountinfo import mount_namespace
 from cas.system.text import quoted
 from mounter import syscalls
 from mounter.overlay.overlay import Upper
 from mounter.plan import UPPER, Plan, StrategyRefused
-from mounter.targets import is_inside
+from mounter.targets import is_below
 
 _OWN = frozenset((b"lock", b"upper", b"work", b"lost+found"))
 """What an upper directory may hold; the last, because it may be a file system of its own."""
@@ -46,11 +46,11 @@ def upper_of(plan: Plan, source: str, target_fd: int) -> Iterator[Upper | None]:
     else:
         directory = plan.upper
     try:
-        with opened(directory) as fd:
+        with open_directory(directory) as fd:
             for name in (UPPER, b"work"):
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o755, dir_fd=fd)
-            with opened(UPPER, fd) as upper, opened(b"work", fd) as work:
+            with open_directory(UPPER, fd) as upper, open_directory(b"work", fd) as work:
                 yield Upper(upper, work)
                 # overlayfs makes it without any rights, and then its owner cannot delete it.
                 with contextlib.suppress(OSError):
@@ -168,7 +168,7 @@ def _refuse_unfit(plan: Plan) -> None:
     if plan.upper is None:
         return
     where = quoted(plan.upper)
-    if is_within(plan.upper, plan.store) or is_inside(plan.upper, plan.target):
+    if is_within(plan.upper, plan.store) or is_below(plan.upper, plan.target):
         raise InputRefused(
             f"the upper directory {where} is in the store or in the sysroot",
             hint="give a directory elsewhere",

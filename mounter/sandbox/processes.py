@@ -22,7 +22,7 @@ from cas.system.text import quoted
 from mounter import syscalls
 from mounter.plan import StrategyRefused
 from mounter.sandbox.isolation import Sandbox, give_up_privileges, map_ids, raise_loopback
-from mounter.sandbox.rootfs import Placed, RootFs, mount_proc
+from mounter.sandbox.rootfs import MountSpec, RootFs, mount_proc
 
 if TYPE_CHECKING:
     from mounter.trace.tracer import Tracer
@@ -49,7 +49,7 @@ class NamespaceRefused(Exception):
 
 def run_sandboxed(
     command: Sequence[bytes],
-    sysroots: Sequence[Placed],
+    sysroots: Sequence[MountSpec],
     sandbox: Sandbox,
     tracer: Tracer | None = None,
 ) -> int:
@@ -149,7 +149,7 @@ class _Task(NamedTuple):
     """
 
     command: Sequence[bytes]
-    sysroots: Sequence[Placed]
+    sysroots: Sequence[MountSpec]
     sandbox: Sandbox
     mask: set[signal.Signals | int]
     caller: int

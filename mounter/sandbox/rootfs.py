@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cas.errors import InputRefused
-from cas.system.directories import opened
+from cas.system.directories import open_directory
 from cas.system.text import quoted
 from mounter import syscalls
 from mounter.overlay.overlay import attach_overlay
@@ -26,7 +26,7 @@ _READ_ONLY = syscalls.MOUNT_ATTR_RDONLY
 _SYSROOT = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 
 
-class Placed(NamedTuple):
+class MountSpec(NamedTuple):
     """What is to be at a plan's target: its overlay, or the linked tree `tree`.
 
     `source` is what mount(8) shows as the mount's source.
@@ -44,7 +44,7 @@ class RootFs:
     _points: list[MountPoint] = field(default_factory=list)
     _replicas: list[bytes] = field(default_factory=list)
 
-    def assemble(self, sysroots: Sequence[Placed], binds: Sequence[Bind]) -> None:
+    def assemble(self, sysroots: Sequence[MountSpec], binds: Sequence[Bind]) -> None:
         """Mount everything, outer paths before inner ones.
 
         The working directory is looked up again, since it may be below a mount point now, or
@@ -56,18 +56,18 @@ class RootFs:
         # Mounts made here must not be seen outside; those made outside may be seen here.
         syscalls.mount(None, b"/", None, syscalls.MS_SLAVE | syscalls.MS_REC)
         with contextlib.ExitStack() as stack:
-            places: list[tuple[bytes, Placed | int]] = [(p.plan.target, p) for p in sysroots]
+            places: list[tuple[bytes, MountSpec | int]] = [(p.plan.target, p) for p in sysroots]
             for bind in binds:  # from what is there before anything is covered
                 places.append((bind.target, stack.enter_context(_cloned(bind))))
             for target, what in sorted(places, key=lambda place: place[0].count(b"/")):
                 self._make_mount_point(target)
-                if isinstance(what, Placed):
+                if isinstance(what, MountSpec):
                     _attach(what)
                 else:
-                    with opened(target) as directory:
+                    with open_directory(target) as directory:
                         syscalls.move_mount(what, directory, target)
         for replica in self._replicas:  # by path: one made later may have taken in others
-            with opened(replica) as fd:
+            with open_directory(replica) as fd:
                 syscalls.mount_setattr(fd, _READ_ONLY)
         if here is not None:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -113,9 +113,9 @@ def mount_proc() -> None:
         )
 
 
-def _attach(placed: Placed) -> None:
+def _attach(placed: MountSpec) -> None:
     plan = placed.plan
-    with opened(plan.target) as directory:
+    with open_directory(plan.target) as directory:
         if placed.tree is None:
             with upper_of(plan, placed.source, directory) as upper:
                 attach_overlay(plan, placed.source, directory, upper)
@@ -167,7 +167,7 @@ def _replicate(directory: bytes) -> None:
         if directory == b"/":
             _become_root(root, next(b"/" + name for name, is_dir, _ in clones if is_dir))
         else:
-            with opened(directory) as covered:
+            with open_directory(directory) as covered:
                 syscalls.move_mount(root, covered, directory)
         for name, target in links:
             os.symlink(target, name, dir_fd=root)
@@ -186,7 +186,7 @@ def _become_root(root: int, place: bytes) -> None:
 
     With `.` twice, pivot_root(2) puts the old root over the new one, from where it is detached.
     """
-    with opened(place) as covered:
+    with open_directory(place) as covered:
         syscalls.move_mount(root, covered, place)
     os.chdir(place)
     syscalls.pivot_root(b".", b".")

@@ -19,7 +19,7 @@ import termios
 import threading
 from collections.abc import Iterable, Iterator
 
-from cas.system.closeable import Closing
+from cas.system.closeable import Closeable
 from cas.system.directories import DirCursor
 from mounter import syscalls
 
@@ -35,7 +35,7 @@ processors that do nothing but open files do not fill in that time; and to be wa
 more than to note it."""
 
 
-class Watcher(Closing):
+class Watcher(Closeable):
     """Watches directories, each known by a key; notes which files are opened in them.
 
     `whole` is False if something was lost, and others may have been opened. Raises OSError: EMFILE

@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 from cas.model.manifest import DIRECTORY
 from cas.system.directories import parents
-from mounter.plan import Content
-from mounter.targets import is_inside
+from mounter.plan import TreeContent
+from mounter.targets import is_below
 
 _MOST_LINKS = 40  # that are followed on the way to one file, path_resolution(7)
 _OUTSIDE = b".."
 
 
-class Used(NamedTuple):
+class ArtifactUse(NamedTuple):
     """What was used of the artifact `id` (with `@N` if it has a priority).
 
     `files` is how many files of it are seen in the composition, `opened` are the paths of those
@@ -34,9 +34,9 @@ class Used(NamedTuple):
         return bool(self.opened or self.links)
 
 
-def usage(
-    ids: Sequence[str], content: Content, opened: Collection[bytes], target: bytes
-) -> list[Used]:
+def artifact_uses(
+    ids: Sequence[str], content: TreeContent, opened: Collection[bytes], target: bytes
+) -> list[ArtifactUse]:
     """Tell for each artifact, given by its ID, what of it was used.
 
     `content` has for each path its node, and the number of the artifact to which it belongs, as
@@ -59,18 +59,18 @@ def usage(
             if path in reached:
                 found[number].append(path)
     return [
-        Used(id_, files[number], tuple(sorted(found[number])), links[number])
+        ArtifactUse(id_, files[number], tuple(sorted(found[number])), links[number])
         for number, id_ in enumerate(ids)
     ]
 
 
-def untouched(used: Sequence[Used]) -> list[str]:
+def untouched(used: Sequence[ArtifactUse]) -> list[str]:
     """Return the IDs of which nothing was used, each once."""
     touched = {one.id for one in used if one.touched}
     return list(dict.fromkeys(one.id for one in used if one.id not in touched))
 
 
-def resolved(path: bytes, content: Content, target: bytes) -> bytes | None:
+def resolved(path: bytes, content: TreeContent, target: bytes) -> bytes | None:
     """Return where a path of a composition at `target` really is, as path_resolution(7) finds it.
 
     None if nothing is there, `..` if it is outside of the composition.
@@ -100,7 +100,7 @@ def resolved(path: bytes, content: Content, target: bytes) -> bytes | None:
         to = node[2:]
         if to.startswith(b"/"):
             to = os.path.normpath(b"/" + to.lstrip(b"/"))
-            if not is_inside(to, target):
+            if not is_below(to, target):
                 return _OUTSIDE
             here, to = b"", to[len(target) :]
         left += to.split(b"/")[::-1]

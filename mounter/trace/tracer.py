@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from cas.errors import CasError, hint_for
 from cas.model.manifest import DIRECTORY
 from cas.model.union import union
-from cas.system.closeable import Closing
-from cas.system.directories import opened
-from mounter.plan import Content, Plan, read_manifest
-from mounter.targets import is_inside
+from cas.system.closeable import Closeable
+from cas.system.directories import open_directory
+from mounter.plan import Plan, TreeContent, read_manifest
+from mounter.targets import is_below
 from mounter.trace.inotify import Watcher
-from mounter.trace.opened_files import Used, usage
+from mounter.trace.opened_files import ArtifactUse, artifact_uses
 
 _LIMITS = {
     errno.EMFILE: "fs.inotify.max_user_instances",
@@ -35,7 +35,7 @@ class TraceRefused(CasError):
     """The kernel does not tell what is opened; the command has not been begun."""
 
 
-class Tracer(Closing):
+class Tracer(Closeable):
     """Sees which files a command opens in the sysroots of some plans.
 
     It is for one command, and to be closed. `covered` are paths at which the command sees
@@ -79,7 +79,7 @@ class Tracer(Closing):
                 if node == DIRECTORY and os.path.join(plan.target, path) not in self._covered
             )
             try:
-                with opened(root + plan.target) as fd:
+                with open_directory(root + plan.target) as fd:
                     self._watcher.add(number, fd, directories)
             except OSError as error:
                 raise _refusal(error) from error
@@ -88,26 +88,26 @@ class Tracer(Closing):
         """Take note, while a `with` block runs, of what is opened. Starts a thread."""
         return self._watcher.reading()
 
-    def used(self, plan: Plan) -> list[Used]:
+    def used(self, plan: Plan) -> list[ArtifactUse]:
         """Return what was used of each artifact of one of the plans, lowest first."""
         number = self._plans.index(plan)
         found = {path for key, path in self._watcher.opened() if key == number}
         ids = [artifact.id for artifact in plan.artifacts]
-        return usage(ids, self._contents[number], found, plan.target)
+        return artifact_uses(ids, self._contents[number], found, plan.target)
 
     def close(self) -> None:
         """See no more."""
         self._watcher.close()
 
 
-def _content(plan: Plan) -> Content:
+def _content(plan: Plan) -> TreeContent:
     """Return what will be at a plan's target, each path with the number of its artifact."""
     return union(read_manifest(plan.store, artifact.tree) for artifact in plan.artifacts)
 
 
-def _is_new(path: bytes, plan: Plan, content: Content) -> bool:
+def _is_new(path: bytes, plan: Plan, content: TreeContent) -> bool:
     """Tell whether to have something mounted at a path makes it replace a part of a sysroot."""
-    if plan.writable or not is_inside(path, plan.target):
+    if plan.writable or not is_below(path, plan.target):
         return False
     node, _ = content.get(path[len(plan.target) + 1 :], (b"", 0))
     return node != DIRECTORY

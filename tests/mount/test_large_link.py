@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cas.system.directories import opened, remove_tree
+from cas.system.directories import open_directory, remove_tree
 from tests.helpers.endings import End, end_after, interrupt, kill_a_child
 from tests.helpers.support import ROOT, Cas, make, snapshot, sound
 
@@ -171,7 +171,7 @@ def test_deletion_of_a_tree_stops_at_another_file_system(work: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
     try:
         (place / "precious").write_text("precious")
-        with opened(os.fsencode(work)) as fd, pytest.raises(OSError, match="busy"):
+        with open_directory(os.fsencode(work)) as fd, pytest.raises(OSError, match="busy"):
             remove_tree(b"tree", fd)
         assert (place / "precious").read_text() == "precious"
     finally:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cas.store import Store
-from cas.system.directories import opened
+from cas.system.directories import open_directory
 from mounter.overlay import overlay
 from mounter.plan import Plan, StrategyRefused
 from tests.helpers.support import CAS, ROOT, Cas, make, mount_lines, snapshot
@@ -116,7 +116,10 @@ def test_mount_that_would_be_cut_is_never_tried(work: Path) -> None:
     try:
         (work / "target").mkdir()
         plan = Plan(os.fsencode(work / "store"), (tree,) * 1200, os.fsencode(work / "target"))
-        with opened(plan.target) as target, pytest.raises(StrategyRefused, match="do not fit"):
+        with (
+            open_directory(plan.target) as target,
+            pytest.raises(StrategyRefused, match="do not fit"),
+        ):
             overlay._mount_by_options(plan, "cas", target, None)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -18,7 +18,7 @@ from cas.content.digest import of_bytes
 from cas.model.manifest import Digest, Manifest
 from cas.model.signature import Signature
 from cas.remote import records, tree_file
-from cas.remote.bucket import Remote
+from cas.remote.bucket import RemoteConfig
 from cas.remote.object_keys import SMALL
 from cas.remote.processes import pull_from
 from cas.remote.results import Outcome, Pulled
@@ -312,7 +312,7 @@ def taken(work: Path, remote: Path, first: Path | None = None) -> list[Pulled]:
     with Store(work / "new", create=True) as store:
         if first is not None:
             store.put(GTK, first)
-        source = Remote(f"file://{remote}")
+        source = RemoteConfig(f"file://{remote}")
         pull_from(store, source, (), [Signature.parse(ZLIB)], done.append)
         assert list(store.verify()) == []
     tidy(work / "new")
@@ -360,7 +360,7 @@ def test_bytes_of_anybody_are_no_record_and_no_tree_file(data: bytes) -> None:
 PACK = "0" * 64
 
 
-def small(manifest: Manifest) -> list[tree_file.Content]:
+def small(manifest: Manifest) -> list[tree_file.BlobInfo]:
     """Return the contents of a tree that are in packs."""
     return [one for one in tree_file.contents_in(manifest).values() if one.size < SMALL]
 
@@ -413,7 +413,7 @@ def forge(remote: Path, manifest: bytes, packs: list[tuple[Digest, list[int]]]) 
     place = remote / "sysroot-cas-1"
     (place / "trees" / tree[:2]).mkdir(exist_ok=True)
     (place / "trees" / tree[:2] / tree[2:]).write_bytes(tree_file.encode(manifest, packs))
-    record = records.Record(ZLIB, tree, [0, 0, 0], 0)
+    record = records.RemoteRecord(ZLIB, tree, [0, 0, 0], 0)
     (place / "records" / ZLIB.replace(":", "/", 1)).write_bytes(records.encode(record, None))
 
 
@@ -443,7 +443,7 @@ def test_counts_of_a_record_that_make_no_sense_are_refused(
     prepared: tuple[Path, Digest], work: Path, dropped: list[int]
 ) -> None:
     remote, tree = prepared
-    record = records.Record(ZLIB, tree, dropped, 0)
+    record = records.RemoteRecord(ZLIB, tree, dropped, 0)
     path = remote / "sysroot-cas-1/records" / ZLIB.replace(":", "/", 1)
     path.write_bytes(records.encode(record, None))
 

@@ -26,7 +26,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cas.compose.cache import Known
+from cas.compose.cache import CompositionCache
 from cas.compose.dependencies import read_dependencies
 from cas.content.digest import of_bytes
 from cas.disk import mount_records
@@ -38,7 +38,7 @@ from cas.disk.log import read_log
 from cas.disk.pins import Pins
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
 from cas.index.format import check_format
-from cas.model.artifact import Artifact, Dropped, Record
+from cas.model.artifact import Artifact, Dropped, IndexRecord
 from cas.model.manifest import MAGIC, BadManifest, Digest, Manifest, is_digest
 from cas.model.signature import Signature
 from cas.store import Store
@@ -97,7 +97,7 @@ def _read_manifest(data: bytes, work: Path) -> None:
 
 def _read_artifact(data: bytes, work: Path) -> None:
     checksum = zlib.crc32(data, zlib.crc32(str(SIGNATURE).encode()))
-    artifact = Record(str(SIGNATURE), struct.pack("<I", checksum) + data).artifact()
+    artifact = IndexRecord(str(SIGNATURE), struct.pack("<I", checksum) + data).artifact()
     assert is_digest(artifact.tree)
     assert max(artifact.size, artifact.overhead, artifact.created_ns) < 1 << 63
 
@@ -148,7 +148,7 @@ def _read_mount(data: bytes, work: Path) -> None:
 
 
 def _read_overlaps(data: bytes, work: Path) -> None:
-    known = Known(os.fsencode(work))
+    known = CompositionCache(os.fsencode(work))
     known.keep_overlaps(U, [T, U], [])
     (path,) = (work / "known").iterdir()
     path.write_bytes(seal(data))
@@ -161,7 +161,7 @@ def _read_overlaps(data: bytes, work: Path) -> None:
 
 
 def _read_merged(data: bytes, work: Path) -> None:
-    known = Known(os.fsencode(work))
+    known = CompositionCache(os.fsencode(work))
     (work / "known" / os.fsdecode(known._name("merged", [T, U]))).write_bytes(seal(data))
     for merged in (known.merged([T, U]), *known.all_merged()):
         if merged is not None:

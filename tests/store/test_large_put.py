@@ -13,7 +13,7 @@ import pytest
 from cas.put.ingest import ingest
 from cas.put.journal import Journal
 from cas.store import Store
-from cas.system.directories import opened
+from cas.system.directories import open_directory
 from tests.helpers.endings import End, end_after, interrupt, kill_a_child
 from tests.helpers.support import Cas, objects_of, snapshot, sound, tidy
 
@@ -81,7 +81,7 @@ def test_ended_put_leaves_tree_and_store_as_they_were(
 def test_objects_of_a_directory_that_is_gone_are_taken_back(cas: Cas, work: Path) -> None:
     """As where a build is stopped, and cleaned up, while it stores its output."""
     cas("init")
-    with Store(cas.store) as store, Journal() as journal, opened(os.fsencode(work)) as fd:
+    with Store(cas.store) as store, Journal() as journal, open_directory(os.fsencode(work)) as fd:
         objects = store.objects
         (work / "file").write_text("content")
         ingest(objects, b"gone/file", fd, os.fsencode(work), journal, move=False)

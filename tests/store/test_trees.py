@@ -14,7 +14,7 @@ import pytest
 
 from cas.errors import CasError, InputRefused
 from cas.store import Store
-from cas.system.directories import OPEN_DIRECTORY, DirCursor, opened, walk
+from cas.system.directories import DIRECTORY_FLAGS, DirCursor, open_directory, walk
 from tests.helpers.support import CAS, ROOT, Cas, make, objects_of, snapshot
 
 ID = "a:t:12345678"
@@ -82,12 +82,12 @@ def test_names_of_any_bytes_and_links_of_any_kind_come_back(store: Store, work: 
 
 def test_paths_longer_than_the_kernel_takes_come_back(store: Store, work: Path) -> None:
     name = b"d" * 100
-    fds = [os.open(work, OPEN_DIRECTORY)]
+    fds = [os.open(work, DIRECTORY_FLAGS)]
     os.mkdir(b"tree", dir_fd=fds[0])
-    fds.append(os.open(b"tree", OPEN_DIRECTORY, dir_fd=fds[0]))
+    fds.append(os.open(b"tree", DIRECTORY_FLAGS, dir_fd=fds[0]))
     for _ in range(60):
         os.mkdir(name, dir_fd=fds[-1])
-        fds.append(os.open(name, OPEN_DIRECTORY, dir_fd=fds[-1]))
+        fds.append(os.open(name, DIRECTORY_FLAGS, dir_fd=fds[-1]))
     os.close(os.open(b"leaf", os.O_CREAT | os.O_WRONLY, dir_fd=fds[-1]))
     for fd in fds:
         os.close(fd)
@@ -95,7 +95,7 @@ def test_paths_longer_than_the_kernel_takes_come_back(store: Store, work: Path) 
 
     store.put(ID, work / "tree")
 
-    layer = os.open(_layer(store), OPEN_DIRECTORY)
+    layer = os.open(_layer(store), DIRECTORY_FLAGS)
     try:
         assert [node.path for node in walk(layer)][-1] == deepest
         with DirCursor(layer) as cursor:
@@ -127,7 +127,7 @@ def test_what_a_sysroot_cannot_hold_is_refused_by_path(cas: Cas, work: Path, wha
     if what == "fifo":
         os.mkfifo(odd)
     elif what == "socket":
-        with socket.socket(socket.AF_UNIX) as server, opened(os.fsencode(odd.parent)) as fd:
+        with socket.socket(socket.AF_UNIX) as server, open_directory(os.fsencode(odd.parent)) as fd:
             server.bind(f"/proc/self/fd/{fd}/thing")  # the path itself is too long for bind(2)
     elif what == "device":
         if not ROOT:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from cas.system.directories import TooDeep
-from cas.system.shared_queue import Turns
-from cas.system.workers import WorkerEnded, spread
+from cas.system.shared_queue import SharedQueue
+from cas.system.workers import WorkerEnded, run_parallel
 
 _Give = Callable[[Any], None]
 
@@ -27,7 +27,7 @@ def _doubled(numbers: Sequence[int], give: _Give) -> None:
 
 def _spread(work: Callable[[Sequence[int], _Give], None], items: Iterable[int]) -> list[Any]:
     done: list[Any] = []
-    spread(work, items, done.append, weight=lambda number: number, least=10)
+    run_parallel(work, items, done.append, weight=lambda number: number, least=10)
     return done
 
 
@@ -56,8 +56,8 @@ def test_what_is_taken_in_turn_is_done_once_and_nobody_waits_for_who_is_slow() -
             give((os.getpid(), item))
             time.sleep(0.2 if item == 0 else 0)
 
-    with Turns(range(100)) as turns:
-        spread(work, (1, 2), done.append, weight=lambda _: 1, least=0, apart=True, most=2)
+    with SharedQueue(range(100)) as turns:
+        run_parallel(work, (1, 2), done.append, weight=lambda _: 1, least=0, apart=True, most=2)
 
     assert sorted(item for _, item in done) == list(range(100))
     slow = next(pid for pid, item in done if item == 0)
@@ -70,8 +70,8 @@ def test_nothing_is_taken_twice_however_fast_it_goes() -> None:
 
     for _ in range(10):
         done: list[list[int]] = []
-        with Turns(range(20_000)) as turns:
-            spread(work, (1, 2, 3, 4), done.append, weight=lambda _: 1, least=0, apart=True)
+        with SharedQueue(range(20_000)) as turns:
+            run_parallel(work, (1, 2, 3, 4), done.append, weight=lambda _: 1, least=0, apart=True)
         assert sorted(item for items in done for item in items) == list(range(20_000))
 
 
@@ -95,7 +95,7 @@ def test_error_comes_through_as_it_was_and_all_that_was_given_before(error: Exce
 
     done: list[int] = []
     with pytest.raises(type(error)) as raised:
-        spread(work, range(100), done.append, weight=lambda number: 1, least=10)
+        run_parallel(work, range(100), done.append, weight=lambda number: 1, least=10)
     assert set(done) >= set(range(1, 100, len(os.sched_getaffinity(0))))
     assert str(raised.value) == str(error)
     if isinstance(error, TooDeep):
@@ -119,7 +119,7 @@ def test_interrupt_ends_all_and_loses_no_result() -> None:
 
     done: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        spread(work, range(100), done.append, weight=lambda number: 1, least=10)
+        run_parallel(work, range(100), done.append, weight=lambda number: 1, least=10)
     for pid in done:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)

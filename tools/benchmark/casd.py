@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from benchmark.measuring import Failed, command, remove
-from cas.system.workers import spread
+from cas.system.workers import run_parallel
 from tests.helpers.remotes import free_ports
 
 _PROTOCOL = "buildstream._protos.build.buildgrid.local_cas_pb2"
@@ -113,7 +113,7 @@ class Remote:
                     give(result)
 
         results: list[Any] = []
-        spread(work, [None], results.append, weight=lambda _: 1, least=0, apart=True)
+        run_parallel(work, [None], results.append, weight=lambda _: 1, least=0, apart=True)
         return results
 
     @staticmethod

@@ -18,12 +18,12 @@ from benchmark import casd
 from benchmark.bench import Bench
 from benchmark.measuring import Contender, Failed, Table, command, measure, remove, say
 from cas.model.signature import Signature
-from cas.remote.bucket import Bucket, Remote
+from cas.remote.bucket import ObjectStore, RemoteConfig
 from cas.remote.processes import pull_from, push_to
-from cas.remote.push import Terms
+from cas.remote.push import PushOptions
 from cas.remote.results import Outcome, Pulled, Pushed
 from cas.store import Store
-from cas.system.workers import spread
+from cas.system.workers import run_parallel
 from tests.helpers.remotes import BUCKET, ENVIRONMENT, Seaweed
 
 _THREADS = 32  # of each of two processes
@@ -61,13 +61,13 @@ def run(bench: Bench) -> Iterator[Table]:
 @contextlib.contextmanager
 def _away(delay_s: float) -> Iterator[None]:
     """Let each request wait, as if the store were some distance away."""
-    ask = Bucket._asking
+    ask = ObjectStore._asking
 
     def later(*arguments: Any, **known: Any) -> Any:
         time.sleep(delay_s)
         return ask(*arguments, **known)
 
-    with mock.patch.object(Bucket, "_asking", later) if delay_s else contextlib.nullcontext():
+    with mock.patch.object(ObjectStore, "_asking", later) if delay_s else contextlib.nullcontext():
         yield
 
 
@@ -76,8 +76,8 @@ def _contenders(bench: Bench, place: Path, partly: _Partly) -> Iterator[Contende
     fresh = place / "fresh"
     gone = partial(remove, fresh)
 
-    def remote() -> Remote:
-        return Remote(f"s3://{BUCKET}/{time.time_ns()}-{next(numbers)}")
+    def remote() -> RemoteConfig:
+        return RemoteConfig(f"s3://{BUCKET}/{time.time_ns()}-{next(numbers)}")
 
     ours = _Ours(bench, fresh, partly, remote)
     yield Contender("push and pull", ours.steps(), before=ours.begin, after=gone)
@@ -109,7 +109,7 @@ class _Partly:
 
 class _Ours:
     def __init__(
-        self, bench: Bench, fresh: Path, partly: _Partly, remote: Callable[[], Remote]
+        self, bench: Bench, fresh: Path, partly: _Partly, remote: Callable[[], RemoteConfig]
     ) -> None:
         self._bench, self._fresh, self._partly, self._new = bench, fresh, partly, remote
         self._remote = remote()
@@ -126,7 +126,7 @@ class _Ours:
     def _push(self) -> None:
         done: list[Pushed] = []
         store = self._bench.store
-        push_to(store, self._remote, Terms(), store.artifacts(), done.append)
+        push_to(store, self._remote, PushOptions(), store.artifacts(), done.append)
         if {one.outcome for one in done} - {Outcome.PUSHED, Outcome.KNOWN}:
             raise Failed("not all was pushed")
 
@@ -158,7 +158,7 @@ class _Peer:
     def __init__(
         self,
         place: Path,
-        remote: Callable[[], Remote],
+        remote: Callable[[], RemoteConfig],
         items: Sequence[Path],
         read: Callable[[Path], bytes],
         write: Callable[[Path, int, bytes], None],
@@ -179,27 +179,27 @@ class _Peer:
         self._place.mkdir()
         self._each(self._fetch)
 
-    def _each(self, do: Callable[[Bucket, int], None]) -> None:
+    def _each(self, do: Callable[[ObjectStore, int], None]) -> None:
         def work(numbers: Sequence[int], give: Callable[[None], None]) -> None:
-            bucket = Bucket(self._remote)
+            bucket = ObjectStore(self._remote)
             with ThreadPoolExecutor(self._threads) as pool:
                 for _ in pool.map(partial(do, bucket), numbers):
                     pass
 
         items = range(len(self._items))
-        spread(work, items, lambda _: None, weight=lambda _: 1, least=0, apart=True)
+        run_parallel(work, items, lambda _: None, weight=lambda _: 1, least=0, apart=True)
 
-    def _push(self, bucket: Bucket, number: int) -> None:
+    def _push(self, bucket: ObjectStore, number: int) -> None:
         bucket.put(str(number), self._read(self._items[number]))
 
-    def _fetch(self, bucket: Bucket, number: int) -> None:
+    def _fetch(self, bucket: ObjectStore, number: int) -> None:
         data = bucket.get(str(number), _LARGEST)
         if data is None:
             raise Failed(f"{number} is not there")
         self._write(self._place, number, data)
 
 
-def _files(bench: Bench, place: Path, remote: Callable[[], Remote], threads: int) -> _Peer:
+def _files(bench: Bench, place: Path, remote: Callable[[], RemoteConfig], threads: int) -> _Peer:
     files = [
         Path(directory, name)
         for tree in bench.trees
@@ -216,7 +216,7 @@ def _files(bench: Bench, place: Path, remote: Callable[[], Remote], threads: int
     return _Peer(place, remote, files, Path.read_bytes, write, threads)
 
 
-def _archives(bench: Bench, place: Path, remote: Callable[[], Remote]) -> _Peer:
+def _archives(bench: Bench, place: Path, remote: Callable[[], RemoteConfig]) -> _Peer:
     def read(tree: Path) -> bytes:
         pack = f"tar -C {tree} -c . | zstd -q"
         return subprocess.run(["sh", "-c", pack], check=True, capture_output=True).stdout
