@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Sourced by the shell scripts of tools/, from the project's directory.
 
 say() { printf '%s\n' "$*" >&2; }
@@ -21,6 +22,17 @@ need_packages() {
         apt-get -q install -y --no-install-recommends $missing; } >&2
 }
 
+# The Debian packages that the tests use.
+need_test_packages() {
+    # Chromium shows pages; Ubuntu has it as a snap only.
+    browser=chromium-headless-shell
+    ! grep -q '^ID.*ubuntu' /etc/os-release || browser=
+
+    # shellcheck disable=SC2086
+    need_packages $browser e2fsprogs fish g++ make mandoc nginx-light ninja-build openssh-sftp-server \
+        patch procps rsync shellcheck sshfs strace util-linux zsh
+}
+
 find_python() {
     for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
         "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
@@ -32,11 +44,12 @@ find_python() {
 }
 
 # Makes a virtual environment with this project in it, and puts its commands first in PATH.
-# $1 is the extra to install ("", "[test]" or "[bench]"), and $2 the directory (.venv).
+# $1 is the extra to install ("", "[test]" or "[bench]"), $2 the directory (.venv), $3 the Python,
+# and $4 a file of constraints for pip (none).
 make_environment() {
     venv=${2:-.venv}
-    python=$(find_python) || return 1
-    made_for="$PWD $(cksum <pyproject.toml) $("$python" -V)"
+    python=${3:-$(find_python)} || return 1
+    made_for="$PWD $(cat pyproject.toml "${4:-/dev/null}" | cksum) $("$python" -V)"
     made=$(cat "$venv/made-for" 2>/dev/null || true)
     if [ "$made" != "$made_for $1" ] && [ "$made" != "$made_for [test]" ]; then
         say "Setting up $venv with $("$python" -V)"
@@ -45,7 +58,7 @@ make_environment() {
             need_packages "python$version-venv" || return 1
         fi
         "$python" -m venv --clear "$venv"
-        "$venv/bin/python" -m pip --disable-pip-version-check install -q -e ".$1" >&2 || return 1
+        "$venv/bin/python" -m pip --disable-pip-version-check install -q -c "${4:-/dev/null}" -e ".$1" >&2 || return 1
         printf '%s' "$made_for $1" >"$venv/made-for"
     fi
     PATH=$PWD/$venv/bin:$PATH

@@ -41,6 +41,14 @@ def test_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> None:
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
+def test_wheel_has_every_file_of_the_packages(wheel: Path) -> None:
+    """`[tool.check-wheel-contents]` in pyproject.toml says against what it is compared."""
+    argv = [sys.executable, "-m", "check_wheel_contents", str(wheel)]
+    done = subprocess.run(argv, cwd=PROJECT, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_wheel_has_a_manual_page_for_each_command_that_man_can_show(
     wheel: Path, tmp_path: Path
 ) -> None:
