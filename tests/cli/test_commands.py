@@ -48,7 +48,7 @@ def test_put_of_another_tree_is_a_conflict_that_names_the_paths(cas: Cas, tree: 
     assert cas.json("put", ZLIB, tree)["status"] == "unchanged"
 
 
-def test_has_prints_the_missing_ones(cas: Cas, tree: Path) -> None:
+def test_has_prints_missing_ids(cas: Cas, tree: Path) -> None:
     assert cas("has", ZLIB, code=3).stdout == f"{ZLIB}\n"
     assert not cas.store.exists()
     cas("put", ZLIB, tree)
@@ -59,7 +59,7 @@ def test_has_prints_the_missing_ones(cas: Cas, tree: Path) -> None:
     assert "not a task signature" in cas("has", "zlib", code=2).stderr
 
 
-def test_ls_show_and_files_tell_the_same_in_text_and_json(cas: Cas, tree: Path) -> None:
+def test_ls_show_and_files_agree_in_text_and_json(cas: Cas, tree: Path) -> None:
     assert cas.json("ls") == []
     cas("put", ZLIB, tree)
     cas("put", GLIBC, tree)
@@ -83,7 +83,7 @@ def test_ls_show_and_files_tell_the_same_in_text_and_json(cas: Cas, tree: Path) 
     assert "directories: 4" in cas("show", "zlib").stdout
 
 
-def test_rm_gives_back_what_nothing_else_uses(cas: Cas, tree: Path, work: Path) -> None:
+def test_rm_frees_unshared_contents(cas: Cas, tree: Path, work: Path) -> None:
     cas("put", ZLIB, tree)
     cas("put", GLIBC, make(work / "other", {"a": "z", "b": "own"}))
 
@@ -99,7 +99,7 @@ def test_rm_gives_back_what_nothing_else_uses(cas: Cas, tree: Path, work: Path) 
     assert os.listdir(cas.store / "artifacts") == os.listdir(cas.store / "tmp") == []
 
 
-def test_store_is_found_by_option_then_environment(work: Path, tree: Path) -> None:
+def test_store_option_wins_over_environment(work: Path, tree: Path) -> None:
     def put(*options: str, **environment: str) -> None:
         clean = {"PATH": os.environ["PATH"], **environment}
         command = [CAS, *options[:2], "put", ZLIB, str(tree), *options[2:]]
@@ -115,7 +115,7 @@ def test_store_is_found_by_option_then_environment(work: Path, tree: Path) -> No
     assert (work / "d/.cache/sysroot-cas/format").exists()
 
 
-def test_store_of_a_newer_format_is_not_touched(cas: Cas, tree: Path) -> None:
+def test_store_of_newer_format_is_not_touched(cas: Cas, tree: Path) -> None:
     cas("put", ZLIB, tree)
     (cas.store / "format").write_text("sysroot-cas store 2\n")
 
@@ -124,7 +124,7 @@ def test_store_of_a_newer_format_is_not_touched(cas: Cas, tree: Path) -> None:
     assert "format 2" in cas("doctor", code=6).stdout
 
 
-def test_directory_of_somebody_else_does_not_become_a_store(cas: Cas, tree: Path) -> None:
+def test_foreign_directory_does_not_become_a_store(cas: Cas, tree: Path) -> None:
     cas.store.mkdir()
     (cas.store / "thesis.tex").touch()
 
@@ -132,14 +132,14 @@ def test_directory_of_somebody_else_does_not_become_a_store(cas: Cas, tree: Path
     assert os.listdir(cas.store) == ["thesis.tex"]
 
 
-def test_file_is_no_store_and_a_missing_one_is_said_to_be(cas: Cas, work: Path) -> None:
+def test_file_or_missing_directory_is_not_a_store(cas: Cas, work: Path) -> None:
     (work / "file").touch()
 
     assert "not a directory" in cas("--store", work / "file", "ls", code=8).stderr
     assert f"there is no store at {cas.store}" in cas("ls").stderr
 
 
-def test_closed_standard_output_is_no_crash(cas: Cas, tree: Path) -> None:
+def test_closed_standard_output_is_an_error_not_a_crash(cas: Cas, tree: Path) -> None:
     cas("put", ZLIB, tree)
 
     done = subprocess.run(
@@ -152,7 +152,7 @@ def test_closed_standard_output_is_no_crash(cas: Cas, tree: Path) -> None:
     assert done.stderr == ""
 
 
-def test_memory_that_is_short_is_said_in_a_sentence(cas: Cas, tree: Path, work: Path) -> None:
+def test_out_of_memory_is_a_sentence(cas: Cas, tree: Path, work: Path) -> None:
     cas("put", ZLIB, tree)
     with open(work / "huge", "wb") as file:
         file.truncate(1 << 32)
@@ -166,7 +166,7 @@ def test_memory_that_is_short_is_said_in_a_sentence(cas: Cas, tree: Path, work: 
         assert "cas: Cannot allocate memory\nhint: memory" in said
 
 
-def test_quiet_commands_say_nothing_but_data_and_errors(cas: Cas, tree: Path, work: Path) -> None:
+def test_quiet_commands_print_only_data_and_errors(cas: Cas, tree: Path, work: Path) -> None:
     cas("put", ZLIB, tree)
     cas("put", "fork:do_x:12345678", make(work / "fork", {"usr/include/zlib.h": "another"}))
     plan = ("plan", "target", "zlib", "fork")
@@ -209,12 +209,12 @@ def test_errors_are_sentences_on_standard_error_alone(cas: Cas, tree: Path) -> N
      "a:.:12345678", "a::12345678", "a:b:1234567-", "a:b:" + "0" * 129, "é:t:12345678",
      "a" * 250 + ":t:12345678", "a:b:12345678\n"],
 )  # fmt: skip
-def test_what_is_no_signature_is_refused(text: str) -> None:
+def test_malformed_id_is_refused(text: str) -> None:
     with pytest.raises(BadSignature):
         Signature.parse(text)
 
 
-def test_abbreviations_name_what_they_say_and_nothing_else(store: Store, work: Path) -> None:
+def test_abbreviation_matches_whole_fields_and_hash_prefixes(store: Store, work: Path) -> None:
     tree = make(work / "tree", {})
     for text in (
         ZLIB,
@@ -251,7 +251,7 @@ def test_ambiguous_abbreviation_lists_the_candidates(cas: Cas, tree: Path) -> No
     assert f"  {ZLIB}\n  {ZLIB}ff\n" in cas("show", "zlib", code=3).stderr
 
 
-def test_json_is_one_document_even_for_odd_names(cas: Cas, work: Path) -> None:
+def test_json_is_one_document_for_odd_names(cas: Cas, work: Path) -> None:
     tree = os.fsencode(work / "odd")
     os.mkdir(tree)
     for name in (b"new\nline", b"\xff\xfe", b'quote"', b" space ", b"back\\slash", "é".encode()):

@@ -26,7 +26,7 @@ def _settings(cas: Cas) -> dict[str, tuple[object, str]]:
     return {one["name"]: (one["value"], one["from"]) for one in found}
 
 
-def test_command_line_goes_before_environment_before_file(
+def test_command_line_wins_over_environment_over_file(
     conflicting: Cas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cas, file = conflicting, conflicting.store / "config.toml"
@@ -54,9 +54,7 @@ def test_command_line_goes_before_environment_before_file(
     assert _settings(cas)["conflicts"] == ("warn", "default")
 
 
-def test_collection_has_the_limits_of_the_file(
-    conflicting: Cas, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gc_uses_the_limits_of_the_file(conflicting: Cas, monkeypatch: pytest.MonkeyPatch) -> None:
     cas, file = conflicting, conflicting.store / "config.toml"
     file.write_text('[gc]\nmax_size = "0"\ngrace = "0s"\nkeep_last = 1\n')
     cas("put", "one:do_x:22345678", cas.directory / "two")
@@ -89,7 +87,7 @@ def test_collection_has_the_limits_of_the_file(
         ("nonsense", "config.toml"),
     ],
 )
-def test_settings_that_make_no_sense_are_told_and_nothing_is_done(
+def test_invalid_setting_is_reported_and_nothing_is_done(
     conflicting: Cas, text: str, said: str
 ) -> None:
     cas = conflicting
@@ -104,7 +102,7 @@ def test_settings_that_make_no_sense_are_told_and_nothing_is_done(
     assert cas("ls").stdout.count("do_x") == 2
 
 
-def test_page_shows_each_setting_and_is_one_that_is_taken(cas: Cas) -> None:
+def test_documented_settings_are_valid_and_complete(cas: Cas) -> None:
     (example,) = re.findall(r"```toml\n(.*?)```", _DOCUMENT.read_text(), re.DOTALL)
     cas("init")
     (cas.store / "config.toml").write_text(example)

@@ -117,7 +117,7 @@ def _shell(work: Path, lines: str) -> subprocess.CompletedProcess[str]:
     [(name, line) for name, command in _COMMANDS.items() for line in _examples(command)],
     ids=lambda pair: pair[1],
 )
-def test_example_of_the_help_runs(
+def test_help_example_runs(
     example: tuple[str, str],
     world: Path,
     seaweed: Seaweed,
@@ -144,12 +144,12 @@ def test_example_of_the_help_runs(
 
 
 @pytest.mark.parametrize("name", _COMMANDS)
-def test_command_has_examples_and_says_all_in_its_first_line(name: str) -> None:
+def test_command_has_examples_and_a_short_summary(name: str) -> None:
     assert _examples(_COMMANDS[name])
     assert "..." not in _COMMANDS[name].get_short_help_str(59)  # what 80 columns leave
 
 
-def test_what_is_like_it_is_asked_for(world: Path) -> None:
+def test_misspelt_name_gets_a_suggestion(world: Path) -> None:
     for line, code, hint in (
         ("cas mout", 2, "did you mean mount or umount or mounts?"),
         ("cas show zlb", 3, "did you mean zlib?"),
@@ -162,7 +162,7 @@ def test_what_is_like_it_is_asked_for(world: Path) -> None:
         assert hint in done.stderr
 
 
-def test_module_is_the_command(world: Path) -> None:
+def test_python_module_is_the_command(world: Path) -> None:
     for line, code in (("--version", 0), ("--help", 0), ("ls", 0), ("mout", 2), ("show zlb", 3)):
         one, other = _shell(world, f"cas {line}"), _shell(world, f"python -m cas {line}")
         assert one.returncode == other.returncode == code

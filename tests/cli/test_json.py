@@ -58,12 +58,12 @@ def stored(cas: Cas, work: Path) -> None:
         cas("put", id_, tree)
 
 
-def test_every_command_that_prints_data_takes_json() -> None:
+def test_command_that_prints_data_accepts_json() -> None:
     assert set(COMMANDS) - set(WITH_JSON) == {"run", "completion"}
     assert {name.split()[0] for name in COMMANDS if " " in name} == set(GROUPS)
 
 
-def test_every_command_with_json_has_a_schema_and_a_line_on_the_page() -> None:
+def test_command_with_json_has_a_schema_and_is_documented() -> None:
     assert set(SCHEMAS.iterdir()) == {*map(schema_path, WITH_JSON), *map(schema_path, RUN)}
     lines = []
     for name in WITH_JSON:
@@ -73,7 +73,7 @@ def test_every_command_with_json_has_a_schema_and_a_line_on_the_page() -> None:
 
 
 @pytest.mark.parametrize("command", [*WITH_JSON, *RUN])
-def test_schema_says_of_each_property_what_it_is_and_that_it_is_there(command: str) -> None:
+def test_schema_describes_and_requires_each_property(command: str) -> None:
     schema = schema_of(command)
 
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -94,14 +94,14 @@ def test_schema_says_of_each_property_what_it_is_and_that_it_is_there(command: s
             assert "bytes" in text or not (name.endswith("bytes") or name == "size"), name
 
 
-def test_what_schemas_define_by_one_name_is_one_thing() -> None:
+def test_definition_means_the_same_in_all_schemas() -> None:
     found: dict[str, Any] = {}
     for command in [*WITH_JSON, *RUN]:
         for name, definition in schema_of(command).get("$defs", {}).items():
             assert found.setdefault(name, definition) == definition, (command, name)
 
 
-def test_words_of_the_schemas_are_those_of_the_code() -> None:
+def test_schema_enumerations_match_the_code() -> None:
     def words(command: str, name: str) -> set[str | None]:
         return {
             word
@@ -178,9 +178,7 @@ def _is_valid(command: str, document: Any) -> bool:
     return jsonschema.Draft202012Validator(schema_of(command)).is_valid(document)  # type: ignore[no-any-return]
 
 
-def test_whatever_a_document_lacks_or_has_besides_is_noticed(
-    cas: Cas, there: Cas, work: Path
-) -> None:
+def test_missing_or_extra_property_is_noticed(cas: Cas, there: Cas, work: Path) -> None:
     found = list(_steps(cas, there, work))
 
     assert {name for name, _ in found} == set(WITH_JSON)
@@ -201,7 +199,7 @@ def test_whatever_a_document_lacks_or_has_besides_is_noticed(
             del place["addition"]
 
 
-def test_closed_schema_allows_all_that_is_described_at_its_place_and_no_more() -> None:
+def test_closed_schema_allows_described_properties_only() -> None:
     both = {"$ref": "#/$defs/a", "properties": {"b": {}}, "$defs": {"a": {"properties": {"a": {}}}}}
     for schema in (both, {"$defs": both["$defs"], "oneOf": [both]}):
         validator = jsonschema.Draft202012Validator(closed(schema))
@@ -209,7 +207,7 @@ def test_closed_schema_allows_all_that_is_described_at_its_place_and_no_more() -
         assert not validator.is_valid({"a": 1, "b": 2, "c": 3})
 
 
-def test_nothing_there_is_an_empty_document_not_none(cas: Cas, there: Cas, work: Path) -> None:
+def test_empty_result_is_an_empty_document(cas: Cas, there: Cas, work: Path) -> None:
     assert there.json("ls") == []
     assert there.json("has", ZLIB, code=3) == {"missing": [ZLIB]}
     assert there.json("doctor")[-1]["works"] is True
@@ -229,7 +227,7 @@ def test_nothing_there_is_an_empty_document_not_none(cas: Cas, there: Cas, work:
     assert cas.json("has", ZLIB) == {"missing": []}
 
 
-def test_after_an_error_there_is_no_document(cas: Cas, work: Path) -> None:
+def test_error_prints_no_document(cas: Cas, work: Path) -> None:
     for arguments, code in (
         (["show", "nothing"], 3),
         (["put", ZLIB, "fork"], 4),
@@ -244,7 +242,7 @@ def test_after_an_error_there_is_no_document(cas: Cas, work: Path) -> None:
         assert cas(*arguments, "--json", code=code).stdout == "", arguments
 
 
-def test_paths_of_any_bytes_come_back(cas: Cas, work: Path) -> None:
+def test_path_bytes_survive_json(cas: Cas, work: Path) -> None:
     odd = os.fsdecode(b"usr/\xff\n.h")
 
     assert odd in [entry["path"] for entry in cas.json("files", "zlib")]
@@ -263,7 +261,7 @@ def test_paths_of_any_bytes_come_back(cas: Cas, work: Path) -> None:
     assert made == (name, f"{name}copy", *[f"{work}/{name}target"] * 3)
 
 
-def test_mounts_are_told_for_every_strategy(cas: Cas, work: Path) -> None:
+def test_mount_documents_cover_every_strategy(cas: Cas, work: Path) -> None:
     works = {found["name"]: found["works"] for found in cas.json("doctor")}
     overlay = works["overlay with privileges"]
     strategies = ["hardlink", "copy", "auto", *(["overlay"] if overlay else [])]
@@ -299,7 +297,7 @@ def test_running_command_has_no_strategy(cas: Cas) -> None:
     assert (found["state"], found["strategy"], found["ids"]) == ("running", None, [ZLIB])
 
 
-def test_collection_tells_before_what_it_does_then(cas: Cas) -> None:
+def test_dry_run_document_matches_the_collection(cas: Cas) -> None:
     cas("pin", "zlib")
     before = cas.json("gc", "--dry-run", *NOW, "--keep-last=1")
     told = cas.json("gc", "--dry-run", *NOW, "--max-size=1")
@@ -311,7 +309,7 @@ def test_collection_tells_before_what_it_does_then(cas: Cas) -> None:
     assert cas.json("rm", "--force", "zlib")["removed"] == [ZLIB]
 
 
-def test_damage_is_told_and_so_is_what_cannot_be_had_again(cas: Cas, work: Path) -> None:
+def test_damage_documents_name_lost_artifacts(cas: Cas, work: Path) -> None:
     layer = Path(cas.json("show", "zlib")["layer"])
     (cas.store / "manifests" / layer.name).unlink()
 
@@ -325,7 +323,7 @@ def test_damage_is_told_and_so_is_what_cannot_be_had_again(cas: Cas, work: Path)
     assert [one["kind"] for one in cas.json("verify", code=6)["findings"]] == ["index"]
 
 
-def test_sharing_tells_what_became_of_each(cas: Cas, there: Cas, work: Path) -> None:
+def test_push_and_pull_documents_have_each_outcome(cas: Cas, there: Cas, work: Path) -> None:
     remote, broken = f"file://{work}/remote", "file:///dev/null/remote"
 
     def states(*arguments: str, by: Cas = cas, code: int = 0) -> list[str]:
@@ -348,7 +346,7 @@ def test_sharing_tells_what_became_of_each(cas: Cas, there: Cas, work: Path) -> 
     assert states("pull", remote, FORK, by=there, code=3) == ["untrusted"]
 
 
-def test_refused_sstate_object_is_told_beside_the_others(cas: Cas, work: Path) -> None:
+def test_refused_sstate_object_is_listed_with_the_others(cas: Cas, work: Path) -> None:
     good = write_sstate(work / "sstate", "m4", [member("sysroot-destdir/usr/m4", b"4")])
     bad = write_sstate(work / "sstate", "perl", [member("sysroot-destdir/../x", b"")])
     found = {one["path"]: one for one in cas.json("import", "sstate", good, bad, code=8)["objects"]}
@@ -359,7 +357,7 @@ def test_refused_sstate_object_is_told_beside_the_others(cas: Cas, work: Path) -
     assert cas.json("import", "sstate", good)["objects"][0]["status"] == "known"
 
 
-def test_example_of_the_page_runs_as_it_stands(cas: Cas) -> None:
+def test_json_page_example_runs(cas: Cas) -> None:
     (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     environment = os.environ | {"CAS_STORE": str(cas.store)}
 

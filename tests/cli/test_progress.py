@@ -49,7 +49,7 @@ def many(cas: Cas, work: Path) -> Path:
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else "",
 )
-def test_terminal_shows_how_far_a_command_is_and_then_nothing_of_it(
+def test_progress_is_shown_and_wiped_on_a_terminal(
     cas: Cas,
     many: Path,
     before: list[tuple[str, ...]],
@@ -71,7 +71,7 @@ def test_terminal_shows_how_far_a_command_is_and_then_nothing_of_it(
         cas("umount", "target", code=None)
 
 
-def test_one_large_artifact_shows_how_far_it_is_on_its_way(cas: Cas, work: Path) -> None:
+def test_progress_of_one_large_artifact_is_shown(cas: Cas, work: Path) -> None:
     large = make(work / "large", {})
     for number in range(3):
         (large / str(number)).write_bytes(os.urandom(20_000_000))
@@ -95,18 +95,18 @@ def test_one_large_artifact_shows_how_far_it_is_on_its_way(cas: Cas, work: Path)
 
 
 @pytest.mark.parametrize("said", [(), ("--json",), ("-q",)])
-def test_nobody_else_sees_it(cas: Cas, many: Path, said: tuple[str, ...]) -> None:
+def test_progress_is_hidden_without_a_terminal(cas: Cas, many: Path, said: tuple[str, ...]) -> None:
     assert cas("put", *said, *_PUT[1:]).stderr == ""
     assert cas(*_MOUNT, "hardlink", *said).stderr == ""
     assert cas("umount", "target", *said).stderr == ""
     assert shown_on_terminal(cas, "verify", "-q") == ""
 
 
-def test_what_is_quick_shows_nothing(cas: Cas, many: Path) -> None:
+def test_quick_command_shows_no_progress(cas: Cas, many: Path) -> None:
     assert shown_on_terminal(cas, *_PUT, delay_s=3600) == ""
 
 
-def test_what_lasts_shows(cas: Cas, many: Path) -> None:
+def test_long_command_shows_progress(cas: Cas, many: Path) -> None:
     """Each process waits at its first file for longer than what shows nothing may take."""
     late = f"inject=linkat:delay_enter={int(DELAY_S * 1.1e6)}:when=1"
     slow = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=linkat", "-e", late, CAS)
@@ -116,7 +116,7 @@ def test_what_lasts_shows(cas: Cas, many: Path) -> None:
     assert re.search(r"Storing  \[#*-*\] +\d+%  \d+/1200 files  [0-9.]+ KiB  [0-9.]+ \w+/s", shown)
 
 
-def test_narrow_terminal_is_not_filled(cas: Cas, many: Path) -> None:
+def test_progress_fits_a_narrow_terminal(cas: Cas, many: Path) -> None:
     shown = shown_on_terminal(cas, *_PUT, columns=30)
 
     assert max(map(len, shown.split("\r"))) == 29
@@ -139,7 +139,7 @@ _SECOND = 10**9
         (-7200, "in 2 hours"),
     ],
 )
-def test_times_are_as_people_say_them(seconds: int, text: str) -> None:
+def test_ages_are_rounded_for_people(seconds: int, text: str) -> None:
     assert ago_text(10**18 - seconds * _SECOND, 10**18) == text
 
 
@@ -147,11 +147,11 @@ def test_times_are_as_people_say_them(seconds: int, text: str) -> None:
     ("nanoseconds", "text"),
     [(5 * 10**6, "5 ms"), (1500 * 10**6, "1.5 s"), (125 * _SECOND, "2 min 5 s")],
 )
-def test_spans_are_as_people_say_them(nanoseconds: int, text: str) -> None:
+def test_spans_are_rounded_for_people(nanoseconds: int, text: str) -> None:
     assert span_text(nanoseconds) == text
 
 
-def test_tables_say_how_long_ago_and_documents_when(cas: Cas, work: Path) -> None:
+def test_tables_show_ages_and_documents_show_times(cas: Cas, work: Path) -> None:
     cas("put", "a:t:12345678", make(work / "tree", {"f": "f"}))
     cas("pin", "a")
 

@@ -133,7 +133,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @given(st.lists(st.integers(1, 10**9), min_size=1, max_size=60), st.floats(0.3, 3))
-def test_treemap_gives_each_its_area_and_none_twice(sizes: list[int], width: float) -> None:
+def test_treemap_areas_are_proportional_and_disjoint(sizes: list[int], width: float) -> None:
     boxes = list(squarified(sizes, Box(1, 2, width, 1)))
 
     for size, box in zip(sizes, boxes, strict=True):
@@ -148,7 +148,7 @@ def test_treemap_gives_each_its_area_and_none_twice(sizes: list[int], width: flo
         assert min(across, down) < 1e-9
 
 
-def test_treemap_is_that_of_the_paper() -> None:
+def test_treemap_matches_the_published_example() -> None:
     boxes = list(squarified([6, 6, 4, 3, 2, 2, 1], Box(0, 0, 6, 4)))
 
     assert [(round(b.width, 2), round(b.height, 2)) for b in boxes] == [
@@ -157,7 +157,7 @@ def test_treemap_is_that_of_the_paper() -> None:
 
 
 @given(st.integers(0, 10**15), st.booleans())
-def test_axis_ends_at_what_has_room_and_can_be_read(most: int, decimal: bool) -> None:
+def test_axis_ends_at_a_round_number_with_room(most: int, decimal: bool) -> None:
     top = nice(most, decimal)
 
     assert most <= top <= max(1, 2 * most)
@@ -197,7 +197,7 @@ def test_colours_have_the_contrast_that_wcag_asks_for(colours: dict[str, str]) -
         assert _contrast(colours[drawn], colours["card"]) >= 3, drawn
 
 
-def test_page_says_what_stats_and_log_say(lived_in: Cas, pages: dict[str, Path]) -> None:
+def test_report_agrees_with_stats_and_log(lived_in: Cas, pages: dict[str, Path]) -> None:
     said = pages["lived-in"].read_text()
     stats = lived_in.json("stats", "--by", "recipe")
 
@@ -223,7 +223,7 @@ def test_page_says_what_stats_and_log_say(lived_in: Cas, pages: dict[str, Path])
         assert event["event"] == "put" or event["id"] is None or event["id"] in said
 
 
-def test_text_that_somebody_chose_is_text(pages: dict[str, Path]) -> None:
+def test_user_text_is_escaped(pages: dict[str, Path]) -> None:
     said = pages["lived-in"].read_text()
 
     assert said.count("&lt;script&gt;") >= 2  # of the damaged path, and the reason of the pin
@@ -232,12 +232,12 @@ def test_text_that_somebody_chose_is_text(pages: dict[str, Path]) -> None:
     assert outside == set()
 
 
-def test_page_stays_small_however_large_the_store_is() -> None:
+def test_report_stays_small_for_a_large_store() -> None:
     for recipes, days in ((0, 1), (1, 1), (5, 7), (3000, 400)):
         assert len(page(_report(recipes, days)).encode()) < 300_000
 
 
-def test_where_there_is_nothing_a_sentence_says_so(pages: dict[str, Path]) -> None:
+def test_empty_section_has_a_sentence(pages: dict[str, Path]) -> None:
     empty, small = pages["empty"].read_text(), pages["small"].read_text()
 
     for sentence in (
@@ -258,7 +258,7 @@ def test_where_there_is_nothing_a_sentence_says_so(pages: dict[str, Path]) -> No
     assert small.count("<svg") == 2  # of growth
 
 
-def test_file_is_replaced_as_a_whole_or_not_at_all(cas: Cas, work: Path) -> None:
+def test_report_file_is_replaced_atomically(cas: Cas, work: Path) -> None:
     cas("init")
     (work / "pages").mkdir()
     path = work / "pages/store.html"
@@ -276,7 +276,7 @@ def test_file_is_replaced_as_a_whole_or_not_at_all(cas: Cas, work: Path) -> None
     assert os.listdir(work / "pages") == ["store.html"]
 
 
-def test_what_cannot_be_written_to_is_told(cas: Cas, work: Path) -> None:
+def test_unwritable_report_file_is_an_error(cas: Cas, work: Path) -> None:
     cas("report", "page.html", code=1)  # there is no store
     cas("init")
     os.mkfifo(work / "pipe")
@@ -296,7 +296,7 @@ def test_what_cannot_be_written_to_is_told(cas: Cas, work: Path) -> None:
     assert sorted(os.listdir(work)) == ["pipe", "store"]
 
 
-def test_page_goes_to_standard_output_and_the_place_of_it_to_nobody(cas: Cas, work: Path) -> None:
+def test_report_on_standard_output_prints_no_path(cas: Cas, work: Path) -> None:
     cas("init")
     cas("report", "page.html")
     page = cas("report", "-").stdout
@@ -322,7 +322,7 @@ _VIEWS = [
 @pytest.mark.parametrize(
     ("name", "size", "dark"), _VIEWS, ids=lambda v: str(v[0] if isinstance(v, tuple) else v)
 )
-def test_browser_shows_all_of_the_page_well(
+def test_browser_renders_the_whole_page(
     shown: Browser, pages: dict[str, Path], name: str, size: tuple[int, int], dark: bool
 ) -> None:
     shown.open(pages[name], *size, dark=dark)
@@ -383,7 +383,7 @@ def _boxes(shown: Browser, selector: str) -> list[dict[str, Any]]:
 
 @IN_BROWSER
 @pytest.mark.parametrize("size", [PHONE, DESKTOP])
-def test_cells_of_the_map_are_as_large_as_what_they_stand_for(
+def test_map_cells_match_sizes(
     shown: Browser, lived_in: Cas, pages: dict[str, Path], size: tuple[int, int]
 ) -> None:
     shown.open(pages["lived-in"], *size)
@@ -412,7 +412,7 @@ def test_cells_of_the_map_are_as_large_as_what_they_stand_for(
 
 @IN_BROWSER
 @pytest.mark.parametrize("size", [PHONE, DESKTOP])
-def test_bars_and_days_can_be_compared(
+def test_bars_and_days_share_a_scale(
     shown: Browser, pages: dict[str, Path], size: tuple[int, int]
 ) -> None:
     shown.open(pages["full"], *size)

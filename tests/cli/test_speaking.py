@@ -19,7 +19,7 @@ def tree(work: Path) -> Path:
     return make(work / "tree", {"f": "f", "g": "f", "h": "h"})
 
 
-def test_details_tell_what_was_used_and_how_long_it_took(cas: Cas, tree: Path) -> None:
+def test_verbose_reports_what_was_used_and_the_time(cas: Cas, tree: Path) -> None:
     done = cas("put", ID, tree, "--verbose")
     again = cas("-v", "put", "--json", ID, tree)
 
@@ -41,7 +41,7 @@ def test_details_tell_what_was_used_and_how_long_it_took(cas: Cas, tree: Path) -
         ({"HOME": "{0}"}, "by default"),
     ],
 )
-def test_details_tell_why_it_is_that_store(
+def test_verbose_reports_where_the_store_setting_comes_from(
     work: Path, tree: Path, variables: dict[str, str], source: str
 ) -> None:
     clean = {"PATH": os.environ["PATH"], **{k: v.format(work) for k, v in variables.items()}}
@@ -71,7 +71,7 @@ _COLOURED, _PLAIN = "\033[1;31mcas:\033[0m no such", "cas: no such"
         ({"TERM": "dumb"}, False),
     ],
 )
-def test_errors_are_coloured_on_terminals_that_want_it(
+def test_errors_are_coloured_on_capable_terminals(
     cas: Cas, tree: Path, variables: dict[str, str], coloured: bool
 ) -> None:
     cas("put", ID, tree)
@@ -97,7 +97,7 @@ def _interrupted(cas: Cas, number: signal.Signals, call: str, *arguments: str | 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("options", [(), ("--quiet",)])
-def test_interrupted_put_says_that_nothing_was_stored(
+def test_interrupted_put_reports_that_nothing_was_stored(
     cas: Cas, work: Path, tree: Path, number: signal.Signals, options: tuple[str, ...]
 ) -> None:
     cas("put", "other:t:12345678", tree)
@@ -110,7 +110,7 @@ def test_interrupted_put_says_that_nothing_was_stored(
     sound(cas.store)
 
 
-def test_interrupted_command_that_changes_nothing_says_no_more(cas: Cas, tree: Path) -> None:
+def test_interrupted_read_only_command_has_no_summary(cas: Cas, tree: Path) -> None:
     cas("put", ID, tree)
 
     assert _interrupted(cas, signal.SIGINT, "write", "ls") == "cas: interrupted"

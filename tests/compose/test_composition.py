@@ -47,7 +47,7 @@ def test_higher_priority_wins_and_equal_ones_keep_their_order(
 
 
 @pytest.mark.parametrize("name", ["a@", "a@x", "a@1.5", "a@1@2", "a@--1", "a@9999999999"])
-def test_what_is_no_priority_is_refused(cas: Cas, trees: None, name: str) -> None:
+def test_malformed_priority_is_refused(cas: Cas, trees: None, name: str) -> None:
     assert "no whole number" in cas("mount", "target", name, code=2).stderr
 
 
@@ -56,7 +56,7 @@ def test_empty_id_is_refused(cas: Cas, trees: None) -> None:
         assert "it is empty" in cas("mount", "target", name, code=2).stderr
 
 
-def test_conflict_is_told_with_both_recipes_and_the_winner(cas: Cas, trees: None) -> None:
+def test_conflict_names_both_recipes_and_the_winner(cas: Cas, trees: None) -> None:
     done = cas("run", "--sysroot", "s=a,b,c", "--", "cat", "s/usr/x")
 
     assert done.stdout == "c"
@@ -69,9 +69,7 @@ def test_conflict_is_told_with_both_recipes_and_the_winner(cas: Cas, trees: None
     assert cas("plan", "t", "a", "d").stderr == ""
 
 
-def test_conflict_of_one_recipe_with_itself_names_whole_signatures(
-    cas: Cas, work: Path, trees: None
-) -> None:
+def test_conflict_within_a_recipe_names_whole_ids(cas: Cas, work: Path, trees: None) -> None:
     cas("put", "a:t:87654321", make(work / "a2", {"usr/x": "other"}))
 
     told = cas("plan", "t", "a:1234", "a:8765").stderr
@@ -79,9 +77,7 @@ def test_conflict_of_one_recipe_with_itself_names_whole_signatures(
     assert "usr/x: a:t:87654321 wins over a:t:12345678" in told
 
 
-def test_conflicts_are_refused_ignored_or_allowed_as_asked(
-    cas: Cas, work: Path, trees: None
-) -> None:
+def test_conflict_policy_is_applied(cas: Cas, work: Path, trees: None) -> None:
     refused = cas("mount", "target", "a", "b", "--conflicts", "error", code=4)
     assert "usr/x: b wins over a" in refused.stderr
     assert not (work / "target").exists()
@@ -110,7 +106,7 @@ def test_conflicts_are_refused_ignored_or_allowed_as_asked(
         ({"p@": "q"}, {"p/q": "1"}),
     ],
 )
-def test_any_difference_at_a_path_is_a_conflict(
+def test_every_kind_of_difference_is_a_conflict(
     cas: Cas, work: Path, one: dict[str, str], other: dict[str, str]
 ) -> None:
     cas("put", "one:t:12345678", make(work / "one", one))
@@ -127,9 +123,7 @@ def test_any_difference_at_a_path_is_a_conflict(
 
 
 @pytest.mark.parametrize("kind", ["lib@", "lib"])
-def test_hidden_directory_is_an_error_unless_allowed_by_its_name(
-    cas: Cas, work: Path, kind: str
-) -> None:
+def test_hidden_directory_is_an_error_unless_allowed(cas: Cas, work: Path, kind: str) -> None:
     cas("put", "low:t:12345678", make(work / "low", {"lib/x": "x", "lib/deep/y": "y"}))
     cas("put", "high:t:12345678", make(work / "high", {kind: "usr", "usr/z": "z"}))
     cas("put", "over:t:12345678", make(work / "over", {"lib/x": "other"}))
@@ -145,7 +139,7 @@ def test_hidden_directory_is_an_error_unless_allowed_by_its_name(
     cas("umount", "target")
 
 
-def test_file_between_directories_is_what_hides(cas: Cas, work: Path) -> None:
+def test_file_between_directories_hides_them(cas: Cas, work: Path) -> None:
     cas("put", "low:t:12345678", make(work / "low", {"lib/x": "x"}))
     cas("put", "file:t:12345678", make(work / "file", {"lib": "file"}))
     cas("put", "top:t:12345678", make(work / "top", {"lib/y": "y"}))
@@ -161,7 +155,7 @@ def test_file_between_directories_is_what_hides(cas: Cas, work: Path) -> None:
         cas(*plan, "--allow-overlap", other, code=4)
 
 
-def test_known_conflicts_are_found_without_reading_the_manifests(store: Store, work: Path) -> None:
+def test_cached_conflicts_need_no_manifests(store: Store, work: Path) -> None:
     for name in "ab":
         store.put(f"{name}:t:12345678", make(work / name, {"x": name}))
 
@@ -181,7 +175,7 @@ def test_known_conflicts_are_found_without_reading_the_manifests(store: Store, w
     assert conflicts() == first
 
 
-def test_refused_composition_holds_nothing(store: Store, work: Path) -> None:
+def test_refused_composition_holds_no_lease(store: Store, work: Path) -> None:
     for name in "ab":
         store.put(f"{name}:t:12345678", make(work / name, {"x": name}))
 
@@ -192,7 +186,7 @@ def test_refused_composition_holds_nothing(store: Store, work: Path) -> None:
     assert os.listdir(work / "store/leases") == []
 
 
-def test_which_names_the_winner_and_the_hidden(cas: Cas, work: Path, trees: None) -> None:
+def test_which_names_the_winner_and_hidden_providers(cas: Cas, work: Path, trees: None) -> None:
     cas("put", "link:t:12345678", make(work / "link", {"usr@": "elsewhere"}))
 
     found = cas.json("which", "usr/x", "a", "b", "c@-1")
@@ -214,9 +208,7 @@ def test_which_names_the_winner_and_the_hidden(cas: Cas, work: Path, trees: None
 
 
 @pytest.mark.parametrize("strategy", ["auto", "hardlink", "copy"])
-def test_which_knows_the_files_of_a_mounted_sysroot(
-    cas: Cas, work: Path, trees: None, strategy: str
-) -> None:
+def test_which_reads_a_mounted_sysroot(cas: Cas, work: Path, trees: None, strategy: str) -> None:
     cas("mount", "target", "a", "b", "--strategy", strategy)
 
     for path in ("target/usr/x", work / "target/usr/x"):
@@ -229,9 +221,7 @@ def test_which_knows_the_files_of_a_mounted_sysroot(
     cas("umount", "target")
 
 
-def test_which_tells_what_was_changed_in_a_writable_sysroot(
-    cas: Cas, work: Path, trees: None
-) -> None:
+def test_which_reports_changes_in_a_writable_sysroot(cas: Cas, work: Path, trees: None) -> None:
     cas("mount", "target", "a", "b", "--rw")
     usr = work / "target/usr"
 
@@ -248,7 +238,7 @@ def test_which_tells_what_was_changed_in_a_writable_sysroot(
     cas("umount", "target")
 
 
-def test_which_says_merged_of_directories_and_where_a_link_leads(
+def test_which_reports_merged_directories_and_link_targets(
     cas: Cas, work: Path, trees: None
 ) -> None:
     cas("put", "link:t:12345678", make(work / "link", {"lib@": "usr/lib64", "usr/lib64/f": "f"}))
@@ -265,7 +255,7 @@ def test_which_says_merged_of_directories_and_where_a_link_leads(
 
 
 @pytest.mark.parametrize("strategy", ["overlay", "hardlink", "copy"])
-def test_which_works_inside_of_a_run(cas: Cas, work: Path, trees: None, strategy: str) -> None:
+def test_which_works_inside_a_run(cas: Cas, work: Path, trees: None, strategy: str) -> None:
     which = [CAS, "--store", str(cas.store), "which", "s/usr/x"]
 
     done = cas("run", "--strategy", strategy, "--sysroot", "s=a,b", "--", *which)
@@ -273,7 +263,7 @@ def test_which_works_inside_of_a_run(cas: Cas, work: Path, trees: None, strategy
     assert done.stdout.startswith("wins   b:t:12345678 ")
 
 
-def test_diff_of_ids_directories_and_sysroots(cas: Cas, work: Path) -> None:
+def test_diff_compares_ids_directories_and_sysroots(cas: Cas, work: Path) -> None:
     both = {"same": "1", "d/": None}
     old = both | {"content": "1", "gone": "1", "bit": "1", "kind": "1", "l@": "1"}
     new = both | {"content": "2", "new": "1", "bit*": "1", "kind@": "1", "l@": "2"}
@@ -316,7 +306,7 @@ def _compose(store: Store, count: int) -> Composition:
     return store.compose([f"r{n}" for n in range(count)], conflicts=ConflictPolicy.IGNORE)
 
 
-def test_more_trees_than_the_kernel_takes_compose_by_overlay(work: Path, many: Path) -> None:
+def test_overlay_of_more_trees_than_the_kernel_takes(work: Path, many: Path) -> None:
     expected = {b"own": ("directory",)}
     for number in range(1200):
         expected |= snapshot(work / f"trees/{number}")
@@ -341,7 +331,7 @@ def test_more_trees_than_the_kernel_takes_compose_by_overlay(work: Path, many: P
         assert [name for name in os.listdir(many / "known") if name.startswith("merged")] == []
 
 
-def test_merged_layer_gives_one_tree_by_any_strategy_and_goes_when_unused(
+def test_merged_layer_serves_every_strategy_and_is_removed_when_unused(
     cas: Cas, work: Path, many: Path
 ) -> None:
     before = set(os.listdir(many / "layers"))
@@ -363,7 +353,7 @@ def test_merged_layer_gives_one_tree_by_any_strategy_and_goes_when_unused(
     assert len(cas.json("ls")) == 1200
 
 
-def test_damaged_merged_layer_of_an_earlier_boot_is_made_again(work: Path, many: Path) -> None:
+def test_merged_layer_damaged_by_power_failure_is_rebuilt(work: Path, many: Path) -> None:
     with Store(many) as store:
         with _compose(store, 501) as composition:
             merged = composition.layers[0]
@@ -379,7 +369,7 @@ def test_damaged_merged_layer_of_an_earlier_boot_is_made_again(work: Path, many:
 
 
 @given(st.lists(st.sampled_from([b"d", b"l one", b"l two", None]), min_size=2, max_size=6))
-def test_conflicts_at_a_path_name_who_hides_what(nodes: list[bytes | None]) -> None:
+def test_conflict_names_the_provider_that_hides_each_other(nodes: list[bytes | None]) -> None:
     """Against what happens when one tree after the other is copied over the last."""
     manifests = [Manifest({} if node is None else {b"p": node}) for node in nodes]
     hiding: dict[int, set[int]] = {}

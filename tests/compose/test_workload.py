@@ -94,14 +94,14 @@ def unpacked(place: Path, packages: list[Path]) -> Tree:
     return found
 
 
-def test_overlay_of_all_packages_is_what_unpacking_them_gives(
+def test_overlay_of_all_packages_equals_unpacking_them(
     composition: Composition, unpacked: Tree, place: Path
 ) -> None:
     assert seen_in_run(composition, place) == unpacked
 
 
 @pytest.mark.skipif(not ROOT, reason="only root may mount outside of a sandbox")
-def test_mounted_overlay_of_all_packages_is_what_unpacking_them_gives(
+def test_mounted_overlay_of_all_packages_equals_unpacking_them(
     composition: Composition, unpacked: Tree, place: Path
 ) -> None:
     with mounter.mounted(composition, place / "target", mounter.Strategy.OVERLAY):
@@ -109,7 +109,7 @@ def test_mounted_overlay_of_all_packages_is_what_unpacking_them_gives(
 
 
 @pytest.mark.parametrize("strategy", [mounter.Strategy.HARDLINK, mounter.Strategy.COPY])
-def test_linked_tree_of_all_packages_is_what_unpacking_them_gives(
+def test_linked_tree_of_all_packages_equals_unpacking_them(
     composition: Composition, unpacked: Tree, place: Path, strategy: mounter.Strategy
 ) -> None:
     with mounter.mounted(composition, place / "target", strategy) as mount:
@@ -130,5 +130,5 @@ def test_compiler_builds_and_runs_a_program_of_many_libraries_in_the_sysroot(
     assert (tmp_path / "output").read_text() == "sysROOT 32 d396182d boost 107400\n"
 
 
-def test_store_of_all_packages_is_whole(full_store: Store) -> None:
+def test_store_of_all_packages_verifies(full_store: Store) -> None:
     assert list(full_store.verify()) == []

@@ -32,8 +32,8 @@ from tests.helpers.documents import (
 from tests.helpers.remotes import ENVIRONMENT, ZLIB, Seaweed
 from tests.helpers.support import ROOT, make
 
-_IS_THIS = "test_documents.py: test_command_has_the_options_that_a_document_gives_it"
-_COLLECTS = "test_config.py: test_collection_has_the_limits_of_the_file"
+_IS_THIS = "test_documents.py: test_documented_options_exist"
+_COLLECTS = "test_config.py: test_gc_uses_the_limits_of_the_file"
 _PUSHES = "docs/sharing.md"
 _WEED = (
     "weed server -dir=/srv/weed -s3                        # SeaweedFS, if there is no server yet"
@@ -62,7 +62,7 @@ COVERED = {
     ("docs/howto.md", "30 3 * * *  cas gc --quiet --store /srv/sysroots"): _COLLECTS,
     ("docs/howto.md", "# /etc/systemd/system/cas-gc.service"): _COLLECTS,
     ("docs/performance.md", "sh tools/bench"): _IS_THIS,
-    ("docs/sharing.md", _WEED): "test_remote.py: test_what_was_pushed_is_pulled_as_it_was",
+    ("docs/sharing.md", _WEED): "test_remote.py: test_pushed_artifact_is_pulled_unchanged",
     ("docs/integrations.md", _BUILDROOT): (
         "test_integrations.py: test_buildroot_packages_get_what_others_installed"
     ),
@@ -148,7 +148,7 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         for name in sorted({block.document for block in BLOCKS if block.tag in RUN})
     ],
 )
-def test_commands_of_document_do_what_it_shows(document: str, work: Path, place: Path) -> None:
+def test_document_commands_print_what_is_shown(document: str, work: Path, place: Path) -> None:
     if prepare := PREPARED.get(document):
         prepare(place)
     for block in blocks(document):
@@ -162,7 +162,7 @@ def _is_file(block: Block) -> bool:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
-def test_block_has_a_tag_that_says_what_becomes_of_it(block: Block) -> None:
+def test_block_has_a_known_tag(block: Block) -> None:
     assert block.tag in RUN | SHOWN | DATA.keys()
     assert set(block.words) <= {"root", "user"} or _is_file(block)
     if block.tag in DATA:
@@ -171,7 +171,7 @@ def test_block_has_a_tag_that_says_what_becomes_of_it(block: Block) -> None:
     assert not shown or (block.document, block.text.split("\n")[0]) in COVERED
 
 
-def test_what_covers_a_block_is_there() -> None:
+def test_covering_test_exists() -> None:
     first = {(block.document, block.text.split("\n")[0]) for block in BLOCKS}
     for place, test in COVERED.items():
         file, name = test.split(": ")
@@ -180,7 +180,7 @@ def test_what_covers_a_block_is_there() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_no_block_is_only_indented(document: str) -> None:
+def test_blocks_are_fenced(document: str) -> None:
     """Such a block would have no tag. What belongs to an item of a list is not meant."""
     text = re.sub(r"^( *)```.*?^\1```$", "```", DOCUMENTS[document].read_text(), flags=re.M | re.S)
     for before, after in itertools.pairwise(text.split("\n\n")):
@@ -189,7 +189,7 @@ def test_no_block_is_only_indented(document: str) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_command_has_the_options_that_a_document_gives_it(document: str) -> None:
+def test_documented_options_exist(document: str) -> None:
     texts = [block.text for block in blocks(document)] + inline(document)
     for text in texts:
         for words in commands(text):
@@ -197,7 +197,7 @@ def test_command_has_the_options_that_a_document_gives_it(document: str) -> None
             assert mistake is None, (mistake, words)
 
 
-def test_every_command_is_run_in_a_document() -> None:
+def test_command_is_run_in_a_document() -> None:
     texts = [block.text for block in BLOCKS if block.tag in RUN]
     ran = {" ".join(words[1:3]) + " " for text in texts for words in commands(text)}
 
@@ -205,7 +205,7 @@ def test_every_command_is_run_in_a_document() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_option_in_the_prose_of_a_document_is_one(document: str) -> None:
+def test_option_in_prose_exists(document: str) -> None:
     known = {option for command in COMMANDS.values() for option in _options(command)}
     for span in inline(document):
         if option := re.match(r"(--?[a-z][a-z-]*)", span):
@@ -257,12 +257,12 @@ def _tool_mistake(words: list[str]) -> str | None:
         ("console", "$ cas ls nothing\nID  TREE  SIZE\n"),
     ],
 )
-def test_block_that_is_wrong_is_found(tag: str, text: str, work: Path, place: Path) -> None:
+def test_wrong_block_is_found(tag: str, text: str, work: Path, place: Path) -> None:
     with pytest.raises(Failed):
         run(Block("it", 1, tag, (), text), work, place)
 
 
-def test_what_varies_is_passed_over(work: Path, place: Path) -> None:
+def test_varying_output_is_ignored(work: Path, place: Path) -> None:
     text = (
         "$ printf 'a  1.5 KiB  2026-01-02T03:04:05Z\\nb\\nc\\nd\\n'; pwd\n"
         "a 32.0 KiB   2020-01-01T00:00:00Z\n…\nd\n/home/you/…\n$ false\n$ echo $?\n1\n"
@@ -272,6 +272,6 @@ def test_what_varies_is_passed_over(work: Path, place: Path) -> None:
 
 
 @pytest.mark.parametrize("words", ["cas ls --jsn", "cas lss", "cas remote has --all", "cas --all"])
-def test_command_that_is_wrong_is_found(words: str) -> None:
+def test_wrong_command_is_found(words: str) -> None:
     (found,) = commands(f"x | {words} | y")
     assert _mistake(found[1:]) is not None

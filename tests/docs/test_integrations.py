@@ -34,9 +34,7 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("build", BUILDS)
-def test_example_builds_what_has_changed_and_takes_the_rest_from_the_cache(
-    place: Path, cas: Cas, build: str
-) -> None:
+def test_example_rebuilds_changes_and_caches_the_rest(place: Path, cas: Cas, build: str) -> None:
     def run() -> str:
         path = f"{os.path.dirname(CAS)}:{os.environ['PATH']}"
         environment = os.environ | {"CAS_STORE": str(cas.store), "PATH": path}
@@ -73,9 +71,7 @@ WAYS = {"mounted": PRIVATE, "copied": ["setpriv", "--bounding-set=-sys_admin"] i
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_buildroot_packages_get_what_others_installed_and_cannot_change_it(
-    cas: Cas, work: Path, way: str
-) -> None:
+def test_buildroot_package_sees_dependencies_read_only(cas: Cas, work: Path, way: str) -> None:
     project = Path(__file__).parents[2]
     shutil.copy(project / "tests/docs/buildroot.mk", work / "Makefile")
 

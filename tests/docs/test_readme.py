@@ -35,7 +35,7 @@ def test_demo_shows_the_main_job_and_leaves_nothing(tmp_path: pytest.TempPathFac
     assert os.listdir(str(tmp_path)) == []
 
 
-def test_contributing_tells_of_each_script_of_tools() -> None:
+def test_contributing_lists_every_script() -> None:
     told = re.findall(
         r"^\| `sh tools/(\w+)` ", DOCUMENTS["CONTRIBUTING.md"].read_text(), re.MULTILINE
     )
@@ -50,7 +50,7 @@ def test_contributing_tells_of_each_script_of_tools() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_of_documents_lead_to_files_and_headings(document: str) -> None:
+def test_document_links_resolve(document: str) -> None:
     path = DOCUMENTS[document]
     for target in re.findall(r"\]\(([^)]+)\)", prose(document)):
         if re.match(r"https?:", target):
@@ -68,6 +68,6 @@ def _anchor(heading: str) -> str:
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
-def test_readme_leads_to_every_document() -> None:
+def test_readme_links_every_document() -> None:
     for document in DOCUMENTS:
         assert document == "README.md" or f"]({document})" in README

@@ -37,7 +37,7 @@ def test_commands_are_grouped_and_described_as_in_the_help() -> None:
     assert told == wanted
 
 
-def test_exit_codes_of_page_help_and_code_agree() -> None:
+def test_exit_codes_agree_in_page_help_and_code() -> None:
     table = {int(c): m for c, m in re.findall(r"^\| (\d) \| (.*) \|$", PAGE, re.MULTILINE)}
     helped = {int(c): m for c, m in re.findall(r"^ +(\d)  (\S.*)$", _help(), re.MULTILINE)}
 
@@ -46,13 +46,13 @@ def test_exit_codes_of_page_help_and_code_agree() -> None:
     assert set(MEANINGS) == set(ExitCode)
 
 
-def test_variables_are_those_that_there_are() -> None:
+def test_documented_variables_exist_and_are_complete() -> None:
     told = set(re.findall(r"`(CAS_\w+)`", PAGE))
 
     assert told == {setting.variable for setting in SETTINGS} | {"CAS_STORE"}
 
 
-def test_public_names_are_all_there() -> None:
+def test_documented_public_names_are_complete() -> None:
     for package in (cas, mounter):
         _, _, rows = PAGE.partition(f"| of `{package.__name__}` | |\n")
         rows = rows.partition("\n\n")[0]

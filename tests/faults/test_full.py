@@ -49,7 +49,7 @@ def _leave(disk: Path, blocks: int) -> None:
                 size -= _BLOCK
 
 
-def test_put_and_collection_on_a_disk_full_at_any_step(disk: Path, work: Path) -> None:
+def test_disk_full_at_any_step_of_put_and_gc_loses_nothing(disk: Path, work: Path) -> None:
     cas = Cas(disk / "store", work)
     cas("put", "kept:t:12345678", make(work / "kept", {"usr/file": "kept", "usr/shared": "s"}))
     cas("pin", "kept")
@@ -87,7 +87,7 @@ def test_put_and_collection_on_a_disk_full_at_any_step(disk: Path, work: Path) -
     assert (disk / "store/reserve").stat().st_blocks * 512 >= 1 << 20
 
 
-def test_many_artifacts_are_collected_from_a_full_disk(disk: Path, work: Path) -> None:
+def test_gc_frees_a_full_disk(disk: Path, work: Path) -> None:
     cas = Cas(disk / "store", work)
     tree = make(work / "tree", {"usr/own": ""})
     number = 0

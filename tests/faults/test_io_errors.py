@@ -70,21 +70,21 @@ _ACTIONS = [name for name in ACTIONS if ROOT or "overlay" not in name]
 
 
 @pytest.mark.parametrize("name", ["run", *(name for name in _ACTIONS if "overlay" in name)])
-def test_failed_mounting_is_told_and_leaves_the_old_or_the_new(
+def test_io_error_in_a_mount_leaves_the_old_or_the_new(
     cas: Cas, run: Prepared, work: Path, name: str
 ) -> None:
     _meet(cas, run, name, _MOUNTING)
 
 
 @pytest.mark.parametrize("name", [*_ACTIONS, *CARE])
-def test_failed_change_is_told_and_damages_nothing(
+def test_io_error_in_a_change_is_reported_and_damages_nothing(
     cas: Cas, run: Prepared, work: Path, name: str
 ) -> None:
     _meet(cas, run, name, _CHANGING)
 
 
 @pytest.mark.parametrize("name", _READERS)
-def test_failed_reading_is_told_and_damages_nothing(
+def test_io_error_in_a_read_is_reported_and_damages_nothing(
     cas: Cas, run: Prepared, work: Path, name: str
 ) -> None:
     _meet(cas, run, name, _READING)

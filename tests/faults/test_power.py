@@ -134,7 +134,7 @@ def _run(work: Path, *command: str | Path) -> str:
     return done.stdout
 
 
-def test_nothing_damaged_is_served_and_what_was_synced_is_there(disk: Path, work: Path) -> None:
+def test_power_failure_keeps_synced_artifacts_and_serves_no_damage(disk: Path, work: Path) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -172,7 +172,7 @@ def test_nothing_damaged_is_served_and_what_was_synced_is_there(disk: Path, work
     tidy(store)
 
 
-def test_put_again_after_a_power_failure_is_whole(disk: Path, work: Path) -> None:
+def test_repeated_put_after_a_power_failure_is_whole(disk: Path, work: Path) -> None:
     cas = [CAS, "--store", str(disk / "store")]
     tree = tree_of(work / "trees", 1)
     _run(work, *cas, "put", "r0:t:12345678", tree_of(work / "trees", 8))
@@ -190,7 +190,7 @@ def test_put_again_after_a_power_failure_is_whole(disk: Path, work: Path) -> Non
 
 
 @pytest.mark.parametrize("seconds", [0, 1.5, 3])
-def test_what_was_removed_or_replaced_before_a_power_failure_is_there_or_missed(
+def test_artifact_removed_before_a_power_failure_is_whole_or_missing(
     disk: Path, work: Path, seconds: float
 ) -> None:
     """The file system has noted some of it by then, and written none of the contents itself."""
@@ -222,7 +222,7 @@ def test_what_was_removed_or_replaced_before_a_power_failure_is_there_or_missed(
 
 
 @pytest.mark.parametrize("seconds", [0, 3])
-def test_mount_of_before_a_power_failure_holds_nothing_and_stops_nothing(
+def test_mount_record_from_before_a_power_failure_is_stale(
     disk: Path, work: Path, seconds: float
 ) -> None:
     cas = [CAS, "--store", str(disk / "store")]

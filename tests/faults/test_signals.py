@@ -94,7 +94,7 @@ def test_signal_in_any_call_ends_a_command_and_damages_nothing(
     assert name.startswith("run") or len(said - {""}) > 0
 
 
-def test_interrupt_while_a_command_is_imported_ends_it_without_a_word(work: Path) -> None:
+def test_interrupt_during_import_ends_silently(work: Path) -> None:
     (work / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     variables = os.environ | {"PYTHONPATH": str(work)}
 

@@ -17,7 +17,7 @@ _OPERATIONS = int(os.environ.get("CAS_TEST_STRESS", "60"))
 """Of each worker."""
 
 
-def test_nothing_is_wrong_or_lost_however_many_do_everything_at_once(work: Path) -> None:
+def test_concurrent_random_operations_lose_nothing(work: Path) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     store = work / "store"

@@ -94,7 +94,7 @@ def test_run_without_namespaces_gives_up_privileges_and_says_what_is_shared(
         assert ("sysroots are linked" in done.stderr) is linked
 
 
-def test_run_where_proc_is_masked_says_that_others_are_seen(cas: Cas) -> None:
+def test_run_with_masked_proc_reports_visible_processes(cas: Cas) -> None:
     masked = [*_IN_NAMESPACE, 'mount -t tmpfs none /proc/irq; exec "$@"', "sh"]
     masked.insert(1, "--mount")
     command = ["run", "--", "test", "-d", f"/proc/{os.getpid()}/fd"]
@@ -106,7 +106,7 @@ def test_run_where_proc_is_masked_says_that_others_are_seen(cas: Cas) -> None:
     assert _without_privileges(cas, *command).stderr == ""
 
 
-def test_doctor_tries_and_tells_what_is_refused(cas: Cas, tree: Path) -> None:
+def test_doctor_reports_refused_features(cas: Cas, tree: Path) -> None:
     done = _without_privileges(cas, "doctor", "--json", wrapper=NO_NAMESPACES)
     refused = {finding["name"]: finding for finding in json.loads(done.stdout)}
     allowed = {finding["name"]: finding for finding in cas.json("doctor")}
@@ -126,12 +126,12 @@ def test_doctor_tries_and_tells_what_is_refused(cas: Cas, tree: Path) -> None:
     assert os.listdir(cas.store / "tmp") == []
 
 
-def test_doctor_without_a_store_makes_none(cas: Cas) -> None:
+def test_doctor_creates_no_store(cas: Cas) -> None:
     assert "no store" in cas("doctor").stdout
     assert os.listdir(cas.directory) == []
 
 
-def test_doctor_tells_of_a_damaged_store(cas: Cas, tree: Path) -> None:
+def test_doctor_reports_a_damaged_store(cas: Cas, tree: Path) -> None:
     (manifest,) = (cas.store / "manifests").iterdir()
     manifest.unlink()
 
@@ -165,7 +165,9 @@ def test_run_with_namespaces_but_no_overlay_binds_a_linked_tree(
     assert _without_privileges(cas, *run, wrapper=no_overlay).returncode == 125
 
 
-def test_what_needs_namespaces_is_refused_without_them(cas: Cas, work: Path, tree: Path) -> None:
+def test_option_that_needs_namespaces_is_refused_without_them(
+    cas: Cas, work: Path, tree: Path
+) -> None:
     for options in (
         ["--bind", f"{work}/tree:/work"],
         ["--sysroot", "s=a", "--upper", "changes"],

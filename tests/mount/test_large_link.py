@@ -27,7 +27,7 @@ def tree(cas: Cas, work: Path) -> Path:
 
 
 @pytest.mark.parametrize("strategy", ["hardlink", "copy"])
-def test_large_tree_is_made_whole_and_taken_away_whole(
+def test_large_linked_tree_is_made_and_removed_whole(
     cas: Cas, work: Path, tree: Path, strategy: str
 ) -> None:
     cas("mount", "--strategy", strategy, work / "sysroot", ID)
@@ -40,7 +40,7 @@ def test_large_tree_is_made_whole_and_taken_away_whole(
     sound(cas.store)
 
 
-def test_nothing_of_a_large_tree_is_removed_if_something_in_it_is_not_ours(
+def test_large_linked_tree_with_a_foreign_file_is_not_removed(
     cas: Cas, work: Path, tree: Path
 ) -> None:
     sysroot = work / "sysroot"
@@ -86,7 +86,7 @@ def test_ended_mount_leaves_nothing(cas: Cas, work: Path, tree: Path, end: End) 
 @pytest.mark.skipif(not ROOT, reason="only root can mount inside of a tree for all to see")
 @pytest.mark.parametrize("options", [["hardlink"], ["copy"], ["copy", "--rw"]], ids=" ".join)
 @pytest.mark.parametrize("place", ["d", "d/f", ""])
-def test_what_is_mounted_in_a_linked_tree_or_over_it_is_not_ours(
+def test_foreign_mount_on_a_linked_tree_stops_removal(
     cas: Cas, work: Path, place: str, options: list[str]
 ) -> None:
     cas("put", ID, make(work / "tree", {"d/f": "1", "g": "2"}))
@@ -109,9 +109,7 @@ def test_what_is_mounted_in_a_linked_tree_or_over_it_is_not_ours(
 
 
 @pytest.mark.parametrize("strategy", ["hardlink", "copy"])
-def test_symbolic_link_is_what_was_put_whatever_became_of_the_layer(
-    cas: Cas, work: Path, strategy: str
-) -> None:
+def test_symbolic_link_is_restored_from_the_manifest(cas: Cas, work: Path, strategy: str) -> None:
     tree = make(work / "tree", {"file": "1", "one@": "file", "two@": "file", "three@": "file"})
     cas("put", ID, tree)
     layer = Path(cas.json("show", ID)["layer"])
@@ -127,7 +125,7 @@ def test_symbolic_link_is_what_was_put_whatever_became_of_the_layer(
     assert not (work / "sysroot").exists()
 
 
-def test_symbolic_links_alone_are_made_on_another_file_system(cas: Cas, work: Path) -> None:
+def test_tree_of_symbolic_links_is_made_on_another_file_system(cas: Cas, work: Path) -> None:
     tree = make(work / "tree", {"d/one@": "nowhere", "two@": "d"})
     cas("put", ID, tree)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
@@ -137,7 +135,7 @@ def test_symbolic_links_alone_are_made_on_another_file_system(cas: Cas, work: Pa
 
 
 @pytest.mark.parametrize("strategy", ["hardlink", "copy"])
-def test_deep_tree_that_was_put_can_be_linked(cas: Cas, work: Path, strategy: str) -> None:
+def test_deep_tree_can_be_linked(cas: Cas, work: Path, strategy: str) -> None:
     cas("put", ID, make(work / "tree", {"d/" * 600 + "file": "1"}))
     few = replace(cas, wrapper=(*cas.wrapper, "prlimit", "--nofile=1024"))
 
@@ -147,7 +145,7 @@ def test_deep_tree_that_was_put_can_be_linked(cas: Cas, work: Path, strategy: st
     assert not (work / "sysroot").exists()
 
 
-def test_error_names_the_file_that_is_missing(cas: Cas, work: Path) -> None:
+def test_link_error_names_the_missing_file(cas: Cas, work: Path) -> None:
     cas("put", ID, make(work / "tree", {"a/f": "1", "b/g": "2"}))
     layer = Path(cas.json("show", ID)["layer"])
     (layer / "b/g").unlink()
@@ -166,7 +164,7 @@ def test_writable_copy_shares_no_inode_with_the_store(cas: Cas, work: Path) -> N
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can mount inside of a tree for all to see")
-def test_deletion_of_a_tree_stops_at_another_file_system(work: Path) -> None:
+def test_tree_deletion_stops_at_another_file_system(work: Path) -> None:
     place = make(work, {"tree/d/": None}) / "tree/d"
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
     try:

@@ -30,7 +30,7 @@ def _states(cas: Cas) -> dict[str, str]:
     return {seen["where"]: seen["state"] for seen in cas.json("mounts")}
 
 
-def test_mounts_are_listed_with_what_they_are(cas: Cas, work: Path) -> None:
+def test_mounts_lists_target_strategy_and_state(cas: Cas, work: Path) -> None:
     assert cas.json("mounts") == []
     began = time.time_ns()
     cas("mount", "one", "a", "b@2", "--strategy", "hardlink")
@@ -51,7 +51,7 @@ def test_mounts_are_listed_with_what_they_are(cas: Cas, work: Path) -> None:
     assert cas.json("mounts") == []
 
 
-def test_running_commands_are_listed_by_their_leases(cas: Cas, work: Path) -> None:
+def test_mounts_lists_running_commands(cas: Cas, work: Path) -> None:
     command = [CAS, "--store", str(cas.store), "run", "--sysroot", f"{work}/s=a,b", "--",
                "sh", "-c", "echo ready; read _"]  # fmt: skip
     with subprocess.Popen(
@@ -67,7 +67,7 @@ def test_running_commands_are_listed_by_their_leases(cas: Cas, work: Path) -> No
     assert cas.json("mounts") == []
 
 
-def test_what_was_taken_away_by_hand_is_stale_until_it_is_cleaned_up(cas: Cas, work: Path) -> None:
+def test_mount_removed_by_hand_is_stale_until_cleaned_up(cas: Cas, work: Path) -> None:
     cas("mount", "deep/tree", "a", "--strategy", "hardlink")
     cas("mount", "kept", "a", "--strategy", "copy")
     stale = {str(work / "deep/tree")}
@@ -91,7 +91,7 @@ def test_what_was_taken_away_by_hand_is_stale_until_it_is_cleaned_up(cas: Cas, w
 
 
 @pytest.mark.skipif(not ROOT, reason="only root mounts where others see it")
-def test_mounts_of_an_earlier_boot_and_of_other_namespaces(cas: Cas, work: Path) -> None:
+def test_mounts_of_other_boots_and_namespaces_are_classified(cas: Cas, work: Path) -> None:
     cas("mount", "here", "a")
     record = next((cas.store / "mounts").iterdir())
     _, head, *plans = record.read_text().splitlines(keepends=True)
@@ -144,7 +144,7 @@ def test_mount_of_a_namespace_that_has_ended_can_be_forgotten(cas: Cas, work: Pa
 
 
 @pytest.mark.skipif(not ROOT, reason="only root mounts where others see it")
-def test_rest_of_a_writable_overlay_unmounted_by_hand_is_cleaned_up(cas: Cas, work: Path) -> None:
+def test_writable_overlay_unmounted_by_hand_is_cleaned_up(cas: Cas, work: Path) -> None:
     cas("mount", "target", "a", "--rw")
     subprocess.run(["umount", work / "target"], check=True)
 
@@ -156,7 +156,7 @@ def test_rest_of_a_writable_overlay_unmounted_by_hand_is_cleaned_up(cas: Cas, wo
     cas("rm", "a")
 
 
-def test_umount_follows_a_link_that_leads_to_the_target(cas: Cas, work: Path) -> None:
+def test_umount_follows_a_link_to_the_target(cas: Cas, work: Path) -> None:
     make(work, {"link@": "link2", "link2@": "target"})
     cas("mount", "target", "a")
 

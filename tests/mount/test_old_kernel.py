@@ -45,7 +45,7 @@ def odd(work: Path, request: pytest.FixtureRequest) -> Cas:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_run_works_for_a_store_at_any_path(odd: Cas, work: Path, fault: str) -> None:
+def test_run_works_for_odd_store_paths_on_an_old_kernel(odd: Cas, work: Path, fault: str) -> None:
     script = "cat s/usr/x; ls s/usr | wc -l; echo > s/usr/x || exit 0; exit 9"
     done = _on_old_kernel(
         odd, "run", "--conflicts", "ignore", "--sysroot", "s=a,b", "--", "sh", "-c", script,
@@ -59,7 +59,7 @@ def test_run_works_for_a_store_at_any_path(odd: Cas, work: Path, fault: str) -> 
 
 @pytest.mark.skipif(not ROOT, reason="only root mounts where others see it")
 @pytest.mark.parametrize("fault", FAULTS)
-def test_mount_and_umount_work(odd: Cas, work: Path, fault: str) -> None:
+def test_mount_and_umount_work_on_an_old_kernel(odd: Cas, work: Path, fault: str) -> None:
     done = _on_old_kernel(odd, "mount", "target", "a", fault=fault)
 
     assert done.stdout == f"{work}/target: overlay\n"
@@ -73,7 +73,7 @@ def test_mount_and_umount_work(odd: Cas, work: Path, fault: str) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_500_layers_fit_and_more_are_merged(work: Path, fault: str) -> None:
+def test_layers_beyond_500_are_merged(work: Path, fault: str) -> None:
     store = work / ("long" * 50) / "co:lon, com,ma" / "store"
     with Store(store, create=True) as made:
         for number in range(510):
@@ -86,7 +86,7 @@ def test_500_layers_fit_and_more_are_merged(work: Path, fault: str) -> None:
         assert (done.stdout, done.stderr) == (f"{count}\n", "")
 
 
-def test_writable_overlay_works(work: Path, cas: Cas) -> None:
+def test_writable_overlay_works_on_an_old_kernel(work: Path, cas: Cas) -> None:
     cas("put", "a:t:12345678", make(work / "a", {"usr/x": "a"}))
     script = "echo new > s/usr/new && rm s/usr/x && mkdir s/usr/x && ls s/usr"
     for options, fault in (
@@ -99,7 +99,7 @@ def test_writable_overlay_works(work: Path, cas: Cas) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_doctor_says_that_overlays_work(cas: Cas, fault: str) -> None:
+def test_doctor_reports_overlays_on_an_old_kernel(cas: Cas, fault: str) -> None:
     done = _on_old_kernel(cas, "doctor", "--json", fault=fault)
 
     found = {finding["name"]: finding["works"] for finding in json.loads(done.stdout)}
@@ -107,7 +107,7 @@ def test_doctor_says_that_overlays_work(cas: Cas, fault: str) -> None:
     assert found["overlay with privileges"] is ROOT
 
 
-def test_mount_that_would_be_cut_is_never_tried(work: Path) -> None:
+def test_mount_options_beyond_a_page_are_never_tried(work: Path) -> None:
     """mount(2) cuts its options after one page without a word: another tree would be mounted."""
     with Store(work / "store", create=True) as store:
         tree = store.put("a:t:12345678", make(work / "a", {"x": ""})).artifact.tree

@@ -66,7 +66,7 @@ $CAS --store STORE run --rw --sysroot s=a -- sh -c 'echo new > s/usr/new; cat s/
     ],
     ids=["tmpfs", "overlayfs", "odd path", "read-only"],
 )
-def test_store_can_lie_anywhere(work: Path, tree: Path, prepare: str, store: str) -> None:
+def test_store_works_at_any_path(work: Path, tree: Path, prepare: str, store: str) -> None:
     done = _in_namespace(work, prepare + _USE.replace("STORE", store))
 
     assert done.returncode == 0, done.stderr
@@ -76,7 +76,7 @@ def test_store_can_lie_anywhere(work: Path, tree: Path, prepare: str, store: str
     assert "not overlaid" not in done.stderr
 
 
-def test_read_only_store_is_refused_what_it_cannot_do(work: Path, tree: Path) -> None:
+def test_read_only_store_refuses_changes(work: Path, tree: Path) -> None:
     script = """
         mount --bind store store; mount -o remount,bind,ro store
         exits() { code=$1; shift; c=0; "$@" 2>> errors || c=$?; test $c = $code; }
@@ -103,9 +103,7 @@ def test_read_only_store_is_refused_what_it_cannot_do(work: Path, tree: Path) ->
     assert "wins" in (work / "listed").read_text()
 
 
-def test_read_only_store_of_another_boot_is_read_before_it_is_trusted(
-    work: Path, tree: Path
-) -> None:
+def test_read_only_store_of_an_earlier_boot_is_rechecked(work: Path, tree: Path) -> None:
     with Store(work / "store") as store:
         artifact = store.resolve("a")
         with store._index.write() as writer:
@@ -146,9 +144,7 @@ def test_target_on_another_file_system_or_on_a_mount_point(work: Path, tree: Pat
 
 
 @pytest.mark.skipif(ROOT, reason="modes do not bind root")
-def test_target_that_may_not_be_written_is_refused_with_its_path(
-    cas: Cas, work: Path, tree: Path
-) -> None:
+def test_unwritable_target_is_refused_with_its_path(cas: Cas, work: Path, tree: Path) -> None:
     (work / "closed").mkdir()
     (work / "closed/target").mkdir()
     (work / "closed").chmod(0o555)
@@ -177,7 +173,7 @@ def test_run_covers_any_directory_and_refuses_the_rest(cas: Cas, work: Path, tre
 
 
 @pytest.mark.parametrize("strategy", ["hardlink", "copy", *(["overlay"] if ROOT else [])])
-def test_none_one_doubled_and_empty_artifacts_compose(
+def test_composition_of_none_one_doubled_and_empty_artifacts(
     cas: Cas, work: Path, tree: Path, strategy: str
 ) -> None:
     cas("put", "equal:t:12345678", tree)
@@ -199,9 +195,7 @@ def test_none_one_doubled_and_empty_artifacts_compose(
 
 
 @pytest.mark.skipif(ROOT, reason="modes do not bind root")
-def test_store_that_may_not_be_written_is_refused_with_a_reason(
-    cas: Cas, work: Path, tree: Path
-) -> None:
+def test_unwritable_store_is_refused_with_a_reason(cas: Cas, work: Path, tree: Path) -> None:
     """Without a lease, what is mounted could be removed by who may write there."""
     (cas.store / "tmp").chmod(0o555)
 
@@ -212,7 +206,7 @@ def test_store_that_may_not_be_written_is_refused_with_a_reason(
     assert str(cas.store) in done.stderr
 
 
-def test_place_where_nothing_can_be_made_is_an_error_that_names_it(cas: Cas, work: Path) -> None:
+def test_uncreatable_store_path_is_named(cas: Cas, work: Path) -> None:
     cas("put", "a:t:12345678", make(work / "tree", {"usr/x": "x"}))
 
     ran = cas("run", "--sysroot", "/proc/nowhere=a", "--", "true", code=125)
@@ -221,7 +215,7 @@ def test_place_where_nothing_can_be_made_is_an_error_that_names_it(cas: Cas, wor
     assert "No such file or directory: /proc/nowhere" in mounted.stderr
 
 
-def test_places_that_cannot_be_meant_are_refused(cas: Cas, work: Path) -> None:
+def test_senseless_paths_are_refused(cas: Cas, work: Path) -> None:
     cas("put", "a:t:12345678", make(work / "tree", {"usr/x": "x"}))
     (work / "file").write_text("")
 

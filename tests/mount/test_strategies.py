@@ -60,7 +60,7 @@ _COMPOSITIONS = st.lists(st.tuples(_TREES, st.integers(-1, 1)), max_size=4)
 @example([({"a": "1"}, 0), ({"a": "2"}, 0), ({"a": "1"}, 0)])
 @example([({"a": "1"}, 1), ({"a": "2"}, 0), ({"a": "1*"}, -1)])
 @example([({}, 0), ({}, 0)])
-def test_every_strategy_gives_what_copying_in_turn_gives(
+def test_strategy_gives_what_copying_in_order_gives(
     wanted: list[tuple[dict[str, str], int]],
 ) -> None:
     work = Path(tempfile.mkdtemp())
@@ -92,7 +92,7 @@ def test_every_strategy_gives_what_copying_in_turn_gives(
         shutil.rmtree(work)
 
 
-def test_later_wins_under_every_strategy(store: Store, work: Path) -> None:
+def test_later_artifact_wins_under_every_strategy(store: Store, work: Path) -> None:
     store.put("a:t:12345678", make(work / "a", {"usr/x": "a", "usr/only-a": "a"}))
     store.put("b:t:12345678", make(work / "b", {"usr/x": "b", "usr/only-b*": "b"}))
 
@@ -108,7 +108,7 @@ def test_later_wins_under_every_strategy(store: Store, work: Path) -> None:
                     assert (work / "target/usr/only-b").stat().st_mode & 0o111
 
 
-def test_equal_trees_and_doubled_names_compose(store: Store, work: Path) -> None:
+def test_equal_trees_and_repeated_names_compose(store: Store, work: Path) -> None:
     tree = make(work / "tree", {"x": "1"})
     store.put("a:t:12345678", tree)
     store.put("b:t:12345678", tree)
@@ -128,9 +128,7 @@ def test_store_at_any_path_can_be_mounted(work: Path) -> None:
                 assert seen_in_run(composition, work / "run") == snapshot(work / "tree")
 
 
-def test_linked_tree_shares_the_stores_files_and_a_copied_one_does_not(
-    store: Store, work: Path
-) -> None:
+def test_linked_tree_shares_inodes_and_a_copy_does_not(store: Store, work: Path) -> None:
     store.put("a:t:12345678", make(work / "a", {"x": "1", "dir/y*": "2"}))
     stored = Path(os.fsdecode(store.layer_path(store.resolve("a"))))
     with store.compose(["a"]) as composition:

@@ -28,7 +28,7 @@ def tree(cas: Cas, work: Path) -> Path:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_target_is_made_and_taken_away_with_its_parents(
+def test_target_is_created_and_removed_with_its_parents(
     cas: Cas, work: Path, tree: Path, strategy: str
 ) -> None:
     done = cas.json("mount", "new/deep/target", "a", "--strategy", strategy)
@@ -41,7 +41,7 @@ def test_target_is_made_and_taken_away_with_its_parents(
     assert os.listdir(cas.store / "mounts") == os.listdir(cas.store / "leases") == []
 
 
-def test_linked_tree_whose_parent_directory_is_gone_is_forgotten(
+def test_linked_tree_without_its_parent_directory_is_forgotten(
     cas: Cas, work: Path, tree: Path
 ) -> None:
     for command in (("umount", "place/target"), ("umount", "--all-stale")):
@@ -54,7 +54,7 @@ def test_linked_tree_whose_parent_directory_is_gone_is_forgotten(
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_empty_directory_is_the_same_afterwards(
+def test_existing_empty_target_is_left_as_it_was(
     cas: Cas, work: Path, tree: Path, strategy: str
 ) -> None:
     target = work / "target"
@@ -78,7 +78,7 @@ def test_empty_directory_is_the_same_afterwards(
     assert target.is_dir()
 
 
-def test_unfit_target_is_refused_and_left_alone(cas: Cas, work: Path, tree: Path) -> None:
+def test_unfit_target_is_refused_and_unchanged(cas: Cas, work: Path, tree: Path) -> None:
     (work / "file").touch()
     (work / "link").symlink_to("other")
     (work / "empty").mkdir()
@@ -112,7 +112,7 @@ def test_ids_come_from_a_file_and_from_standard_input(cas: Cas, work: Path, tree
 
 @pytest.mark.parametrize("strategy", ["hardlink", "copy"])
 @pytest.mark.parametrize("change", ["extra file", "extra directory", "changed", "replaced link"])
-def test_umount_deletes_nothing_that_mount_did_not_make(
+def test_umount_deletes_only_what_mount_made(
     cas: Cas, work: Path, tree: Path, strategy: str, change: str
 ) -> None:
     target = work / "target"
@@ -136,7 +136,7 @@ def test_umount_deletes_nothing_that_mount_did_not_make(
     assert snapshot(target) == before
 
 
-def test_half_deleted_tree_is_taken_away(cas: Cas, work: Path, tree: Path) -> None:
+def test_half_deleted_tree_is_removed(cas: Cas, work: Path, tree: Path) -> None:
     cas("mount", "target", "a", "--strategy", "hardlink")
     (work / "target/usr/include").chmod(0o755)
     (work / "target/usr/include/x.h").unlink()
@@ -159,7 +159,7 @@ def test_mounted_artifact_is_not_removed(cas: Cas, work: Path, tree: Path, strat
 
 
 @pytest.mark.skipif(not ROOT, reason="only root mounts where others see it")
-def test_busy_overlay_stays_and_a_foreign_mount_too(cas: Cas, work: Path, tree: Path) -> None:
+def test_busy_overlay_and_foreign_mount_are_kept(cas: Cas, work: Path, tree: Path) -> None:
     target = work / "target"
     cas("mount", target, "a")
     with subprocess.Popen(["cat"], cwd=target / "usr", stdin=subprocess.PIPE) as inside:
@@ -181,7 +181,7 @@ def test_busy_overlay_stays_and_a_foreign_mount_too(cas: Cas, work: Path, tree: 
 
 
 @pytest.mark.skipif(not ROOT, reason="only root mounts where others see it")
-def test_overlay_cannot_be_written_by_anybody(cas: Cas, work: Path, tree: Path) -> None:
+def test_overlay_is_read_only_for_everyone(cas: Cas, work: Path, tree: Path) -> None:
     before = snapshot(cas.store / "layers")
     cas("mount", "target", "a")
     target = work / "target"

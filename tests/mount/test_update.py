@@ -50,7 +50,7 @@ def _ids(cas: Cas) -> list[str]:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_who_opens_files_all_the_while_sees_the_old_or_the_new(
+def test_reader_during_an_update_sees_the_old_or_the_new(
     cas: Cas, work: Path, trees: None, strategy: str
 ) -> None:
     cas("mount", "target", "old", "--strategy", strategy)
@@ -75,7 +75,7 @@ def test_who_opens_files_all_the_while_sees_the_old_or_the_new(
 
 
 @pytest.mark.parametrize("strategy", ["hardlink", "copy"])
-def test_what_is_added_to_the_old_tree_during_an_update_is_not_deleted(
+def test_file_added_during_an_update_is_kept(
     cas: Cas, work: Path, trees: None, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cas("mount", "target", "old", "--strategy", strategy)
@@ -101,9 +101,7 @@ def test_what_is_added_to_the_old_tree_during_an_update_is_not_deleted(
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_add_and_drop_change_what_is_there(
-    cas: Cas, work: Path, trees: None, strategy: str
-) -> None:
+def test_update_adds_and_drops_artifacts(cas: Cas, work: Path, trees: None, strategy: str) -> None:
     cas("mount", "target", "old@3", "more", "--strategy", strategy)
 
     cas("update", "target", "--add", "new@2", "--drop", "more")
@@ -122,9 +120,7 @@ def test_add_and_drop_change_what_is_there(
     cas("umount", "target")
 
 
-def test_priority_in_a_name_names_the_same_and_what_is_added_again_moves_to_the_top(
-    cas: Cas, work: Path, trees: None
-) -> None:
+def test_added_id_moves_to_the_top_whatever_its_priority(cas: Cas, work: Path, trees: None) -> None:
     cas("mount", "target", "old@3", "new@3", "more")
 
     assert (work / "target/usr/x").read_text() == "new"
@@ -138,9 +134,7 @@ def test_priority_in_a_name_names_the_same_and_what_is_added_again_moves_to_the_
     cas("umount", "target")
 
 
-def test_update_of_what_is_writable_is_refused_before_conflicts_are_told(
-    cas: Cas, work: Path, trees: None
-) -> None:
+def test_update_of_a_writable_sysroot_is_refused_first(cas: Cas, work: Path, trees: None) -> None:
     cas("mount", "target", "old", "--rw")
 
     for words in (["--add", "new"], ["old", "new"]):
@@ -172,7 +166,7 @@ def test_unfit_update_is_refused_and_changes_nothing(cas: Cas, work: Path, trees
     cas("umount", "target")
 
 
-def test_overlay_is_exchanged_in_a_users_own_namespace(cas: Cas, work: Path, trees: None) -> None:
+def test_overlay_is_exchanged_in_a_user_namespace(cas: Cas, work: Path, trees: None) -> None:
     script = f"""
         cas() {{ {CAS} --store store "$@"; }}
         cas mount target old
@@ -207,7 +201,7 @@ def _injected(cas: Cas, fault: str, *arguments: str) -> str:
 
 @pytest.mark.skipif(not ROOT, reason="only root mounts where others see it")
 @pytest.mark.parametrize("fault", ["move_mount:error=EINVAL:when=1", "fsconfig:error=EINVAL"])
-def test_gap_is_told_where_the_kernel_cannot_exchange_mounts(
+def test_gap_is_reported_if_the_kernel_cannot_exchange_mounts(
     cas: Cas, work: Path, trees: None, fault: str
 ) -> None:
     cas("mount", "target", "old", "--strategy", "overlay")
@@ -220,7 +214,7 @@ def test_gap_is_told_where_the_kernel_cannot_exchange_mounts(
     assert str(work) not in mount_lines()
 
 
-def test_gap_is_told_where_names_cannot_be_swapped(cas: Cas, work: Path, trees: None) -> None:
+def test_gap_is_reported_if_names_cannot_be_swapped(cas: Cas, work: Path, trees: None) -> None:
     cas("mount", "target", "old", "--strategy", "copy")
 
     told = _injected(cas, "renameat2:error=EINVAL", "update", "target", "new")

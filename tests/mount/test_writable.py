@@ -47,7 +47,7 @@ def _content(store: Path) -> Tree:
     return {p: e for p, e in snapshot(store).items() if p.split(b"/")[0] in places}
 
 
-def test_run_takes_changes_and_throws_them_away(cas: Cas, work: Path, tree: Path) -> None:
+def test_run_discards_changes(cas: Cas, work: Path, tree: Path) -> None:
     before = _content(cas.store)
     script = f"set -e; {CHANGES.format('s')}; cd usr; cat new x edit"
     done = cas("run", "--rw", "--sysroot", "s=a,b", "--", "bash", "-c", script)
@@ -64,9 +64,7 @@ def test_run_takes_changes_and_throws_them_away(cas: Cas, work: Path, tree: Path
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_mount_takes_changes_and_umount_throws_them_away(
-    cas: Cas, work: Path, tree: Path, strategy: str
-) -> None:
+def test_umount_discards_changes(cas: Cas, work: Path, tree: Path, strategy: str) -> None:
     before = _content(cas.store)
     (work / "target").mkdir()
     cas("mount", "target", "a", "--rw", "--strategy", strategy)
@@ -104,7 +102,7 @@ def test_upper_directory_can_be_deleted_by_its_owner(cas: Cas, work: Path, tree:
     shutil.rmtree(work / "changes")
 
 
-def test_many_see_the_changes_of_an_upper_directory_and_nobody_makes_new_ones_meanwhile(
+def test_readers_share_an_upper_directory_and_exclude_writers(
     cas: Cas, store: Store, work: Path, tree: Path
 ) -> None:
     cas("run", "--sysroot", "s=a", "--upper", "changes", "--", "bash", "-euc", CHANGES.format("s"))
@@ -133,7 +131,7 @@ def test_each_of_two_sysroots_has_its_own_upper_directory(cas: Cas, work: Path, 
         cas("run", *roots, "--upper", *wrong, "--", "true", code=125)
 
 
-def test_two_users_of_one_upper_directory_are_refused(cas: Cas, work: Path, tree: Path) -> None:
+def test_second_writer_of_an_upper_directory_is_refused(cas: Cas, work: Path, tree: Path) -> None:
     run = ["run", "--sysroot", "s=a", "--upper", "changes", "--"]
     with subprocess.Popen(
         [CAS, "--store", cas.store, *run, "bash", "-c", "echo ready; read _"],
@@ -210,9 +208,7 @@ def test_upper_directory_may_have_an_equals_sign_in_its_name(
         assert (work / upper / "upper/new").exists()
 
 
-def test_what_can_be_written_to_is_never_a_link_into_the_store(
-    cas: Cas, work: Path, tree: Path
-) -> None:
+def test_writable_sysroot_is_never_linked_to_the_store(cas: Cas, work: Path, tree: Path) -> None:
     assert (
         "must not be linked"
         in cas("mount", "target", "a", "--rw", "--strategy", "hardlink", code=5).stderr
@@ -230,7 +226,7 @@ def test_what_can_be_written_to_is_never_a_link_into_the_store(
         cas("umount", "target")
 
 
-def test_writable_compositions_of_none_and_one_artifact(store: Store, work: Path) -> None:
+def test_writable_sysroot_of_no_or_one_artifact_works(store: Store, work: Path) -> None:
     store.put("a:t:12345678", make(work / "tree", {"x": "1"}))
     for names in ([], ["a"]):
         with store.compose(names) as composition:
@@ -243,7 +239,7 @@ def test_writable_compositions_of_none_and_one_artifact(store: Store, work: Path
 
 
 @pytest.mark.parametrize("target", ["mine", "nowhere", None])
-def test_lock_of_an_upper_directory_leads_nowhere(
+def test_link_as_upper_directory_lock_is_refused(
     cas: Cas, work: Path, tree: Path, target: str | None
 ) -> None:
     """Whoever owns the directory can put anything there before root uses it."""
@@ -260,7 +256,7 @@ def test_lock_of_an_upper_directory_leads_nowhere(
 
 
 @pytest.mark.skipif(not ROOT, reason="only root mounts where others see it")
-def test_upper_directory_is_free_after_umount_in_a_namespace_of_ones_own(
+def test_upper_directory_is_free_after_umount_in_a_namespace(
     cas: Cas, work: Path, tree: Path
 ) -> None:
     mount = f"{CAS} --store store mount t a --upper changes && {CAS} --store store umount t"
@@ -286,9 +282,7 @@ def test_writable_mount_killed_before_its_overlay_is_taken_away_by_umount(
     cas("umount", "t")
 
 
-def test_mount_that_failed_elsewhere_leaves_an_upper_directory_free(
-    cas: Cas, work: Path, tree: Path
-) -> None:
+def test_failed_mount_leaves_the_upper_directory_free(cas: Cas, work: Path, tree: Path) -> None:
     """In a namespace that lives on, such as a login shell's."""
     private = ("unshare", "--user", "--map-current-user", "--keep-caps", "--mount")
     alone = replace(cas, wrapper=private)

@@ -47,7 +47,7 @@ def pushed(cas: Cas, trees: dict[str, Path], remote: str) -> dict[str, Path]:
     return trees
 
 
-def test_what_was_pushed_is_pulled_as_it_was(
+def test_pushed_artifact_is_pulled_unchanged(
     cas: Cas, there: Cas, remote: str, pushed: dict[str, Path]
 ) -> None:
     assert pulled(there, remote, *pushed) == dict.fromkeys(pushed, "pulled")
@@ -58,7 +58,7 @@ def test_what_was_pushed_is_pulled_as_it_was(
     }
 
 
-def test_nothing_is_sent_or_fetched_twice(
+def test_push_and_pull_transfer_nothing_twice(
     cas: Cas, there: Cas, remote: str, pushed: dict[str, Path]
 ) -> None:
     again = cas.json("push", remote, *pushed)["artifacts"]
@@ -70,7 +70,7 @@ def test_nothing_is_sent_or_fetched_twice(
     assert second[0]["fetched_bytes"] < 2 << 20
 
 
-def test_what_is_nearly_there_is_fetched_by_ranges(
+def test_mostly_present_tree_is_fetched_by_ranges(
     cas: Cas, there: Cas, remote: str, work: Path
 ) -> None:
     files = {f"{n:04}": os.urandom(5000).hex() for n in range(1000)}
@@ -86,7 +86,7 @@ def test_what_is_nearly_there_is_fetched_by_ranges(
     assert done[0]["fetched_bytes"] < 200_000  # of five millions
 
 
-def test_commands_that_need_artifacts_pull_them(
+def test_remote_option_pulls_missing_artifacts(
     there: Cas, remote: str, pushed: dict[str, Path], work: Path
 ) -> None:
     before = {name: snapshot(tree) for name, tree in pushed.items()}
@@ -102,7 +102,7 @@ def test_commands_that_need_artifacts_pull_them(
     there("has", ZLIB)
 
 
-def test_remote_tells_what_it_has(there: Cas, remote: str, pushed: dict[str, Path]) -> None:
+def test_remote_lists_its_artifacts(there: Cas, remote: str, pushed: dict[str, Path]) -> None:
     assert there.json("remote", "ls", remote) == sorted([ZLIB, GTK])
     assert there.json("remote", "ls", remote, "gtk*") == [GTK]
     assert there.json("remote", "has", remote, ZLIB, GTK) == {"missing": []}
@@ -110,7 +110,7 @@ def test_remote_tells_what_it_has(there: Cas, remote: str, pushed: dict[str, Pat
     assert not there.store.exists()
 
 
-def test_terminal_shows_artifacts_and_bytes(
+def test_transfer_progress_shows_artifacts_and_bytes(
     cas: Cas, there: Cas, remote: str, pushed: dict[str, Path]
 ) -> None:
     shown = shown_on_terminal(there, "pull", remote, *pushed)
@@ -120,7 +120,7 @@ def test_terminal_shows_artifacts_and_bytes(
     assert "Pushing" in shown_on_terminal(cas, "push", remote, "--all")
 
 
-def test_put_pushes_and_tells_if_it_cannot(
+def test_put_pushes_and_reports_failure(
     cas: Cas, there: Cas, proxy: Proxy, trees: dict[str, Path], work: Path
 ) -> None:
     cas("put", ZLIB, trees[ZLIB], "--push", s3(work))
@@ -131,7 +131,7 @@ def test_put_pushes_and_tells_if_it_cannot(
     cas("has", GTK)
 
 
-def test_same_tree_of_which_something_else_was_dropped_is_known(
+def test_push_of_the_same_tree_with_other_losses_is_known(
     cas: Cas, there: Cas, remote: str, pushed: dict[str, Path]
 ) -> None:
     (pushed[ZLIB] / "bin/tool").chmod(0o4755)
@@ -142,7 +142,7 @@ def test_same_tree_of_which_something_else_was_dropped_is_known(
     assert same_tree[0] == same_tree[1]
 
 
-def test_other_tree_of_a_signature_is_told_and_replaces_only_if_asked(
+def test_push_of_another_tree_replaces_only_if_asked(
     cas: Cas, there: Cas, remote: str, pushed: dict[str, Path], work: Path
 ) -> None:
     there("put", ZLIB, make(work / "other", {"other": "other"}))
@@ -159,7 +159,9 @@ def test_other_tree_of_a_signature_is_told_and_replaces_only_if_asked(
     same(there, third, ZLIB)
 
 
-def test_of_two_who_push_at_once_one_is_told(cas: Cas, there: Cas, remote: str, work: Path) -> None:
+def test_concurrent_push_reports_one_conflict(
+    cas: Cas, there: Cas, remote: str, work: Path
+) -> None:
     for number, store in enumerate((cas, there)):
         store("put", ZLIB, make(work / f"tree-{number}", {"x": str(number)}))
     command = [CAS, "push", remote, ZLIB, "--store"]
@@ -171,7 +173,7 @@ def test_of_two_who_push_at_once_one_is_told(cas: Cas, there: Cas, remote: str, 
 
 
 @pytest.mark.parametrize("what", ["records", "trees", "packs", "objects"])
-def test_what_vanished_is_missing_and_comes_back_when_all_is_written_anew(
+def test_vanished_remote_file_is_restored_by_push_replace(
     cas: Cas, there: Cas, trees: dict[str, Path], work: Path, what: str
 ) -> None:
     cas("put", ZLIB, trees[ZLIB])
@@ -195,7 +197,7 @@ def test_what_vanished_is_missing_and_comes_back_when_all_is_written_anew(
 
 @pytest.mark.parametrize("what", ["records", "trees", "packs", "objects"])
 @pytest.mark.parametrize("often", [True, False])
-def test_a_flipped_bit_passes_nobody(
+def test_flipped_bit_in_transit_is_detected(
     cas: Cas,
     there: Cas,
     trees: dict[str, Path],
@@ -225,7 +227,7 @@ def test_a_flipped_bit_passes_nobody(
         same(cas, there, ZLIB)
 
 
-def test_errors_that_pass_do_not_matter(
+def test_transient_errors_are_retried(
     cas: Cas, there: Cas, trees: dict[str, Path], proxy: Proxy, work: Path
 ) -> None:
     cas("put", ZLIB, trees[ZLIB])
@@ -247,7 +249,7 @@ def test_errors_that_pass_do_not_matter(
     assert 0 < pushed < len(failed)
 
 
-def test_server_that_stalls_is_given_up(
+def test_stalled_server_is_given_up(
     cas: Cas, there: Cas, trees: dict[str, Path], proxy: Proxy, work: Path
 ) -> None:
     cas("put", ZLIB, trees[ZLIB])
@@ -267,7 +269,7 @@ def test_server_that_stalls_is_given_up(
     assert pulled(there, s3(work) + "/new", ZLIB) == {ZLIB: "pulled"}
 
 
-def test_what_is_wrong_with_a_remote_is_said(
+def test_remote_error_names_the_cause(
     cas: Cas, trees: dict[str, Path], proxy: Proxy, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cas("put", ZLIB, trees[ZLIB])
@@ -342,14 +344,14 @@ def test_settings_come_from_the_files_of_aws_and_of_the_store(
     ["remotes = 1", 'remotes = {a = "b"}', "x = 1", "trusted_keys = [1]", "]", "\xff",
      'trusted_keys = ["ed25519:short"]', "remote_timeout_s = 0", "remote_timeout_s = true"],
 )  # fmt: skip
-def test_configuration_that_makes_no_sense_is_refused(cas: Cas, work: Path, text: str) -> None:
+def test_invalid_remote_configuration_is_refused(cas: Cas, work: Path, text: str) -> None:
     cas("init")
     (cas.store / "config.toml").write_text(text, encoding="latin-1")
 
     assert "config.toml" in cas("pull", f"file://{work}", ABSENT, code=2).stderr
 
 
-def test_only_records_that_a_trusted_key_signed_count(
+def test_untrusted_record_is_ignored(
     cas: Cas, there: Cas, remote: str, trees: dict[str, Path], work: Path
 ) -> None:
     keys = {name: cas("key", "generate", name).stdout.strip() for name in ("ours", "theirs")}
@@ -369,7 +371,7 @@ def test_only_records_that_a_trusted_key_signed_count(
     assert pulled(there, remote, ZLIB) == {ZLIB: "pulled"}
 
 
-def test_signed_record_means_no_other_signature_and_no_other_tree(
+def test_signature_covers_id_and_tree(
     cas: Cas, there: Cas, trees: dict[str, Path], work: Path
 ) -> None:
     public = cas("key", "generate", "key").stdout.strip()
@@ -395,7 +397,7 @@ def test_signed_record_means_no_other_signature_and_no_other_tree(
     assert there("ls").stdout.count("\n") == 1
 
 
-def test_signatures_of_others_stay_when_a_record_is_written_anew(
+def test_other_signatures_survive_a_rewrite(
     cas: Cas, there: Cas, trees: dict[str, Path], work: Path
 ) -> None:
     remote = f"file://{work}/remote"
@@ -430,7 +432,7 @@ def test_signatures_of_others_stay_when_a_record_is_written_anew(
     assert record.read_text().splitlines()[0] == line
 
 
-def test_poisoned_record_is_replaced_by_who_is_trusted(
+def test_poisoned_record_is_replaced_by_a_trusted_push(
     cas: Cas, there: Cas, trees: dict[str, Path], work: Path
 ) -> None:
     public = cas("key", "generate", "key").stdout.strip()
@@ -446,9 +448,7 @@ def test_poisoned_record_is_replaced_by_who_is_trusted(
     same(cas, third, ZLIB)
 
 
-def test_without_the_extra_it_says_what_to_install(
-    cas: Cas, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_extra_is_named(cas: Cas, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("obstore", "cryptography"):
         (work / "lacking" / name).mkdir(parents=True)
         (work / "lacking" / name / "__init__.py").write_text("raise ImportError")

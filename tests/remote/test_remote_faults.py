@@ -75,7 +75,7 @@ def struck(cas: Cas, proxy: Proxy, method: str, number: int, *command: str) -> b
     return code != 0
 
 
-def test_killed_push_leaves_nothing_that_misleads(
+def test_killed_push_leaves_nothing_misleading(
     cas: Cas, there: Cas, proxy: Proxy, stored: dict[str, Path], work: Path
 ) -> None:
     number = 1
@@ -94,7 +94,7 @@ def test_killed_push_leaves_nothing_that_misleads(
     assert number > 4  # a pack, two segments, the tree file
 
 
-def test_killed_pull_leaves_nothing_that_is_seen(
+def test_killed_pull_leaves_nothing_visible(
     cas: Cas, there: Cas, proxy: Proxy, stored: dict[str, Path], work: Path
 ) -> None:
     cas("push", s3(work), ZLIB)
@@ -109,7 +109,7 @@ def test_killed_pull_leaves_nothing_that_is_seen(
     same(cas, there, ZLIB)
 
 
-def test_interrupted_push_goes_on_where_it_stopped(
+def test_interrupted_push_resumes(
     cas: Cas, there: Cas, proxy: Proxy, stored: dict[str, Path], work: Path
 ) -> None:
     process = subprocess.Popen(
@@ -132,7 +132,7 @@ def test_interrupted_push_goes_on_where_it_stopped(
     same(cas, there, *stored)
 
 
-def test_pull_that_fails_on_its_way_tells_what_was_done(
+def test_failed_pull_reports_what_was_done(
     cas: Cas, there: Cas, proxy: Proxy, stored: dict[str, Path], work: Path
 ) -> None:
     names = [f"zlib:do_populate_sysroot:{number:08x}" for number in range(10)]
@@ -156,7 +156,7 @@ def test_pull_that_fails_on_its_way_tells_what_was_done(
     same(cas, there, *names)
 
 
-def test_server_is_killed_and_started_again_meanwhile(
+def test_restart_of_the_server_is_survived(
     cas: Cas, there: Cas, proxy: Proxy, seaweed: Seaweed, stored: dict[str, Path], work: Path
 ) -> None:
     struck_at: list[str] = []
@@ -178,7 +178,7 @@ def test_server_is_killed_and_started_again_meanwhile(
     same(cas, there, *stored)
 
 
-def test_server_of_a_cluster_is_killed_while_pushing_and_pulling(
+def test_loss_of_a_cluster_node_is_survived(
     cas: Cas, there: Cas, stored: dict[str, Path], work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (work / "cluster").mkdir()
@@ -208,7 +208,7 @@ def test_server_of_a_cluster_is_killed_while_pushing_and_pulling(
     same(cas, there, *stored)
 
 
-def test_collection_and_removal_take_nothing_from_a_pull(
+def test_pull_beside_gc_and_rm_is_whole(
     cas: Cas, there: Cas, stored: dict[str, Path], work: Path
 ) -> None:
     remote = f"file://{work}/remote"
@@ -228,7 +228,7 @@ def test_collection_and_removal_take_nothing_from_a_pull(
     tidy(there.store)
 
 
-def test_two_pulls_of_the_same_at_once_both_succeed(
+def test_concurrent_pulls_of_one_artifact_both_succeed(
     cas: Cas, there: Cas, stored: dict[str, Path], work: Path
 ) -> None:
     cas("push", "--all", f"file://{work}/remote")
@@ -239,7 +239,7 @@ def test_two_pulls_of_the_same_at_once_both_succeed(
 
 
 @pytest.mark.parametrize("number", range(2))
-def test_full_disk_is_told_and_leaves_nothing(
+def test_pull_onto_a_full_disk_leaves_nothing(
     cas: Cas, stored: dict[str, Path], work: Path, number: int
 ) -> None:
     small = work / "small"
@@ -278,7 +278,7 @@ def mirror(work: Path) -> Iterator[str]:
         server.terminate()
 
 
-def test_static_mirror_is_pulled_from(
+def test_static_mirror_can_be_pulled_from(
     cas: Cas, there: Cas, stored: dict[str, Path], work: Path, mirror: str
 ) -> None:
     cas("push", "--all", f"file://{work}/remote")
@@ -321,7 +321,7 @@ def taken(work: Path, remote: Path, first: Path | None = None) -> list[Pulled]:
 
 @given(data=st.data())
 @fuzzed
-def test_whatever_is_changed_there_nothing_else_is_stored(
+def test_changed_remote_file_never_changes_the_stored_tree(
     prepared: tuple[Path, Digest], work: Path, data: st.DataObject
 ) -> None:
     remote, tree = prepared
@@ -348,7 +348,7 @@ def test_whatever_is_changed_there_nothing_else_is_stored(
 
 @given(st.binary(max_size=300))
 @fuzzed
-def test_bytes_of_anybody_are_no_record_and_no_tree_file(data: bytes) -> None:
+def test_arbitrary_bytes_are_not_a_record_or_tree_file(data: bytes) -> None:
     tree = of_bytes(b"x")
     for content in (data, compress(data)):
         with pytest.raises(tree_file.BadTreeFile):
@@ -371,7 +371,7 @@ def small(manifest: Manifest) -> list[tree_file.BlobInfo]:
      b"[[\"%s\", [-1]]]", b"[[\"%s\", [1], 1]]", b"[[\"%s\", []]]", b"[[\"%s\", [9, 9, 9]]]",
      b"[[\"%s\", [9, 99999999]]]", b"[[\"%s\", [9]], [\"%s\", [9, 9]]]", b"[" * 1000, b"\xff"],
 )  # fmt: skip
-def test_tree_file_whose_packs_make_no_sense_is_refused(head: bytes, cas: Cas, work: Path) -> None:
+def test_tree_file_with_invalid_packs_is_refused(head: bytes, cas: Cas, work: Path) -> None:
     cas("put", ZLIB, make(work / "tree", {"a": "a", "b": "b"}))
     with Store(cas.store) as store:
         tree = store.resolve(ZLIB).tree
@@ -383,7 +383,7 @@ def test_tree_file_whose_packs_make_no_sense_is_refused(head: bytes, cas: Cas, w
         tree_file.decode(compress(line + b"\n" + manifest.encode()), tree)
 
 
-def test_bomb_ends_at_the_size_that_the_manifest_tells(
+def test_decompression_bomb_stops_at_the_manifest_size(
     prepared: tuple[Path, Digest], work: Path
 ) -> None:
     remote, tree = prepared
@@ -419,7 +419,7 @@ def forge(remote: Path, manifest: bytes, packs: list[tuple[Digest, list[int]]]) 
 
 @pytest.mark.parametrize("sizes", [(7,), (5, 7), (5, 300_000), (300_000,), (8 * 10**18,)])
 @pytest.mark.parametrize("here", [False, True])
-def test_size_that_lies_is_not_stored(
+def test_wrong_size_is_not_stored(
     prepared: tuple[Path, Digest], work: Path, sizes: tuple[int, ...], here: bool
 ) -> None:
     remote, _ = prepared
@@ -439,7 +439,7 @@ def test_size_that_lies_is_not_stored(
 
 
 @pytest.mark.parametrize("dropped", [[1 << 32, 0, 0], [0, 0], [0, 0, 0, 0], [-1, 0, 0]])
-def test_counts_of_a_record_that_make_no_sense_are_refused(
+def test_record_with_invalid_counts_is_refused(
     prepared: tuple[Path, Digest], work: Path, dropped: list[int]
 ) -> None:
     remote, tree = prepared
@@ -450,9 +450,7 @@ def test_counts_of_a_record_that_make_no_sense_are_refused(
     assert [one.outcome for one in taken(work, remote)] == [Outcome.DAMAGED]
 
 
-def test_part_of_a_pack_that_is_short_or_empty_damages_its_artifact_only(
-    cas: Cas, work: Path
-) -> None:
+def test_short_pack_part_fails_only_its_artifact(cas: Cas, work: Path) -> None:
     remote = f"file://{work}/remote"
     files = {f"{n:04}": os.urandom(2000).hex() for n in range(200)}
     cas("put", GTK, make(work / "most", dict(list(files.items())[:-1])))
@@ -472,7 +470,7 @@ def test_part_of_a_pack_that_is_short_or_empty_damages_its_artifact_only(
     assert pulled(there, remote, ZLIB, code=6) == {ZLIB: "damaged"}
 
 
-def test_mirror_without_ranges_gives_whole_packs(cas: Cas, work: Path) -> None:
+def test_mirror_without_ranges_sends_whole_packs(cas: Cas, work: Path) -> None:
     files = {f"{n:04}": os.urandom(2000).hex() for n in range(200)}
     cas("put", GTK, make(work / "most", dict(list(files.items())[:-1])))
     cas("put", ZLIB, make(work / "all", files))
@@ -489,7 +487,7 @@ def test_mirror_without_ranges_gives_whole_packs(cas: Cas, work: Path) -> None:
     same(cas, there, ZLIB)
 
 
-def test_tree_file_of_very_many_packs_is_refused_before_it_is_read(cas: Cas, work: Path) -> None:
+def test_tree_file_of_too_many_packs_is_refused_unread(cas: Cas, work: Path) -> None:
     cas("put", ZLIB, make(work / "tree", {"a": "a"}))
     with Store(cas.store) as store:
         tree = store.resolve(ZLIB).tree
@@ -499,7 +497,7 @@ def test_tree_file_of_very_many_packs_is_refused_before_it_is_read(cas: Cas, wor
         tree_file.decode(bomb, tree)
 
 
-def test_tree_that_claims_to_be_huge_is_refused(prepared: tuple[Path, Digest], work: Path) -> None:
+def test_huge_claimed_tree_is_refused(prepared: tuple[Path, Digest], work: Path) -> None:
     remote, _ = prepared
     forge(remote, b"sysroot-cas manifest 1\0x\0f %d %s\0" % (1 << 60, PACK.encode()), [])
 

@@ -58,7 +58,7 @@ def mirror(work: Path) -> Iterator[Proxy]:
         thread.join()
 
 
-def test_push_goes_on_without_what_is_removed_meanwhile(
+def test_push_continues_without_a_removed_artifact(
     cas: Cas, there: Cas, proxy: Proxy, work: Path
 ) -> None:
     some = names(60)
@@ -84,9 +84,7 @@ def test_push_goes_on_without_what_is_removed_meanwhile(
     assert pulled(there, s3(work), *kept) == dict.fromkeys(kept, "pulled")
 
 
-def test_what_is_damaged_here_keeps_nothing_else_from_being_pushed(
-    cas: Cas, there: Cas, work: Path
-) -> None:
+def test_push_continues_past_a_damaged_artifact(cas: Cas, there: Cas, work: Path) -> None:
     cas("put", ZLIB, make(work / "zlib", {"large": "x" * 500_000}))
     cas("put", GTK, make(work / "gtk", {"small": "gtk"}))
     (large,) = (path for path in cas.store.glob("objects/*/*") if path.stat().st_size == 500_000)
@@ -100,9 +98,7 @@ def test_what_is_damaged_here_keeps_nothing_else_from_being_pushed(
     assert pulled(there, f"file://{work}/remote", GTK) == {GTK: "pulled"}
 
 
-def test_slow_link_is_no_stalled_one_whoever_sends_or_has_most(
-    cas: Cas, there: Cas, proxy: Proxy, work: Path
-) -> None:
+def test_slow_link_is_not_a_stalled_one(cas: Cas, there: Cas, proxy: Proxy, work: Path) -> None:
     files = {f"{n:02}": os.urandom(50_000).hex() for n in range(60)}
     cas("put", GTK, make(work / "most", dict(list(files.items())[:40])))
     (work / "all").mkdir()
@@ -124,7 +120,7 @@ def test_slow_link_is_no_stalled_one_whoever_sends_or_has_most(
     same(cas, there, ZLIB)
 
 
-def test_more_than_was_asked_for_is_not_taken(cas: Cas, proxy: Proxy, work: Path) -> None:
+def test_excess_bytes_of_an_answer_are_refused(cas: Cas, proxy: Proxy, work: Path) -> None:
     files = {f"{n:03}": os.urandom(5000).hex() for n in range(100)}
     cas("put", GTK, make(work / "most", dict(list(files.items())[:80])))
     cas("put", ZLIB, make(work / "all", files))
@@ -149,7 +145,7 @@ def test_more_than_was_asked_for_is_not_taken(cas: Cas, proxy: Proxy, work: Path
 
 
 @pytest.mark.parametrize("path", ["/records/", "/trees/", "/packs/"])
-def test_answer_that_breaks_off_once_is_asked_for_anew(
+def test_truncated_answer_is_retried(
     cas: Cas, there: Cas, mirror: Proxy, trees: dict[str, Path], work: Path, path: str
 ) -> None:
     cas("put", ZLIB, trees[ZLIB])
@@ -168,7 +164,7 @@ def test_answer_that_breaks_off_once_is_asked_for_anew(
     same(cas, there, ZLIB)
 
 
-def test_server_without_ranges_is_asked_once_for_a_part_and_then_for_the_whole(
+def test_server_without_ranges_is_asked_for_one_part_then_the_whole(
     cas: Cas, there: Cas, mirror: Proxy, work: Path
 ) -> None:
     files = {f"{n:03}": os.urandom(2000).hex() for n in range(200)}
@@ -182,7 +178,7 @@ def test_server_without_ranges_is_asked_once_for_a_part_and_then_for_the_whole(
     assert len([exchange for exchange in mirror.seen if "/packs/" in exchange.path]) == 2
 
 
-def test_listing_that_breaks_off_once_is_asked_for_anew(
+def test_truncated_listing_is_retried(
     cas: Cas, proxy: Proxy, trees: dict[str, Path], work: Path
 ) -> None:
     cas("put", ZLIB, trees[ZLIB])
@@ -200,7 +196,7 @@ def test_listing_that_breaks_off_once_is_asked_for_anew(
     assert cut
 
 
-def test_what_takes_the_place_of_another_tree_is_told(cas: Cas, there: Cas, work: Path) -> None:
+def test_replaced_remote_tree_is_reported(cas: Cas, there: Cas, work: Path) -> None:
     for store, key in ((cas, "ours"), (there, "theirs")):
         public = store("key", "generate", key).stdout.strip()
         store("put", ZLIB, make(work / f"tree-{key}", {"key": key}))
@@ -214,7 +210,7 @@ def test_what_takes_the_place_of_another_tree_is_told(cas: Cas, there: Cas, work
 
 @pytest.mark.parametrize("look", [1, 2])
 @pytest.mark.parametrize("another", [False, True], ids=["same tree", "another tree"])
-def test_what_another_one_writes_meanwhile_is_not_written_over(
+def test_concurrent_remote_write_is_not_overwritten(
     cas: Cas, there: Cas, trees: dict[str, Path], proxy: Proxy, work: Path, look: int, another: bool
 ) -> None:
     ours, theirs = (cas("key", "generate", name).stdout.strip() for name in ("ours", "theirs"))
@@ -247,7 +243,7 @@ def test_what_another_one_writes_meanwhile_is_not_written_over(
     assert signers == ({theirs} if another else {ours, theirs})
 
 
-def test_record_stays_one_that_can_be_read_however_many_sign_it(
+def test_record_of_many_signatures_stays_readable(
     cas: Cas, trees: dict[str, Path], work: Path
 ) -> None:
     signature = Signature.parse(ZLIB)
@@ -267,7 +263,7 @@ def test_record_stays_one_that_can_be_read_however_many_sign_it(
     assert pulled(Cas(work / "there", work), f"file://{work}/remote", ZLIB) == {ZLIB: "pulled"}
 
 
-def test_junk_at_the_place_of_a_tree_is_written_over(
+def test_junk_tree_file_is_overwritten(
     cas: Cas, there: Cas, trees: dict[str, Path], work: Path
 ) -> None:
     remote = work / "remote"
@@ -281,7 +277,7 @@ def test_junk_at_the_place_of_a_tree_is_written_over(
     assert pulled(there, f"file://{remote}", ZLIB) == {ZLIB: "pulled"}
 
 
-def test_what_is_asked_for_wrongly_is_said_before_anything_is_done(
+def test_wrong_arguments_are_reported_before_anything_is_done(
     cas: Cas, trees: dict[str, Path], work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for text in ("nan", "inf", "1e15", "0", "-1", "soon"):
@@ -308,7 +304,7 @@ def test_what_is_asked_for_wrongly_is_said_before_anything_is_done(
     assert "no address" in cas("remote", "has", "s3://b/p", ZLIB, code=8).stderr
 
 
-def test_untrusted_is_told_and_what_nobody_may_read_is_not_called_missing(
+def test_untrusted_and_forbidden_records_are_not_called_missing(
     cas: Cas, mirror: Proxy, trees: dict[str, Path], work: Path
 ) -> None:
     cas("put", ZLIB, trees[ZLIB])

@@ -38,9 +38,7 @@ def _sh(cas: Cas, *options: str | Path, script: str, code: int = 0) -> str:
     return cas("run", *options, "--", "bash", "-c", script, code=code).stdout
 
 
-def test_work_directory_and_two_sysroots_at_paths_that_the_host_lacks(
-    cas: Cas, work: Path, stored: None
-) -> None:
+def test_bind_and_sysroots_appear_at_missing_host_paths(cas: Cas, work: Path, stored: None) -> None:
     """The sandbox of a task in one command, as in the help and the design."""
     build = make(work / "build", {"source": "source"})
     before = set(os.listdir("/"))
@@ -62,7 +60,7 @@ def test_work_directory_and_two_sysroots_at_paths_that_the_host_lacks(
     assert set(os.listdir("/")) == before
 
 
-def test_the_same_in_one_python_call(work: Path) -> None:
+def test_python_call_takes_binds_and_sysroots(work: Path) -> None:
     build = make(work / "build", {})
     with Store(work / "store", create=True) as store:
         store.put("a:t:12345678", make(work / "a", {"usr/x": "a"}))
@@ -80,7 +78,7 @@ def test_the_same_in_one_python_call(work: Path) -> None:
     assert (build / "out").read_text() == "aa"
 
 
-def test_rebuilt_root_looks_the_same_and_takes_nothing(cas: Cas, stored: None) -> None:
+def test_rebuilt_root_looks_the_same_and_is_read_only(cas: Cas, stored: None) -> None:
     script = (
         "for f in /*; do test -L $f && ls -l $f | cut -d/ -f2- || stat -c '%n %F %u %a' $f; done"
     )
@@ -100,7 +98,7 @@ def test_rebuilt_root_looks_the_same_and_takes_nothing(cas: Cas, stored: None) -
 
 
 @pytest.mark.skipif(ROOT, reason="root can make directories everywhere")
-def test_mount_point_in_a_directory_of_somebody_else(cas: Cas, stored: None) -> None:
+def test_mount_point_in_a_foreign_directory(cas: Cas, stored: None) -> None:
     script = "cat /usr/cas-tests/sysroot/usr/x; test -x /usr/bin/env && ls -A /usr/lib | wc -l"
     out = _sh(cas, "--sysroot", "/usr/cas-tests/sysroot=a", script=script)
 
@@ -116,7 +114,7 @@ def test_mount_point_in_a_directory_of_somebody_else(cas: Cas, stored: None) -> 
         ("/usr/cas-tests-a", "/cas-tests-b/deep/sysroot", "/cas-tests-b/c"),
     ],
 )
-def test_several_paths_in_directories_that_cannot_be_changed(
+def test_mount_points_in_unwritable_directories(
     cas: Cas, work: Path, stored: None, one: str, two: str, three: str
 ) -> None:
     if ROOT:
@@ -186,9 +184,7 @@ def test_last_of_several_runs_removes_what_they_made_and_nothing_else(
     assert (work / "mine").stat().st_mode == mode
 
 
-def test_run_does_not_wait_for_who_has_locked_the_place_and_waits_for_it(
-    cas: Cas, work: Path, stored: None
-) -> None:
+def test_run_does_not_deadlock_on_a_locked_directory(cas: Cas, work: Path, stored: None) -> None:
     (work / "place").mkdir()
     run = [
         CAS,
@@ -210,7 +206,7 @@ def test_run_does_not_wait_for_who_has_locked_the_place_and_waits_for_it(
     assert (work / "place").is_dir()
 
 
-def test_bind_is_refused_where_it_cannot_be(cas: Cas, work: Path, stored: None) -> None:
+def test_impossible_bind_is_refused(cas: Cas, work: Path, stored: None) -> None:
     (work / "file").touch()
     for options in (
         ["--bind", "nothing-of-paths"],
@@ -236,7 +232,7 @@ def test_bind_is_refused_where_it_cannot_be(cas: Cas, work: Path, stored: None) 
     )
 
 
-def test_directory_is_kept_or_changed_as_asked(cas: Cas, work: Path, stored: None) -> None:
+def test_working_directory_is_kept_or_changed(cas: Cas, work: Path, stored: None) -> None:
     make(work / "one/two", {})
     deep = ["--sysroot", f"{NOWHERE}/sysroot=a"]  # the root is rebuilt around the caller
 
@@ -259,7 +255,9 @@ def test_read_only_bind_is_read_only(cas: Cas, work: Path, stored: None) -> None
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_dependencies_are_split_into_target_and_native(cas: Cas, work: Path, as_json: bool) -> None:
+def test_dependency_list_is_split_into_target_and_native(
+    cas: Cas, work: Path, as_json: bool
+) -> None:
     tasks = {
         "zlib:do_populate_sysroot": "target",
         "glibc:core2-64:do_populate_sysroot": "target",
@@ -306,15 +304,13 @@ def test_dependencies_are_split_into_target_and_native(cas: Cas, work: Path, as_
         '[{"id": "a", "prio": 1}]',
     ],
 )
-def test_dependency_list_that_makes_no_sense_is_refused(
-    cas: Cas, work: Path, stored: None, text: str
-) -> None:
+def test_invalid_dependency_list_is_refused(cas: Cas, work: Path, stored: None, text: str) -> None:
     (work / "deps").write_text(text)
 
     assert "makes no sense" in cas("run", "--dependencies", "deps", "--", "true", code=125).stderr
 
 
-def test_namespaces_are_the_commands_own_unless_shared(cas: Cas) -> None:
+def test_namespaces_are_private_unless_shared(cas: Cas) -> None:
     names = ("user", "mnt", "pid", "ipc", "net")
     here = {name: os.readlink(f"/proc/self/ns/{name}") for name in names}
 
@@ -329,7 +325,7 @@ def test_namespaces_are_the_commands_own_unless_shared(cas: Cas) -> None:
     assert shared("--share", "pid", "--share", "net") == {"pid", "net"}
 
 
-def test_network_is_out_of_reach_unless_kept_and_loopback_works(cas: Cas) -> None:
+def test_network_is_unreachable_unless_shared_and_loopback_works(cas: Cas) -> None:
     code = (
         "import socket, sys\n"
         "try: socket.create_connection(('127.0.0.1', int(sys.argv[1])), 5); print('reached')\n"
@@ -349,7 +345,7 @@ def _status(cas: Cas, *options: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("options", [[], ["--map-root"]])
-def test_no_capability_and_no_new_privileges_survive_exec(cas: Cas, options: list[str]) -> None:
+def test_capabilities_are_dropped_across_exec(cas: Cas, options: list[str]) -> None:
     status = _status(cas, *options)
 
     for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
@@ -358,7 +354,7 @@ def test_no_capability_and_no_new_privileges_survive_exec(cas: Cas, options: lis
     assert status["Uid"].split()[0] == ("0" if options else str(os.getuid()))
 
 
-def test_capabilities_asked_for_are_there(cas: Cas, work: Path) -> None:
+def test_requested_capabilities_are_kept(cas: Cas, work: Path) -> None:
     status = _status(cas, "--cap", "chown", "--cap", "CAP_KILL")
 
     for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
@@ -367,14 +363,14 @@ def test_capabilities_asked_for_are_there(cas: Cas, work: Path) -> None:
     cas("run", "--map-root", "--", "mount", "-t", "tmpfs", "none", "/tmp", code=32)
 
 
-def test_root_inside_is_the_caller_outside(cas: Cas, work: Path) -> None:
+def test_root_inside_maps_to_the_caller(cas: Cas, work: Path) -> None:
     out = _sh(cas, "--map-root", script="id -u; id -g; touch made; stat -c %u made")
 
     assert out == "0\n0\n0\n"
     assert (work / "made").stat().st_uid == os.getuid()
 
 
-def test_environment_passes_and_can_be_changed_or_cleared(
+def test_environment_is_passed_changed_or_cleared(
     cas: Cas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ONE", "1")
@@ -389,7 +385,7 @@ def test_environment_passes_and_can_be_changed_or_cleared(
     assert done.stdout == "A=b\n"
 
 
-def test_shared_pid_namespace_ends_the_command_with_cas(cas: Cas) -> None:
+def test_command_in_a_shared_pid_namespace_ends_with_cas(cas: Cas) -> None:
     command = [CAS, "run", "--share", "pid", "--", "sh", "-c", "echo $$; exec sleep 1000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -403,9 +399,7 @@ def test_shared_pid_namespace_ends_the_command_with_cas(cas: Cas) -> None:
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can be two users")
-def test_users_share_a_mount_point_that_one_of_them_made(
-    cas: Cas, work: Path, stored: None
-) -> None:
+def test_mount_point_is_shared_between_users(cas: Cas, work: Path, stored: None) -> None:
     work.chmod(0o777)
     (work / "place").mkdir()
     (work / "place").chmod(0o777)

@@ -64,7 +64,7 @@ def test_failure_of_cas_itself_is_125(cas: Cas, work: Path, sysroot: str) -> Non
     assert not (work / "x").exists()
 
 
-def test_nothing_is_seen_outside_and_nothing_is_left(cas: Cas, work: Path, sysroot: str) -> None:
+def test_run_is_invisible_outside_and_leaves_nothing(cas: Cas, work: Path, sysroot: str) -> None:
     with _start(cas, sysroot, "--", "sh", "-c", "cat sysroot/usr/x; echo; read _") as process:
         assert _line(process) == "a"
         assert os.listdir(work / "sysroot") == []
@@ -79,9 +79,7 @@ def test_nothing_is_seen_outside_and_nothing_is_left(cas: Cas, work: Path, sysro
     cas("rm", "a")
 
 
-def test_killed_run_takes_its_task_along_and_frees_its_lease(
-    cas: Cas, work: Path, sysroot: str
-) -> None:
+def test_killed_run_ends_its_task_and_lease(cas: Cas, work: Path, sysroot: str) -> None:
     script = "sleep 1000 & echo $$; readlink /proc/self/ns/pid; exec sleep 1000"
     process = _start(cas, sysroot, "--", "sh", "-c", script)
     assert _line(process) == "2"
@@ -97,7 +95,7 @@ def test_killed_run_takes_its_task_along_and_frees_its_lease(
     cas("rm", "a", "b")
 
 
-def test_what_the_command_leaves_running_ends_with_it(cas: Cas, sysroot: str) -> None:
+def test_background_processes_end_with_the_command(cas: Cas, sysroot: str) -> None:
     script = "setsid sleep 1000 & readlink /proc/self/ns/pid"
     namespace = cas("run", sysroot, "--", "sh", "-c", script).stdout.strip()
 
@@ -200,7 +198,7 @@ def test_command_ends_when_its_terminal_is_closed(cas: Cas, sysroot: str) -> Non
     assert namespace.decode() not in _namespaces()
 
 
-def test_input_environment_descriptors_and_ids_pass(cas: Cas, sysroot: str) -> None:
+def test_input_environment_descriptors_and_ids_are_passed(cas: Cas, sysroot: str) -> None:
     assert cas("run", sysroot, "--", "cat", input="through").stdout == "through"
     reading, writing = os.pipe()
     os.write(writing, b"token")
@@ -221,7 +219,7 @@ def test_input_environment_descriptors_and_ids_pass(cas: Cas, sysroot: str) -> N
     assert done.stdout.split("\n")[:5] == expected
 
 
-def test_broken_pipe_ends_the_command_as_usual(cas: Cas, sysroot: str) -> None:
+def test_broken_pipe_ends_the_command(cas: Cas, sysroot: str) -> None:
     script = "yes | head -n 1; echo ${PIPESTATUS[0]}"
 
     assert cas("run", sysroot, "--", "bash", "-c", script).stdout == "y\n141\n"
@@ -236,9 +234,7 @@ def test_command_sees_its_own_processes_only(cas: Cas, sysroot: str) -> None:
     assert int(count) <= 5
 
 
-def test_sysroot_cannot_be_written_and_the_store_stays_as_it_is(
-    cas: Cas, work: Path, sysroot: str
-) -> None:
+def test_sysroot_is_read_only_and_the_store_unchanged(cas: Cas, work: Path, sysroot: str) -> None:
     cas("run", sysroot, "--", "true")  # the store knows then that there are no conflicts
     before = snapshot(cas.store)
     for attempt in (
@@ -261,7 +257,7 @@ def test_sysroot_cannot_be_written_and_the_store_stays_as_it_is(
     assert after == before
 
 
-def test_paths_may_be_relative_existing_or_around_the_working_directory(
+def test_sysroot_paths_may_be_relative_or_above_the_working_directory(
     cas: Cas, work: Path, sysroot: str
 ) -> None:
     make(work / "own", {"usr/mine": "mine"})
@@ -285,9 +281,7 @@ def test_two_sysroots_from_options_and_files(cas: Cas, work: Path, sysroot: str)
     ]  # fmt: skip
 
 
-def test_runs_nest_and_the_store_works_in_sandboxes_of_equal_process_ids(
-    cas: Cas, sysroot: str
-) -> None:
+def test_runs_nest_although_process_ids_repeat(cas: Cas, sysroot: str) -> None:
     # Since Linux 5.12, root needs a capability to be itself in a user namespace within another.
     nested = ["run", *(["--cap", "setfcap"] if ROOT else []), sysroot, "--"]
     nested += [CAS, "--store", str(cas.store), "run", sysroot, "--"]
@@ -317,9 +311,7 @@ def test_root_keeps_its_ids(cas: Cas, work: Path, sysroot: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_ends_a_run_that_is_still_being_set_up(
-    cas: Cas, work: Path, number: signal.Signals
-) -> None:
+def test_signal_ends_a_run_during_set_up(cas: Cas, work: Path, number: signal.Signals) -> None:
     cas("put", "slow:t:12345678", make(work / "slow", {"x": "x"}))
     fault = "inject=unshare:delay_exit=4000000"  # microseconds
     command = [

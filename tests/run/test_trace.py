@@ -69,9 +69,7 @@ def _links(document: Any) -> dict[str, int]:
     return {one["id"]: one["links"] for one in document["sysroots"][0]["artifacts"]}
 
 
-def test_files_that_children_and_grandchildren_open_are_counted(
-    cas: Cas, work: Path, stored: None
-) -> None:
+def test_trace_counts_files_opened_by_descendants(cas: Cas, work: Path, stored: None) -> None:
     script = "cat s/usr/include/a.h s/usr/include/a.h; sh -c 'setsid cat s/usr/include/sys/b.h; :'"
     document = _traced(cas, "--sysroot", "s=a,b,c", "--", "sh", "-c", script)
 
@@ -93,7 +91,7 @@ def test_files_that_children_and_grandchildren_open_are_counted(
     }  # fmt: skip
 
 
-def test_listing_and_looking_is_no_use(cas: Cas, stored: None) -> None:
+def test_trace_ignores_listing_and_stat(cas: Cas, stored: None) -> None:
     script = "ls -lR s; find s -name '*.h' -size +0; test -f s/usr/lib/c.a; cat s/usr/no || :"
     document = _traced(cas, "--sysroot", "s=a,b,c", "--", "sh", "-c", script)
 
@@ -102,7 +100,7 @@ def test_listing_and_looking_is_no_use(cas: Cas, stored: None) -> None:
     assert document["sysroots"][0]["untouched"] == [A, B, C]
 
 
-def test_programs_scripts_and_libraries_are_counted(cas: Cas, work: Path) -> None:
+def test_trace_counts_programs_scripts_and_libraries(cas: Cas, work: Path) -> None:
     make(work / "tools", {"bin/script*": "#!/bin/sh\n:\n", "bin/unused*": "#!/bin/sh\n"})
     shutil.copy("/bin/true", work / "tools/bin/true")
     library = next(
@@ -126,7 +124,7 @@ def test_programs_scripts_and_libraries_are_counted(cas: Cas, work: Path) -> Non
     assert _used(_traced(cas, "--sysroot", "s=a,b", "--", "s/bin/true"))[A] == ["bin/true"]
 
 
-def test_file_counts_for_who_wins_and_its_link_may_have_been_used(cas: Cas, work: Path) -> None:
+def test_trace_credits_the_winner_and_possible_links(cas: Cas, work: Path) -> None:
     """No facility tells that a link was followed, so who brings one that leads there is not named
     as untouched."""
     cas("put", "libz:t:12345678", make(work / "libz", {"usr/lib/libz.so.1": "z"}))
@@ -147,7 +145,7 @@ def test_file_counts_for_who_wins_and_its_link_may_have_been_used(cas: Cas, work
     assert {id_.partition(":")[0] for id_ in untouched} == {"libz", "dev", "deep", "none"}
 
 
-def test_path_belongs_to_the_artifact_that_wins_there(cas: Cas, work: Path) -> None:
+def test_trace_assigns_a_path_to_its_winner(cas: Cas, work: Path) -> None:
     cas("put", A, make(work / "a", {"x": "a", "y": "same"}))
     cas("put", B, make(work / "b", {"x": "b", "y": "same"}))
     read = ["--", "cat", "s/x", "s/y"]
@@ -161,7 +159,7 @@ def test_path_belongs_to_the_artifact_that_wins_there(cas: Cas, work: Path) -> N
     assert twice["sysroots"][0]["untouched"] == [B]
 
 
-def test_each_of_several_sysroots_has_its_part(cas: Cas, work: Path, stored: None) -> None:
+def test_trace_separates_several_sysroots(cas: Cas, work: Path, stored: None) -> None:
     """And what a bind mount covers is no artifact's; what is in one is."""
     make(work / "bound", {"b.h": "not b's", "deep/b.h": "nor this"})
     make(work / "build", {})
@@ -177,7 +175,7 @@ def test_each_of_several_sysroots_has_its_part(cas: Cas, work: Path, stored: Non
     assert [target["untouched"], native["untouched"]] == [[B], [A]]
 
 
-def test_new_path_in_a_sysroot_makes_the_trace_incomplete(
+def test_trace_with_a_new_path_in_a_sysroot_is_incomplete(
     cas: Cas, work: Path, stored: None
 ) -> None:
     """The directory that gets it is replaced by one that has the same files."""
@@ -193,7 +191,7 @@ def test_new_path_in_a_sysroot_makes_the_trace_incomplete(
     assert _used(document) == {A: ["usr/include/a.h"], B: []}
 
 
-def test_changes_of_an_earlier_task_lead_nobody_astray(cas: Cas, work: Path) -> None:
+def test_trace_ignores_changes_of_an_earlier_task(cas: Cas, work: Path) -> None:
     """Where a directory was, there is a link to one of another artifact."""
     cas("put", A, make(work / "a", {"usr/lib/deep/x": "a"}))
     cas("put", B, make(work / "b", {"usr/z/deep/x": "b", "usr/zz/x": "b"}))
@@ -209,7 +207,7 @@ def test_changes_of_an_earlier_task_lead_nobody_astray(cas: Cas, work: Path) -> 
     [["--strategy=overlay"], ["--strategy=hardlink"], ["--strategy=copy"], ["--rw"],
      ["--upper=changes"], ["--rw", "--strategy=copy"], ["--map-root"], ["--share=pid", "--net"]],
 )  # fmt: skip
-def test_every_strategy_and_sandbox_can_be_traced(
+def test_trace_works_with_every_strategy_and_sandbox(
     cas: Cas, stored: None, options: list[str]
 ) -> None:
     script = "cat s/usr/include/a.h; echo > s/usr/new && cat s/usr/new; exit 0"
@@ -218,7 +216,7 @@ def test_every_strategy_and_sandbox_can_be_traced(
     assert _used(document) == {A: ["usr/include/a.h"], B: [], C: []}
 
 
-def test_task_without_namespaces_can_be_traced(cas: Cas, work: Path, stored: None) -> None:
+def test_trace_works_without_namespaces(cas: Cas, work: Path, stored: None) -> None:
     limited = replace(cas, wrapper=tuple(NO_NAMESPACES))
     document = _traced(limited, "--sysroot", "s=a,b", "--", "cat", "s/usr/include/b.h")
 
@@ -227,7 +225,7 @@ def test_task_without_namespaces_can_be_traced(cas: Cas, work: Path, stored: Non
 
 
 @pytest.mark.skipif(not ROOT, reason="the other tests run as an ordinary user then")
-def test_ordinary_user_can_trace(cas: Cas, work: Path, stored: None) -> None:
+def test_trace_works_for_an_ordinary_user(cas: Cas, work: Path, stored: None) -> None:
     for path in (work, cas.store):
         subprocess.run(["chown", "-R", "4242:4242", path], check=True)
     document = _traced(as_user(cas, 4242), "--sysroot", "s=a,b", "--", "cat", "s/usr/include/a.h")
@@ -245,7 +243,7 @@ def test_ordinary_user_can_trace(cas: Cas, work: Path, stored: None) -> None:
         (["s/usr/include/a.h"], 126),
     ],
 )
-def test_result_of_the_command_is_the_same(
+def test_trace_keeps_the_result_of_the_command(
     cas: Cas, work: Path, stored: None, command: list[str], code: int
 ) -> None:
     options = ["--sysroot", "s=a", "--", *command]
@@ -270,7 +268,7 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
-def test_signal_reaches_a_traced_command_once(
+def test_traced_command_gets_a_signal_once(
     cas: Cas, work: Path, stored: None, number: signal.Signals
 ) -> None:
     script = (
@@ -290,9 +288,7 @@ def test_signal_reaches_a_traced_command_once(
     assert _used(json.loads((work / "used.json").read_text()))[A] == ["usr/include/a.h"]
 
 
-def test_killed_trace_takes_its_task_along_and_tells_nothing(
-    cas: Cas, work: Path, stored: None
-) -> None:
+def test_killed_trace_ends_its_task_and_writes_nothing(cas: Cas, work: Path, stored: None) -> None:
     process = _start(
         cas, "import os, time; print(os.readlink('/proc/self/ns/pid')); time.sleep(99)"
     )
@@ -316,9 +312,7 @@ def _namespaces() -> Iterator[str]:
             continue
 
 
-def test_events_that_are_lost_are_told_and_nothing_is_untouched(
-    cas: Cas, work: Path, stored: None
-) -> None:
+def test_trace_with_lost_events_calls_nothing_untouched(cas: Cas, work: Path, stored: None) -> None:
     """The reader is stopped while the command opens more than the queue takes."""
     queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     script = (
@@ -343,7 +337,7 @@ def test_events_that_are_lost_are_told_and_nothing_is_untouched(
     assert [one["opened"] for one in document["sysroots"][0]["artifacts"]] == [2, 0]
 
 
-def test_what_is_unmounted_at_the_end_is_no_loss(cas: Cas, work: Path) -> None:
+def test_trace_ignores_the_final_unmount(cas: Cas, work: Path) -> None:
     """There are two events for each directory then, more than the queue takes: the reader is
     stopped until that is over."""
     queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
@@ -364,7 +358,7 @@ def test_what_is_unmounted_at_the_end_is_no_loss(cas: Cas, work: Path) -> None:
     assert _used(json.loads((work / "used.json").read_text())) == {A: ["3/3003/file"], B: []}
 
 
-def test_directories_at_paths_longer_than_the_kernel_takes(cas: Cas, work: Path) -> None:
+def test_trace_follows_paths_longer_than_the_kernel_takes(cas: Cas, work: Path) -> None:
     tree = make(work / "a", {"other": ""})
     deep = "/".join(["d" * 250] * 20)
     here = os.open(tree, os.O_RDONLY)
@@ -386,7 +380,7 @@ def test_directories_at_paths_longer_than_the_kernel_takes(cas: Cas, work: Path)
     shutil.rmtree(tree)
 
 
-def test_merged_layers_are_told_apart(cas: Cas, work: Path) -> None:
+def test_trace_separates_merged_layers(cas: Cas, work: Path) -> None:
     with Store(cas.store, create=True) as store:
         for number in range(510):
             store.put(
@@ -401,7 +395,7 @@ def test_merged_layers_are_told_apart(cas: Cas, work: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", ["max_inotify_watches", "max_inotify_instances"])
-def test_kernel_that_refuses_is_told_before_the_command_begins(
+def test_trace_refused_by_the_kernel_is_reported_before_the_command(
     cas: Cas, work: Path, stored: None, limit: str
 ) -> None:
     limited = replace(cas, wrapper=(*_LIMITED, limit, "1" if "watches" in limit else "0"))
@@ -413,7 +407,7 @@ def test_kernel_that_refuses_is_told_before_the_command_begins(
     assert sorted(os.listdir(work)) == ["a", "b", "c", "store", "used.json"]
 
 
-def test_file_that_cannot_be_written_is_told_before_or_changes_nothing(
+def test_unwritable_trace_file_is_reported_first_or_changes_nothing(
     cas: Cas, work: Path, stored: None
 ) -> None:
     options = ["--sysroot", "s=a", "--", "sh", "-c"]
@@ -427,7 +421,7 @@ def test_file_that_cannot_be_written_is_told_before_or_changes_nothing(
     assert "No space left" in done.stderr
 
 
-def test_the_same_from_python(work: Path) -> None:
+def test_trace_works_from_python(work: Path) -> None:
     with Store(work / "store", create=True) as store:
         store.put(A, make(work / "a", {"x": "a"}))
         store.put(B, make(work / "b", {"y": "b"}))
@@ -448,7 +442,7 @@ def _told(cas: Cas, *arguments: str, code: int = 0, wrapper: Sequence[str] = ())
     return document
 
 
-def test_report_says_how_the_command_was_run(cas: Cas, work: Path, stored: None) -> None:
+def test_run_report_describes_the_run(cas: Cas, work: Path, stored: None) -> None:
     cas("put", "other:t:12345678", make(work / "other", {"usr/include/a.h": "not a"}))
     before = time.time_ns()
 
@@ -464,7 +458,7 @@ def test_report_says_how_the_command_was_run(cas: Cas, work: Path, stored: None)
     assert [one["path"] for one in sysroot["conflicts"]] == ["usr/include/a.h"]
 
 
-def test_report_says_what_could_not_be_had(cas: Cas, work: Path, stored: None) -> None:
+def test_run_report_names_refused_features(cas: Cas, work: Path, stored: None) -> None:
     linked = _told(cas, "--strategy", "hardlink", "--sysroot", "s=a", "--", "true")
     plain = _told(cas, "--sysroot", "s=a", "--sysroot", "t=b", "--", "true", wrapper=NO_NAMESPACES)
     none = _told(cas, "--", "true")
@@ -476,7 +470,7 @@ def test_report_says_what_could_not_be_had(cas: Cas, work: Path, stored: None) -
     assert (linked["notes"], none["sysroots"]) == ([], [])
 
 
-def test_report_that_cannot_be_written_is_told(cas: Cas, work: Path, stored: None) -> None:
+def test_unwritable_run_report_is_reported(cas: Cas, work: Path, stored: None) -> None:
     script = "rm how.json"
     done = cas("run", "--json", "how.json", "--sysroot", "s=a", "--", "sh", "-c", script)
     assert "how.json could not be written: it was removed meanwhile" in done.stderr

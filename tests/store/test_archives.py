@@ -61,7 +61,7 @@ def odd_tree(root: Path) -> Path:
     ["--format=posix", "-S", "--sparse-version=1.0"],
 ])  # fmt: skip
 @pytest.mark.parametrize("end", PACK)
-def test_what_tar_archives_is_stored_as_the_directory_is(
+def test_archive_is_stored_as_its_directory(
     tmp_path: Path, cas: Cas, options: list[str], end: str
 ) -> None:
     tree = odd_tree(tmp_path / "tree")
@@ -78,7 +78,7 @@ def test_what_tar_archives_is_stored_as_the_directory_is(
     sound(cas.store)
 
 
-def test_contents_that_only_an_archive_brings_are_stored(tmp_path: Path, cas: Cas) -> None:
+def test_contents_only_in_an_archive_are_stored(tmp_path: Path, cas: Cas) -> None:
     path = tmp_path / "tree.tar"
     path.write_bytes(archive([*SOUND, member("large", bytes(range(256)) * 10_000)]))
     assert cas.json("put", ID, path)["new_bytes"] == 7 + 10 + 2_560_000
@@ -92,7 +92,7 @@ def test_contents_that_only_an_archive_brings_are_stored(tmp_path: Path, cas: Ca
     tidy(cas.store)
 
 
-def test_archive_means_what_tar_makes_of_it(tmp_path: Path, cas: Cas) -> None:
+def test_archive_means_what_tar_extracts(tmp_path: Path, cas: Cas) -> None:
     path = tmp_path / "tree.tar"
     members = [
         member("./deep/er/file", b"without directories before it"),
@@ -107,7 +107,7 @@ def test_archive_means_what_tar_makes_of_it(tmp_path: Path, cas: Cas) -> None:
     assert cas.json("show", "zlib")["files"] == 2
 
 
-def test_what_is_not_kept_is_counted(tmp_path: Path, cas: Cas) -> None:
+def test_archive_losses_are_counted(tmp_path: Path, cas: Cas) -> None:
     path = tmp_path / "tree.tar"
     attribute = {"SCHILY.xattr.user.note": "x"}
     members = [
@@ -164,9 +164,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_hostile_member_is_refused_by_name_and_nothing_stored(
-    tmp_path: Path, cas: Cas, what: str
-) -> None:
+def test_hostile_member_is_named_and_nothing_stored(tmp_path: Path, cas: Cas, what: str) -> None:
     members, reason = REFUSED[what]
     path = tmp_path / "hostile.tar.zst"
     path.write_bytes(compressed(archive([member("before", b"it"), *members], tarfile.PAX_FORMAT)))
@@ -180,7 +178,7 @@ def test_hostile_member_is_refused_by_name_and_nothing_stored(
 
 
 @pytest.mark.parametrize("end", PACK)
-def test_archive_that_is_cut_anywhere_is_refused(tmp_path: Path, end: str) -> None:
+def test_truncated_archive_is_refused(tmp_path: Path, end: str) -> None:
     whole = archive([*SOUND, member("last", os.urandom(3000))])
     data = PACK[end](whole)
     path = tmp_path / f"cut.{end}"
@@ -201,7 +199,7 @@ def test_archive_that_is_cut_anywhere_is_refused(tmp_path: Path, end: str) -> No
     changes=st.lists(st.tuples(st.integers(0, 12_000), st.binary(min_size=1, max_size=12))),
     format=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
 )
-def test_no_change_of_an_archive_gives_more_than_a_refusal(
+def test_mutated_archive_is_stored_or_refused(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, bytes]], format: int
 ) -> None:
     place = tmp_path_factory.mktemp("fuzz")
@@ -244,7 +242,7 @@ def test_bomb_of_headers_takes_little_memory(tmp_path: Path, cas: Cas) -> None:
     assert "absurdly large" in said
 
 
-def test_headers_that_take_time_by_the_square_are_refused_at_once(tmp_path: Path, cas: Cas) -> None:
+def test_quadratic_headers_are_refused_at_once(tmp_path: Path, cas: Cas) -> None:
     for name, text in {"digits": b"1" * 100_000, "parts": b"2 " * 40_000 + b"x=y\n"}.items():
         header, _ = member("P", text, type=tarfile.XHDTYPE)
         path = tmp_path / f"{name}.tar"
@@ -252,7 +250,7 @@ def test_headers_that_take_time_by_the_square_are_refused_at_once(tmp_path: Path
         assert "absurdly large" in cas("put", ID, path, code=ExitCode.REFUSED).stderr
 
 
-def test_name_of_another_header_format_is_read_as_tar_does(tmp_path: Path, cas: Cas) -> None:
+def test_long_name_of_any_header_format_is_read_like_tar(tmp_path: Path, cas: Cas) -> None:
     tree = make(tmp_path / "tree", {"file": "content"})
     path = tmp_path / "incremental.tar"
     subprocess.run(["tar", "-G", "--format=gnu", "-C", tree, "-cf", path, "file"], check=True)
@@ -260,7 +258,7 @@ def test_name_of_another_header_format_is_read_as_tar_does(tmp_path: Path, cas: 
     assert cas("files", "zlib").stdout.split()[-1] == "file"
 
 
-def test_what_is_no_archive_says_so(tmp_path: Path, cas: Cas) -> None:
+def test_file_that_is_not_an_archive_is_refused(tmp_path: Path, cas: Cas) -> None:
     (tmp_path / "text.tar").write_text("no archive\n" * 100)
     (tmp_path / "text.tar.zst").write_text("no archive\n")
     os.mkfifo(tmp_path / "fifo.tar")
@@ -278,7 +276,7 @@ def test_what_is_no_archive_says_so(tmp_path: Path, cas: Cas) -> None:
     assert (tmp_path / "text.tar").exists()
 
 
-def test_without_zstd_the_extra_is_named(tmp_path: Path, cas: Cas) -> None:
+def test_missing_zstd_extra_is_named(tmp_path: Path, cas: Cas) -> None:
     (tmp_path / "tree.tar.zst").write_bytes(compressed(archive(SOUND)))
     absent = tmp_path / "without/backports/zstd"
     absent.mkdir(parents=True)

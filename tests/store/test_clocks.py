@@ -70,7 +70,7 @@ def clock(cas: Cas, work: Path) -> Clock:
     return Clock(cas)
 
 
-def test_clock_of_the_tests_is_shifted(clock: Clock) -> None:
+def test_shifted_clock_is_in_effect(clock: Clock) -> None:
     clock(365 * DAY, "put", "a:t:12345678", "tree")
     clock(-DAY, "put", "b:t:12345678", "tree")
 
@@ -79,7 +79,7 @@ def test_clock_of_the_tests_is_shifted(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(("then", "now"), PAIRS)
-def test_pinned_and_mounted_stay_whatever_the_clock_says(
+def test_pinned_and_mounted_artifacts_survive_any_clock(
     clock: Clock, work: Path, then: int, now: int
 ) -> None:
     for name in ("mounted", "pinned"):
@@ -99,7 +99,7 @@ def test_pinned_and_mounted_stay_whatever_the_clock_says(
 
 
 @pytest.mark.parametrize("shift", SHIFTS)
-def test_lease_of_another_time_holds(clock: Clock, work: Path, shift: int) -> None:
+def test_lease_from_another_time_holds(clock: Clock, work: Path, shift: int) -> None:
     clock(0, "put", "a:t:12345678", "tree")
     store = str(clock.cas.store)
     run = [sys.executable, "-c", _SHIFTED, str(shift), "--store", store, "run", "--sysroot", "s=a"]
@@ -120,7 +120,7 @@ def test_lease_of_another_time_holds(clock: Clock, work: Path, shift: int) -> No
 
 
 @pytest.mark.parametrize(("then", "now"), PAIRS)
-def test_just_put_stays_within_the_grace_time_if_the_clock_goes_back(
+def test_fresh_artifact_keeps_its_grace_time_if_the_clock_goes_back(
     clock: Clock, then: int, now: int
 ) -> None:
     clock(then, "put", "a:t:12345678", "tree")
@@ -152,7 +152,7 @@ cas.put.put._record = waiting
 
 
 @pytest.mark.parametrize(("then", "now"), PAIRS)
-def test_put_under_way_keeps_its_contents_from_a_collection_at_another_time(
+def test_running_put_keeps_its_contents_from_gc_at_another_time(
     clock: Clock, work: Path, then: int, now: int
 ) -> None:
     clock(0, "put", "other:t:12345678", make(work / "other", {"o": "o"}))
@@ -175,9 +175,7 @@ def test_put_under_way_keeps_its_contents_from_a_collection_at_another_time(
 
 
 @pytest.mark.parametrize("since", [0, 1 << 62])
-def test_time_of_a_boot_that_never_was_costs_reading_only(
-    clock: Clock, work: Path, since: int
-) -> None:
+def test_impossible_boot_time_only_costs_a_recheck(clock: Clock, work: Path, since: int) -> None:
     clock(0, "put", "a:t:12345678", "tree")
     (clock.cas.store / "boot").write_text(json.dumps([boot_id(), since]))
 
@@ -187,9 +185,7 @@ def test_time_of_a_boot_that_never_was_costs_reading_only(
 
 
 @pytest.mark.parametrize("shift", SHIFTS)
-def test_contents_and_links_of_another_time_are_served(
-    clock: Clock, work: Path, shift: int
-) -> None:
+def test_contents_from_another_time_are_served(clock: Clock, work: Path, shift: int) -> None:
     clock(0, "put", "a:t:12345678", "tree")
     with Store(clock.cas.store) as store:
         made = os.lstat(work / "tree").st_mtime + shift

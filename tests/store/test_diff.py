@@ -15,7 +15,7 @@ _OLD = "old:do_x:12345678"
 _NEW = "new:do_x:12345678"
 
 
-def test_unified_diff_is_one_that_patch_applies(cas: Cas, work: Path) -> None:
+def test_unified_diff_applies_with_patch(cas: Cas, work: Path) -> None:
     lines = [f"line {number}" for number in range(50)]
     changed = [*lines[:10], "inserted", *lines[10:30], *lines[31:], "with no newline"]
     old = {"usr/a": "\n".join(lines) + "\n", "usr/gone": "gone\n", "usr/same": "same",
@@ -53,7 +53,9 @@ def test_unified_diff_is_one_that_patch_applies(cas: Cas, work: Path) -> None:
     [b"\0", b"\xff", b"\x1b[31mred", "\x9b31m".encode(), b"x" * 1_100_000, b"x\n" * 10_001,
      b"good\rbad\n", "\u202e".encode()],
 )  # fmt: skip
-def test_what_is_no_short_text_is_told_as_without_it(cas: Cas, work: Path, content: bytes) -> None:
+def test_diff_of_binary_or_huge_files_is_not_line_by_line(
+    cas: Cas, work: Path, content: bytes
+) -> None:
     for name, data in ((_OLD, b"text\n"), (_NEW, content)):
         tree = make(work / name[:3], {"link@": name, "exec*" if name == _OLD else "exec": "x"})
         (tree / "file").write_bytes(data)
@@ -63,7 +65,7 @@ def test_what_is_no_short_text_is_told_as_without_it(cas: Cas, work: Path, conte
     assert [one["unified"] for one in cas.json("diff", "-u", "old", "new")] == [None] * 3
 
 
-def test_letters_that_the_locale_lacks_are_no_crash(cas: Cas, work: Path) -> None:
+def test_diff_prints_letters_outside_the_locale(cas: Cas, work: Path) -> None:
     cas("put", _OLD, make(work / "old-tree", {"naïve → x": "→\n"}))
     cas("put", _NEW, make(work / "new-tree", {"naïve → x": "«\n"}))
     for encoding in ("ascii", "latin-1", "utf-8"):
@@ -77,7 +79,7 @@ def test_letters_that_the_locale_lacks_are_no_crash(cas: Cas, work: Path) -> Non
         assert b"\n-" in done.stdout
 
 
-def test_executable_bit_is_told_beside_the_lines(cas: Cas, work: Path) -> None:
+def test_diff_shows_the_executable_bit(cas: Cas, work: Path) -> None:
     cas("put", _OLD, make(work / "old-tree", {"both": "1\n", "bit": "x"}))
     cas("put", _NEW, make(work / "new-tree", {"both*": "2\n", "bit*": "x"}))
 

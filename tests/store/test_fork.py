@@ -67,9 +67,7 @@ def _taken(lock: Path) -> bool:
     return False
 
 
-def test_child_cannot_use_the_store_and_is_told_so(
-    store: Store, work: Path, tree: Path, cas: Cas
-) -> None:
+def test_forked_child_cannot_use_the_store(store: Store, work: Path, tree: Path, cas: Cas) -> None:
     uses: list[Callable[[], object]] = [
         store.artifacts,
         store.sync,
@@ -101,7 +99,7 @@ def test_child_cannot_use_the_store_and_is_told_so(
     assert cas("verify").stdout == "all is well\n"
 
 
-def test_child_that_leaves_the_blocks_of_its_parent_takes_nothing_away(
+def test_forked_child_leaving_a_block_releases_nothing(
     store: Store, work: Path, tree: Path, cas: Cas
 ) -> None:
     def block() -> None:
@@ -124,7 +122,7 @@ def test_child_that_leaves_the_blocks_of_its_parent_takes_nothing_away(
     sound(work / "other")
 
 
-def test_lock_ends_with_its_block_though_a_child_has_it(store: Store, work: Path) -> None:
+def test_lock_ends_with_its_block_despite_a_child(store: Store, work: Path) -> None:
     for exclusive in (False, True):
         child = 0
         with store._index.locked(exclusive=exclusive):
@@ -161,7 +159,7 @@ def test_lock_outlasts_a_child_that_leaves_its_block(store: Store, work: Path, t
         assert len(store.artifacts()) == 1
 
 
-def test_child_does_not_commit_what_its_parent_began(store: Store, tree: Path) -> None:
+def test_forked_child_does_not_commit_a_transaction(store: Store, tree: Path) -> None:
     (artifact,) = store.artifacts()
     writing = store._index.write()
     writer = writing.__enter__()
@@ -189,9 +187,7 @@ def _work(store: Store, composition: object, results: multiprocessing.Queue[str]
         results.put(error.message)
 
 
-def test_worker_of_multiprocessing_leaves_the_lease_of_its_parent(
-    store: Store, tree: Path, cas: Cas
-) -> None:
+def test_multiprocessing_worker_keeps_its_parents_lease(store: Store, tree: Path, cas: Cas) -> None:
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     with store.compose(["a"]) as composition:
@@ -222,7 +218,7 @@ sys.exit(code)
 """
 
 
-def test_child_that_exits_within_the_blocks_of_its_parent(work: Path, tree: Path, cas: Cas) -> None:
+def test_forked_child_exiting_in_a_block_releases_nothing(work: Path, tree: Path, cas: Cas) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _SCRIPT, cas.store], cwd=work, capture_output=True, text=True
     )

@@ -74,7 +74,7 @@ def aged(cas: Cas, work: Path) -> None:
     _age(cas, {"old": 40, "older": 50, "new": 2})
 
 
-def test_without_a_policy_no_artifact_goes(cas: Cas, aged: None) -> None:
+def test_gc_without_limits_keeps_all_artifacts(cas: Cas, aged: None) -> None:
     done = cas("gc", *NOW)
 
     assert done.stdout == "0 artifacts removed, 0 bytes freed\n"
@@ -98,7 +98,7 @@ def test_without_a_policy_no_artifact_goes(cas: Cas, aged: None) -> None:
         (["--max-size=1G"], {"new", "newest", "old", "older"}),
     ],
 )
-def test_what_any_policy_keeps_stays(
+def test_gc_keeps_what_any_limit_keeps(
     cas: Cas, work: Path, aged: None, options: list[str], left: set[str]
 ) -> None:
     (work / "live").write_text("# what the build uses\nold:t:12345678\n\nunknown:t:12345678\n")
@@ -114,7 +114,7 @@ def test_what_any_policy_keeps_stays(
     tidy(cas.store)
 
 
-def test_newest_of_each_recipe_arch_and_task_stay(cas: Cas, work: Path) -> None:
+def test_keep_last_keeps_the_newest_of_each_recipe_arch_and_task(cas: Cas, work: Path) -> None:
     names = ["a:t:11111111", "a:t:22222222", "a:t:33333333", "a:x86:t:44444444", "a:u:55555555"]
     for name in names:
         _put(cas, work, name)
@@ -132,7 +132,7 @@ def _besides(store: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in paths)
 
 
-def test_least_recently_used_go_until_the_store_fits(cas: Cas, work: Path) -> None:
+def test_max_size_removes_the_least_recently_used(cas: Cas, work: Path) -> None:
     ages = {f"r{number}": float(20 - number) for number in range(10)}
     for name in ages:
         _put(cas, work, name, size=MIB, files=2)
@@ -151,7 +151,7 @@ def test_least_recently_used_go_until_the_store_fits(cas: Cas, work: Path) -> No
     tidy(cas.store)
 
 
-def test_store_that_cannot_get_so_small_is_told(cas: Cas, aged: None) -> None:
+def test_unreachable_max_size_is_reported(cas: Cas, aged: None) -> None:
     cas("pin", "old")
 
     done = cas("gc", "--max-size", "1M")
@@ -161,7 +161,7 @@ def test_store_that_cannot_get_so_small_is_told(cas: Cas, aged: None) -> None:
     assert "note" not in cas("gc", "--max-size", "1G").stderr
 
 
-def test_shared_contents_count_once_and_stay_for_the_other(cas: Cas, work: Path) -> None:
+def test_shared_contents_count_once_and_are_kept(cas: Cas, work: Path) -> None:
     content = "x" * MIB
     for name in ("a", "b"):
         cas("put", f"{name}:t:12345678", make(work / name, {"same": content, name: name}))
@@ -178,7 +178,7 @@ def test_shared_contents_count_once_and_stay_for_the_other(cas: Cas, work: Path)
     tidy(cas.store)
 
 
-def test_pinned_mounted_and_leased_artifacts_stay(cas: Cas, work: Path) -> None:
+def test_pinned_mounted_and_leased_artifacts_are_kept(cas: Cas, work: Path) -> None:
     for name in ("pinned", "mounted", "leased", "planned", "idle"):
         _put(cas, work, name)
     _age(cas, dict.fromkeys(("pinned", "mounted", "leased", "planned", "idle"), 9.0))
@@ -242,9 +242,7 @@ def _used(cas: Cas, name: str) -> float:
     return (time.time_ns() - used) / DAY_NS
 
 
-def test_mount_run_plan_and_put_are_uses_which_the_index_need_not_note(
-    cas: Cas, work: Path
-) -> None:
+def test_mount_run_plan_and_put_count_as_use(cas: Cas, work: Path) -> None:
     uses = {
         "mounted": ["mount", "target", "mounted"],
         "ran": ["run", "--sysroot", "s=ran", "--", "true"],
@@ -265,7 +263,7 @@ def test_mount_run_plan_and_put_are_uses_which_the_index_need_not_note(
     cas("umount", "target")
 
 
-def test_dry_run_names_what_would_go_and_why_and_changes_nothing(cas: Cas, aged: None) -> None:
+def test_dry_run_lists_candidates_with_reasons_and_changes_nothing(cas: Cas, aged: None) -> None:
     before = snapshot(cas.store)
 
     done = cas("gc", "--dry-run", "--max-age=30d", "--keep-last=1", "--max-size=3G")
@@ -280,9 +278,7 @@ def test_dry_run_names_what_would_go_and_why_and_changes_nothing(cas: Cas, aged:
     assert snapshot(cas.store) == before
 
 
-def test_list_of_what_is_live_takes_abbreviations_and_standard_input(
-    cas: Cas, work: Path, aged: None
-) -> None:
+def test_keep_list_takes_abbreviations_and_standard_input(cas: Cas, work: Path, aged: None) -> None:
     cas("gc", "--keep-from", "-", "--dry-run", input="old\nnewest@5\n")
     gone = json.loads(
         cas("gc", "--json", "--keep-from", "-", *NOW, input="ol*", code=2).stdout or "0"
@@ -300,7 +296,7 @@ def test_list_of_what_is_live_takes_abbreviations_and_standard_input(
     "options",
     [["--max-age=30"], ["--max-age=d"], ["--max-size=5X"], ["--keep-last=0"], ["--grace=-1h"]],
 )
-def test_unfit_amounts_are_usage_errors(cas: Cas, options: list[str]) -> None:
+def test_malformed_amounts_are_usage_errors(cas: Cas, options: list[str]) -> None:
     assert "Invalid value for" in cas("gc", *options, code=2).stderr
 
 
@@ -356,7 +352,9 @@ def _checked(cas: Cas) -> None:
     [_object, _layer, _link, _recipe, _temporary, _lease, _checked],
     ids=lambda f: f.__name__,
 )
-def test_what_nothing_reaches_goes(cas: Cas, work: Path, leave: Callable[[Cas], None]) -> None:
+def test_unreachable_leftovers_are_removed(
+    cas: Cas, work: Path, leave: Callable[[Cas], None]
+) -> None:
     _put(cas, work, "kept")
     cas("gc")
     before = disk_of(cas.store / "objects"), snapshot(cas.store)
@@ -378,7 +376,7 @@ def test_what_nothing_reaches_goes(cas: Cas, work: Path, leave: Callable[[Cas], 
     sound(cas.store)
 
 
-def test_merged_layers_of_what_goes_go_too(cas: Cas, work: Path) -> None:
+def test_merged_layers_of_removed_artifacts_are_removed(cas: Cas, work: Path) -> None:
     with Store(cas.store, create=True) as store:
         for number in range(502):
             store.put(f"r{number}:t:12345678", make(work / "tree", {f"f{number}": str(number)}))
@@ -418,7 +416,7 @@ def test_merged_layers_of_what_goes_go_too(cas: Cas, work: Path) -> None:
     tidy(cas.store)
 
 
-def test_work_in_progress_of_living_processes_stays(cas: Cas, work: Path) -> None:
+def test_scratch_of_living_processes_is_kept(cas: Cas, work: Path) -> None:
     with (
         Store(cas.store, create=True) as store,
         scratch(store.fd, "test") as mine,
@@ -459,7 +457,7 @@ def slow_put(cas: Cas, work: Path) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
-def test_put_beside_collection_loses_nothing_and_is_not_made_to_begin_again(
+def test_put_beside_gc_loses_nothing_and_does_not_restart(
     cas: Cas, work: Path, slow_put: subprocess.Popen[str]
 ) -> None:
     rounds = 0
@@ -479,7 +477,7 @@ def test_put_beside_collection_loses_nothing_and_is_not_made_to_begin_again(
         assert snapshot(store.layer_path(store.resolve("slow"))) == snapshot(work / "tree")
 
 
-def test_forced_removal_leaves_what_is_mounted_readable(cas: Cas, work: Path) -> None:
+def test_forced_rm_keeps_mounted_files_readable(cas: Cas, work: Path) -> None:
     _put(cas, work, "a")
     cas("mount", "target", "a")
     cas("pin", "a")
@@ -523,7 +521,7 @@ def test_pins_are_listed_with_reasons_and_hold_until_unpinned(cas: Cas, work: Pa
     cas("rm", "a")
 
 
-def test_damaged_pin_still_holds_and_can_be_taken_away(cas: Cas, work: Path) -> None:
+def test_damaged_pin_still_holds_and_can_be_removed(cas: Cas, work: Path) -> None:
     _put(cas, work, "a")
     cas("pin", "a")
     (cas.store / "pins/a:t:12345678").write_text("{")
@@ -535,7 +533,7 @@ def test_damaged_pin_still_holds_and_can_be_taken_away(cas: Cas, work: Path) -> 
     assert cas.json("pins") == []
 
 
-def test_collecting_needs_a_store_that_can_be_written(cas: Cas, work: Path) -> None:
+def test_gc_needs_a_writable_store(cas: Cas, work: Path) -> None:
     assert "there is no store" in cas("gc", code=1).stderr
     _put(cas, work, "a")
     if not ROOT:
@@ -544,9 +542,7 @@ def test_collecting_needs_a_store_that_can_be_written(cas: Cas, work: Path) -> N
         (cas.store / "tmp").chmod(0o755)
 
 
-def test_what_was_used_within_the_grace_time_stays_though_no_note_says_so(
-    cas: Cas, work: Path
-) -> None:
+def test_use_within_the_grace_time_needs_no_note(cas: Cas, work: Path) -> None:
     _put(cas, work, "a")
     _age(cas, {"a": 50 / 86400})
     cas("run", "--sysroot", "s=a", "--", "true")
@@ -557,7 +553,7 @@ def test_what_was_used_within_the_grace_time_stays_though_no_note_says_so(
     assert _would_go(cas, "--max-age=0s", "--grace=45s") == ["a"]
 
 
-def test_list_of_what_is_live_that_keeps_nothing_is_refused(cas: Cas, work: Path) -> None:
+def test_keep_list_that_keeps_nothing_is_refused(cas: Cas, work: Path) -> None:
     _put(cas, work, "a")
     _put(cas, work, "b")
     (work / "live").write_text("zlib:t:12345678\n")
@@ -570,7 +566,7 @@ def test_list_of_what_is_live_that_keeps_nothing_is_refused(cas: Cas, work: Path
     assert _left(cas) == {"a"}
 
 
-def test_what_nobody_can_lock_is_swept_from_tmp(cas: Cas, work: Path) -> None:
+def test_unlockable_scratch_is_swept(cas: Cas, work: Path) -> None:
     _put(cas, work, "a")
     (cas.store / "tmp/dangling").symlink_to("nowhere")
     os.mkfifo(cas.store / "tmp/fifo")
@@ -581,9 +577,7 @@ def test_what_nobody_can_lock_is_swept_from_tmp(cas: Cas, work: Path) -> None:
     sound(cas.store)
 
 
-def test_mount_record_that_a_power_failure_has_cut_is_passed_over_and_collected(
-    cas: Cas, work: Path
-) -> None:
+def test_truncated_mount_record_is_ignored_and_collected(cas: Cas, work: Path) -> None:
     _put(cas, work, "a")
     cas("mount", "target", "a")
     record = next((cas.store / "mounts").iterdir())
@@ -604,7 +598,7 @@ def test_mount_record_that_a_power_failure_has_cut_is_passed_over_and_collected(
     tidy(cas.store)
 
 
-def test_use_is_noted_whatever_the_composition_came_to_before(cas: Cas, work: Path) -> None:
+def test_use_is_noted_for_cached_compositions(cas: Cas, work: Path) -> None:
     for name in ("a", "b"):
         _put(cas, work, name)
     (work / "trees/b/usr/shared").write_text("other")
@@ -618,7 +612,7 @@ def test_use_is_noted_whatever_the_composition_came_to_before(cas: Cas, work: Pa
     assert [name for name in "ab" if _used(cas, name) > 0.01] == []
 
 
-def test_use_of_more_than_the_kernel_takes_is_noted_the_first_time(cas: Cas, work: Path) -> None:
+def test_use_of_a_merged_composition_is_noted_at_once(cas: Cas, work: Path) -> None:
     with Store(cas.store, create=True) as store:
         for number in range(501):
             store.put(f"r{number}:t:12345678", make(work / "tree", {f"f{number}": str(number)}))
@@ -630,7 +624,7 @@ def test_use_of_more_than_the_kernel_takes_is_noted_the_first_time(cas: Cas, wor
     assert [name for name in ("r0", "r500") if _used(cas, name) > 0.01] == []
 
 
-def test_damaged_record_of_a_linked_tree_is_no_cut_one_however_old(cas: Cas, work: Path) -> None:
+def test_damaged_record_of_a_linked_tree_is_not_collected(cas: Cas, work: Path) -> None:
     _put(cas, work, "a")
     cas("mount", "target", "a", "--strategy", "copy")
     record = next((cas.store / "mounts").iterdir())

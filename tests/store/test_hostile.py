@@ -243,12 +243,12 @@ def _check(reader: Reader, data: bytes, work: Path) -> bool:
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_good_file_is_taken(name: str, work: Path) -> None:
+def test_valid_file_is_accepted(name: str, work: Path) -> None:
     assert _check(READERS[name], READERS[name].good, work)
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_whatever_a_file_holds_is_taken_as_it_may_be_or_refused(name: str, work: Path) -> None:
+def test_hostile_file_is_refused_or_harmless(name: str, work: Path) -> None:
     reader = READERS[name]
 
     @settings(max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck))
@@ -262,7 +262,7 @@ def test_whatever_a_file_holds_is_taken_as_it_may_be_or_refused(name: str, work:
 
 
 @pytest.mark.parametrize("path", _FOUND, ids=lambda path: path.name)
-def test_known_hostile_file_is_read_as_what_it_is_or_refused(path: Path, work: Path) -> None:
+def test_corpus_file_is_refused_or_harmless(path: Path, work: Path) -> None:
     reader = READERS[path.name.partition("-")[0]]
 
     assert not _check(reader, path.read_bytes(), work) or reader.refused == ()
@@ -413,7 +413,7 @@ def _survive(work: Path, place: str, change: bytes | _Harm) -> None:
 
 @settings(max_examples=FUZZ // 8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(place=st.sampled_from(_FILES), data=st.data())
-def test_no_command_trips_over_what_a_file_of_the_store_holds(
+def test_hostile_store_file_never_crashes_a_command(
     work: Path, good: Path, place: str, data: st.DataObject
 ) -> None:
     path = next(iter(good.glob(place)), None)
@@ -429,13 +429,13 @@ def test_no_command_trips_over_what_a_file_of_the_store_holds(
 @example(place="leases", kind=_link_to_directory)
 @example(place="index", kind=_link_to_directory)
 @example(place="layers/*", kind=_directory)
-def test_no_command_trips_over_what_is_in_the_place_of_a_file(
+def test_wrong_file_type_in_the_store_never_crashes_a_command(
     work: Path, good: Path, place: str, kind: _Harm
 ) -> None:
     _survive(work, place, kind)
 
 
-def test_dead_lease_is_not_deleted_where_a_link_leads(cas: Cas, work: Path, good: Path) -> None:
+def test_stale_lease_is_not_deleted_through_a_link(cas: Cas, work: Path, good: Path) -> None:
     leases = cas.store / "leases"
     leases.rmdir()
     leases.symlink_to(work / "outside")
@@ -445,7 +445,7 @@ def test_dead_lease_is_not_deleted_where_a_link_leads(cas: Cas, work: Path, good
     assert (work / "outside/file").exists()
 
 
-def test_mount_record_leads_to_its_own_target_only(cas: Cas, work: Path, good: Path) -> None:
+def test_mount_record_of_another_target_is_refused(cas: Cas, work: Path, good: Path) -> None:
     (path,) = (cas.store / "mounts").iterdir()
     _, head, *plans = path.read_text().splitlines(keepends=True)
     record = json.loads(head)
@@ -461,7 +461,7 @@ def test_mount_record_leads_to_its_own_target_only(cas: Cas, work: Path, good: P
     assert (work / "outside/dir").exists()
 
 
-def test_manifest_that_leads_out_is_refused_though_its_digest_is_right(
+def test_escaping_manifest_with_a_right_digest_is_refused(
     cas: Cas, store: Store, work: Path, good: Path
 ) -> None:
     data = b"\0".join([MAGIC, b"..", b"d", b"../escaped", b"l /etc"]) + b"\0"
@@ -486,7 +486,7 @@ def test_manifest_that_leads_out_is_refused_though_its_digest_is_right(
     cas("rm", "a:t:87654321")
 
 
-def test_hostile_input_of_a_user_is_refused_with_a_sentence(cas: Cas, work: Path) -> None:
+def test_hostile_user_input_is_refused_with_a_sentence(cas: Cas, work: Path) -> None:
     cas("put", "a:t:12345678", make(work / "tree", {"x": "x"}))
     for data in TEXTS.values():
         if data.lstrip().startswith((b"[", b"{")):

@@ -52,7 +52,7 @@ def test_large_tree_is_stored_whole(cas: Cas, tree: Path, options: list[str]) ->
 
 @pytest.mark.parametrize("options", [[], ["--move"]], ids=["copied", "moved"])
 @pytest.mark.parametrize("end", [interrupt, kill_a_child], ids=["interrupt", "child killed"])
-def test_ended_put_leaves_tree_and_store_as_they_were(
+def test_interrupted_large_put_leaves_tree_and_store_unchanged(
     cas: Cas,
     tree: Path,
     options: list[str],
@@ -78,7 +78,7 @@ def test_ended_put_leaves_tree_and_store_as_they_were(
     sound(cas.store)
 
 
-def test_objects_of_a_directory_that_is_gone_are_taken_back(cas: Cas, work: Path) -> None:
+def test_objects_of_a_vanished_directory_are_removed(cas: Cas, work: Path) -> None:
     """As where a build is stopped, and cleaned up, while it stores its output."""
     cas("init")
     with Store(cas.store) as store, Journal() as journal, open_directory(os.fsencode(work)) as fd:
@@ -90,7 +90,7 @@ def test_objects_of_a_directory_that_is_gone_are_taken_back(cas: Cas, work: Path
     assert objects_of(cas.store) == []
 
 
-def test_entry_that_cannot_be_stored_leaves_nothing(cas: Cas, tree: Path) -> None:
+def test_unstorable_entry_leaves_nothing(cas: Cas, tree: Path) -> None:
     os.setxattr(tree / "3/file-10", "user.overlay.origin", b"")
     state = _state(tree)
 

@@ -34,7 +34,7 @@ def _months(store: Path) -> list[Path]:
     return sorted((store / "log").iterdir())
 
 
-def test_log_tells_of_all_that_happens_to_artifacts(cas: Cas) -> None:
+def test_log_records_every_change_of_artifacts(cas: Cas) -> None:
     began = time.time_ns()
     _put(cas, ZLIB, "1")
     _put(cas, ZLIB, "1")  # it is stored already
@@ -67,7 +67,7 @@ def test_log_tells_of_all_that_happens_to_artifacts(cas: Cas) -> None:
     assert taken == sum(one["bytes"] for one in found if one["event"] == "freed") > 0
 
 
-def test_log_tells_of_damage_and_what_became_of_it(cas: Cas) -> None:
+def test_log_records_damage_and_repair(cas: Cas) -> None:
     _put(cas, ZLIB, "1")
     (damaged,) = (p for p in (cas.store / "objects").rglob("*") if p.is_file())
     damaged.chmod(0o644)
@@ -92,7 +92,7 @@ def test_log_tells_of_damage_and_what_became_of_it(cas: Cas) -> None:
     assert cas.json("stats")["days"][-1]["gone"] == 1
 
 
-def test_what_a_power_failure_cut_is_logged_when_it_is_forgotten(cas: Cas) -> None:
+def test_log_records_artifacts_lost_to_a_power_failure(cas: Cas) -> None:
     _put(cas, ZLIB, "1")
     cas("rebuild-index")  # what is in the new one is as if it came in another boot
     (layer,) = (cas.store / "layers").iterdir()
@@ -106,7 +106,7 @@ def test_what_a_power_failure_cut_is_logged_when_it_is_forgotten(cas: Cas) -> No
     assert "power failure" in lost["what"]
 
 
-def test_log_is_of_what_was_asked_for(cas: Cas) -> None:
+def test_log_filters_are_applied(cas: Cas) -> None:
     for number in range(60):
         _put(cas, f"r{number}:do_x:12345678", str(number))
 
@@ -123,7 +123,7 @@ def test_log_is_of_what_was_asked_for(cas: Cas) -> None:
     assert "'put', 'removed'" in cas("log", "--event", "stored", code=2).stderr
 
 
-def test_puts_of_many_processes_at_once_lose_no_line(cas: Cas) -> None:
+def test_concurrent_puts_lose_no_log_line(cas: Cas) -> None:
     cas("init")
     code = (
         "import sys; from cas.store import Store; from tests.helpers.support import make\n"
@@ -145,7 +145,7 @@ def test_puts_of_many_processes_at_once_lose_no_line(cas: Cas) -> None:
     assert sorted(ids) == sorted(f"{name}-{n}:do_x:12345678" for name in "abcd" for n in range(25))
 
 
-def test_lines_that_make_no_sense_are_passed_over(cas: Cas) -> None:
+def test_corrupt_log_lines_are_skipped(cas: Cas) -> None:
     _put(cas, ZLIB, "1")
     month = _months(cas.store)[-1]
     whole = month.read_bytes()
@@ -160,7 +160,7 @@ def test_lines_that_make_no_sense_are_passed_over(cas: Cas) -> None:
     assert _kinds(cas) == ["put", "put"]
 
 
-def test_text_in_the_log_cannot_write_to_the_terminal(cas: Cas) -> None:
+def test_log_escapes_terminal_sequences(cas: Cas) -> None:
     _put(cas, ZLIB, "1")
     month = _months(cas.store)[-1]
     line = json.dumps({"time_ns": 1, "kind": "put", "uid": 0, "id": "\x1b[2J", "what": "\nput"})
@@ -170,7 +170,7 @@ def test_text_in_the_log_cannot_write_to_the_terminal(cas: Cas) -> None:
     assert len(cas("log").stdout.splitlines()) == 2
 
 
-def test_log_of_long_ago_goes_with_a_collection(cas: Cas) -> None:
+def test_gc_removes_old_log_files(cas: Cas) -> None:
     _put(cas, ZLIB, "1")
     now = time.gmtime()
     name = [f"{now.tm_year - 1}-{now.tm_mon:02}", f"{now.tm_year - 2}-12", "0001-01"]
@@ -183,7 +183,7 @@ def test_log_of_long_ago_goes_with_a_collection(cas: Cas) -> None:
     assert kept == [name[0], f"{now.tm_year}-{now.tm_mon:02}"]
 
 
-def test_what_cannot_be_logged_is_done_and_told(cas: Cas) -> None:
+def test_unwritable_log_does_not_stop_the_command(cas: Cas) -> None:
     cas("init")
     month = cas.store / "log" / time.strftime("%Y-%m", time.gmtime())
     os.mkfifo(month)  # ENXIO to who opens it without waiting
@@ -195,7 +195,7 @@ def test_what_cannot_be_logged_is_done_and_told(cas: Cas) -> None:
     cas("has", ZLIB)
 
 
-def test_log_is_made_when_it_is_needed(cas: Cas) -> None:
+def test_log_is_created_on_demand(cas: Cas) -> None:
     cas("init")
     (cas.store / "log").rmdir()
 
@@ -206,7 +206,7 @@ def test_log_is_made_when_it_is_needed(cas: Cas) -> None:
 
 @pytest.mark.parametrize("name", ["log", "counts"])
 @pytest.mark.parametrize("kind", ["missing", "file", "directory", "fifo", "link"])
-def test_whatever_is_there_instead_of_log_and_counts_nothing_fails(
+def test_foreign_file_instead_of_the_log_stops_nothing(
     cas: Cas, work: Path, name: str, kind: str
 ) -> None:
     cas("init")
@@ -231,7 +231,7 @@ def test_whatever_is_there_instead_of_log_and_counts_nothing_fails(
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can be several users")
-def test_log_says_who_did_it_and_is_written_by_all_who_may(cas: Cas, work: Path) -> None:
+def test_log_records_users_of_a_shared_store(cas: Cas, work: Path) -> None:
     work.chmod(0o777)
     ann, bob = as_user(cas, 4242, 6000), as_user(cas, 4243, 6000)
     tree = make(work / "tree", {"file": "1"})
@@ -247,7 +247,7 @@ def test_log_says_who_did_it_and_is_written_by_all_who_may(cas: Cas, work: Path)
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can be several users")
-def test_month_that_root_begins_belongs_to_the_stores_owner(cas: Cas, work: Path) -> None:
+def test_log_file_begun_by_root_belongs_to_the_owner(cas: Cas, work: Path) -> None:
     work.chmod(0o777)
     owner = as_user(cas, 4242)
     tree = make(work / "tree", {"file": "1"})
@@ -259,7 +259,7 @@ def test_month_that_root_begins_belongs_to_the_stores_owner(cas: Cas, work: Path
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can be several users")
-def test_who_may_only_read_leaves_no_trace_and_is_told_nothing(cas: Cas, work: Path) -> None:
+def test_reader_without_write_access_is_not_logged(cas: Cas, work: Path) -> None:
     work.chmod(0o777)
     _put(cas, ZLIB, "1")
     (layer,) = (cas.store / "layers").iterdir()
@@ -275,7 +275,7 @@ def test_who_may_only_read_leaves_no_trace_and_is_told_nothing(cas: Cas, work: P
     assert [one["event"] for one in reader.json("log")] == ["put"]
 
 
-def test_event_of_any_text_is_one_line_that_can_be_read(cas: Cas) -> None:
+def test_event_text_survives_as_one_line(cas: Cas) -> None:
     cas("init")
     texts = ["\n", "\udcff", "ü" * 5000, "\x00", '"', "\\"]
     with Store(cas.store) as store:
@@ -284,7 +284,7 @@ def test_event_of_any_text_is_one_line_that_can_be_read(cas: Cas) -> None:
     assert len(_months(cas.store)[-1].read_bytes().splitlines()) == len(texts)
 
 
-def test_log_can_be_read_with_nothing_but_a_json_reader(cas: Cas) -> None:
+def test_log_lines_are_plain_json(cas: Cas) -> None:
     _put(cas, ZLIB, "1")
     code = "import json, sys; print([json.loads(line)['kind'] for line in open(sys.argv[1])])"
     (month,) = _months(cas.store)
@@ -293,7 +293,7 @@ def test_log_can_be_read_with_nothing_but_a_json_reader(cas: Cas) -> None:
     assert read == "['put']\n"
 
 
-def test_line_after_one_that_a_full_disk_has_cut_can_be_read(cas: Cas) -> None:
+def test_log_line_after_a_truncated_one_is_readable(cas: Cas) -> None:
     _put(cas, ZLIB, "1")
     (month,) = _months(cas.store)
     with month.open("ab") as file:
@@ -303,7 +303,7 @@ def test_line_after_one_that_a_full_disk_has_cut_can_be_read(cas: Cas) -> None:
     assert _kinds(cas) == ["put", "pinned"]
 
 
-def test_full_file_of_a_month_is_followed_by_another_one(cas: Cas) -> None:
+def test_full_log_file_is_followed_by_another(cas: Cas) -> None:
     _put(cas, ZLIB, "1")
     (month,) = _months(cas.store)
     line = month.read_bytes()
@@ -319,7 +319,7 @@ def test_full_file_of_a_month_is_followed_by_another_one(cas: Cas) -> None:
     assert _kinds(cas, "--last", "3") == ["put", "pinned", "unpinned"]
 
 
-def test_absurdly_large_file_is_read_at_its_end(cas: Cas) -> None:
+def test_oversized_log_file_is_read_at_its_end(cas: Cas) -> None:
     cas("init")
     month = cas.store / "log" / time.strftime("%Y-%m", time.gmtime())
     with month.open("wb") as file:
@@ -331,7 +331,7 @@ def test_absurdly_large_file_is_read_at_its_end(cas: Cas) -> None:
     assert _kinds(cas) == ["put"]
 
 
-def test_damage_of_what_several_have_is_found_by_each_name(cas: Cas) -> None:
+def test_damage_of_a_shared_content_is_logged_for_each_artifact(cas: Cas) -> None:
     _put(cas, ZLIB, "1")
     cas("put", APP, cas.directory / "tree-of-zli")
     (damaged,) = (p for p in (cas.store / "objects").rglob("*") if p.is_file())
@@ -345,14 +345,14 @@ def test_damage_of_what_several_have_is_found_by_each_name(cas: Cas) -> None:
     assert _kinds(cas, "ap") == []
 
 
-def test_log_is_told_though_the_index_is_damaged(cas: Cas) -> None:
+def test_log_works_with_a_damaged_index(cas: Cas) -> None:
     _put(cas, ZLIB, "1")
     (cas.store / "index/data.mdb").write_bytes(b"x" * 8192)
 
     assert _kinds(cas) == ["put"]
 
 
-def test_put_that_heals_is_logged_as_such(cas: Cas) -> None:
+def test_healing_put_is_logged(cas: Cas) -> None:
     _put(cas, ZLIB, "1")
     (layer,) = (cas.store / "layers").iterdir()
     shutil.move(layer, cas.directory / "aside")
@@ -362,7 +362,7 @@ def test_put_that_heals_is_logged_as_such(cas: Cas) -> None:
     assert (healed["event"], healed["id"]) == ("repaired", ZLIB)
 
 
-def test_warning_is_none_of_pythons(cas: Cas, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_warning_is_not_a_python_warning(cas: Cas, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     _put(cas, ZLIB, "1")
     (month,) = _months(cas.store)
@@ -373,7 +373,7 @@ def test_warning_is_none_of_pythons(cas: Cas, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can be several users")
-def test_first_lines_of_a_month_by_several_users_are_all_there(cas: Cas, work: Path) -> None:
+def test_first_log_lines_of_several_users_are_kept(cas: Cas, work: Path) -> None:
     work.chmod(0o777)
     users = [as_user(cas, uid, 6000) for uid in (4242, 4243)]
     users[0]("init", "--shared", "--group", "6000")

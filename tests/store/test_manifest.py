@@ -48,7 +48,7 @@ def _manifests(draw: st.DrawFn) -> Manifest:
 
 
 @given(_manifests())
-def test_every_manifest_comes_back_from_its_bytes(manifest: Manifest) -> None:
+def test_manifest_round_trips(manifest: Manifest) -> None:
     decoded = Manifest.decode(manifest.encode())
 
     assert decoded == manifest
@@ -56,7 +56,7 @@ def test_every_manifest_comes_back_from_its_bytes(manifest: Manifest) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_other_bytes_are_refused_or_canonical(data: bytes) -> None:
+def test_manifest_bytes_are_canonical_or_refused(data: bytes) -> None:
     for candidate in (data, MAGIC + b"\0" + data):
         try:
             manifest = Manifest.decode(candidate)
@@ -96,7 +96,7 @@ def test_hostile_manifest_is_refused(fields: list[bytes]) -> None:
         Manifest.decode(b"\0".join([MAGIC, *fields]) + b"\0")
 
 
-def test_cut_or_lengthened_manifest_is_refused() -> None:
+def test_truncated_or_extended_manifest_is_refused() -> None:
     good = Manifest({b"a": DIRECTORY, b"a/b": FILE}).encode()
     Manifest.decode(good)
     for bad in [good[:length] for length in range(len(good))] + [good + b"\0", good + b"x"]:
@@ -105,7 +105,7 @@ def test_cut_or_lengthened_manifest_is_refused() -> None:
                 Manifest.decode(bad)
 
 
-def test_entries_say_what_nodes_say() -> None:
+def test_manifest_entries_match_its_nodes() -> None:
     manifest = Manifest.of(
         {b"d": DIRECTORY, b"d/x": file_node(Digest(D), 5, executable=True), b"l": b"l  t "}
     )

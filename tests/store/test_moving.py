@@ -20,7 +20,7 @@ def _inodes(store: Store) -> set[int]:
     return {os.stat(path).st_ino for path in objects_of(store.path)}
 
 
-def test_moved_files_are_the_stores_and_the_tree_is_gone(cas: Cas, work: Path) -> None:
+def test_moved_files_become_objects_and_the_tree_is_removed(cas: Cas, work: Path) -> None:
     tree = make(work / "tree", {"a": "1", "tool*": "2", "dir/deep/": None, "dir/l@": "nowhere"})
     before = snapshot(tree)
     inodes = {(tree / "a").stat().st_ino, (tree / "tool").stat().st_ino}
@@ -35,7 +35,7 @@ def test_moved_files_are_the_stores_and_the_tree_is_gone(cas: Cas, work: Path) -
         assert all(os.stat(path).st_nlink == 2 for path in objects_of(store.path))
 
 
-def test_moved_unchanged_tree_is_gone_too(store: Store, work: Path) -> None:
+def test_moved_known_tree_is_removed(store: Store, work: Path) -> None:
     store.put(ID, make(work / "tree", {"a": "1"}), move=True)
 
     assert store.put(ID, make(work / "tree", {"a": "1"}), move=True).unchanged
@@ -43,7 +43,7 @@ def test_moved_unchanged_tree_is_gone_too(store: Store, work: Path) -> None:
 
 
 @pytest.mark.parametrize("why", ["second link", "open writer", "attribute", "owner"])
-def test_file_that_somebody_else_could_write_is_copied(store: Store, work: Path, why: str) -> None:
+def test_move_copies_a_file_that_others_could_write(store: Store, work: Path, why: str) -> None:
     tree = make(work / "tree", {"a": "1"})
     inode = (tree / "a").stat().st_ino
     writer = -1
@@ -71,7 +71,7 @@ def test_file_that_somebody_else_could_write_is_copied(store: Store, work: Path,
         assert list(store.verify()) == []
 
 
-def test_refused_tree_stays_as_it_was(store: Store, work: Path) -> None:
+def test_move_keeps_a_refused_tree(store: Store, work: Path) -> None:
     tree = make(work / "tree", {"a": "1", "b*": "2"})
     os.utime(tree / "a", ns=(1, 2))
     os.mkfifo(tree / "zzz")
@@ -86,7 +86,7 @@ def test_refused_tree_stays_as_it_was(store: Store, work: Path) -> None:
     assert objects_of(store.path) == []
 
 
-def test_conflicting_tree_stays_as_it_was(cas: Cas, work: Path) -> None:
+def test_move_keeps_a_conflicting_tree(cas: Cas, work: Path) -> None:
     cas("put", ID, make(work / "old", {"a": "1"}))
     tree = make(work / "tree", {"a": "2"})
 
@@ -98,7 +98,7 @@ def test_conflicting_tree_stays_as_it_was(cas: Cas, work: Path) -> None:
     assert len(objects_of(cas.store)) == 1
 
 
-def test_tree_of_another_file_system_is_copied_and_gone(store: Store, tmp_path: Path) -> None:
+def test_move_copies_across_file_systems(store: Store, tmp_path: Path) -> None:
     shared_memory = Path(f"/dev/shm/cas-test-{os.getpid()}")
     tree = make(shared_memory, {"a": "1", "b/c": "2"})
     try:
@@ -117,7 +117,7 @@ def test_tree_of_another_file_system_is_copied_and_gone(store: Store, tmp_path: 
 
 
 @pytest.mark.skipif(ROOT, reason="root may remove anything")
-def test_what_cannot_be_removed_is_reported_and_nothing_is_lost(store: Store, work: Path) -> None:
+def test_move_reports_files_it_cannot_remove(store: Store, work: Path) -> None:
     tree = make(work / "tree", {"locked/a": "1", "b": "2"})
     (tree / "locked").chmod(0o555)
 

@@ -96,7 +96,7 @@ READING = (
 )
 
 
-def test_all_of_anothers_store_can_be_read(place: Path) -> None:
+def test_foreign_store_can_be_read(place: Path) -> None:
     before = snapshot(place / "store")
     for words in READING:
         code, output = _command(place, *words)
@@ -117,7 +117,7 @@ def _verify(place: Path) -> tuple[int, str]:
     return _as_other(place, run)
 
 
-def test_what_would_change_anothers_store_names_the_missing_right(place: Path) -> None:
+def test_change_of_a_foreign_store_names_the_missing_permission(place: Path) -> None:
     before = snapshot(place / "store")
     store = str(place / "store")
     for words, named in (
@@ -161,7 +161,7 @@ def test_what_would_change_anothers_store_names_the_missing_right(place: Path) -
         ("known", ["gc", "--dry-run", "--max-age", "0d"], "known"),
     ],
 )
-def test_right_that_is_missing_is_named_with_its_path(
+def test_missing_permission_is_named_with_its_path(
     place: Path, closed: str, words: list[str], named: str
 ) -> None:
     path = place / "store" / closed
@@ -176,7 +176,7 @@ def test_right_that_is_missing_is_named_with_its_path(
     assert str(place / "store" / named) in output
 
 
-def test_verification_names_what_it_may_not_read(place: Path) -> None:
+def test_verify_names_unreadable_files(place: Path) -> None:
     (layer, *_) = sorted((place / "store/layers").iterdir())
     layer.chmod(0o700)
 

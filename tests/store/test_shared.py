@@ -62,7 +62,7 @@ def _seen(user: Cas, name: str, place: Path) -> object:
     return snapshot(place / f"seen-{name}")
 
 
-def test_everybody_in_the_group_can_do_everything(ann: Cas, bob: Cas, place: Path) -> None:
+def test_group_member_can_run_every_command(ann: Cas, bob: Cas, place: Path) -> None:
     one, two = _contents(place / "one", "a"), _contents(place / "two", "b")
     ann("put", "a:t:12345678", one)
     bob("put", "b:t:12345678", two)
@@ -83,7 +83,7 @@ def test_everybody_in_the_group_can_do_everything(ann: Cas, bob: Cas, place: Pat
     assert objects_of(ann.store) == []
 
 
-def test_contents_are_kept_once_for_each_user(ann: Cas, bob: Cas, place: Path) -> None:
+def test_contents_are_stored_once_for_each_user(ann: Cas, bob: Cas, place: Path) -> None:
     ann("put", "a:t:12345678", _contents(place / "1", "a"))
     for name in ("b", "c", "d"):
         bob("put", f"{name}:t:12345678", _contents(place / name, name))
@@ -97,7 +97,7 @@ def test_contents_are_kept_once_for_each_user(ann: Cas, bob: Cas, place: Path) -
     sound(ann.store)
 
 
-def test_what_collection_plans_and_frees_is_what_du_says(ann: Cas, bob: Cas, place: Path) -> None:
+def test_gc_plan_and_du_agree_in_a_shared_store(ann: Cas, bob: Cas, place: Path) -> None:
     ann("put", "a:t:12345678", _contents(place / "1", "a"))
     for name in ("b", "c"):
         bob("put", f"{name}:t:12345678", _contents(place / name, name))
@@ -113,7 +113,9 @@ def test_what_collection_plans_and_frees_is_what_du_says(ann: Cas, bob: Cas, pla
     tidy(ann.store)
 
 
-def test_what_a_killed_user_left_is_collected_by_another(ann: Cas, bob: Cas, place: Path) -> None:
+def test_leftovers_of_a_killed_user_are_collected_by_another(
+    ann: Cas, bob: Cas, place: Path
+) -> None:
     ann("put", "a:t:12345678", _contents(place / "1", "a"))
     tree = _contents(place / "2", "b")
     for call in ("link,linkat", "rename,renameat,renameat2", "mkdir,mkdirat"):
@@ -127,7 +129,7 @@ def test_what_a_killed_user_left_is_collected_by_another(ann: Cas, bob: Cas, pla
     sound(ann.store)
 
 
-def test_merged_layer_of_several_users_is_right(ann: Cas, bob: Cas, place: Path) -> None:
+def test_merged_layer_of_several_users_is_correct(ann: Cas, bob: Cas, place: Path) -> None:
     names = [f"r{number}:t:12345678" for number in range(502)]
     with Store(ann.store) as store:  # by root: the fastest way
         for number, name in enumerate(names):
@@ -142,9 +144,7 @@ def test_merged_layer_of_several_users_is_right(ann: Cas, bob: Cas, place: Path)
     tidy(ann.store)
 
 
-def test_who_is_not_in_the_group_can_read_and_change_nothing(
-    cas: Cas, ann: Cas, place: Path
-) -> None:
+def test_outsider_can_read_and_change_nothing(cas: Cas, ann: Cas, place: Path) -> None:
     tree = _contents(place / "1", "a")
     ann("put", "a:t:12345678", tree)
     eve = as_user(cas, 4244)
@@ -174,7 +174,7 @@ def test_who_is_not_in_the_group_can_read_and_change_nothing(
     assert state() == before
 
 
-def test_store_of_one_user_can_be_shared_afterwards(cas: Cas, place: Path) -> None:
+def test_existing_store_can_be_shared(cas: Cas, place: Path) -> None:
     ann, bob = as_user(cas, 4242, GROUP), as_user(cas, 4243, GROUP)
     ann("put", "a:t:12345678", _contents(place / "1", "a"))
     assert ann.json("init") == {"store": str(cas.store), "made": False, "group": None}
@@ -189,18 +189,14 @@ def test_store_of_one_user_can_be_shared_afterwards(cas: Cas, place: Path) -> No
     tidy(ann.store)
 
 
-def test_sharing_is_for_the_owner_and_with_a_group_of_the_owner(
-    cas: Cas, ann: Cas, bob: Cas
-) -> None:
+def test_sharing_needs_the_owner_and_one_of_their_groups(cas: Cas, ann: Cas, bob: Cas) -> None:
     assert "another user" in bob("init", "--shared", code=8).stderr
     assert "not in the group" in ann("init", "--shared", "--group", "6001", code=8).stderr
     assert "no group" in ann("init", "--shared", "--group", "nobody-has-this", code=2).stderr
     assert "--shared" in ann("init", "--group", str(GROUP), code=2).stderr
 
 
-def test_set_user_id_bit_given_to_an_object_never_comes_out(
-    ann: Cas, bob: Cas, place: Path
-) -> None:
+def test_set_user_id_bit_of_an_object_is_never_served(ann: Cas, bob: Cas, place: Path) -> None:
     ann("put", "a:t:12345678", _contents(place / "1", "a"))
     (tool,) = (path for path in objects_of(ann.store) if path.endswith(b".x"))
     os.chmod(tool, 0o4555)
@@ -213,7 +209,7 @@ def test_set_user_id_bit_given_to_an_object_never_comes_out(
     assert "has mode 4555" in bob("verify", "--quick", code=6).stdout
 
 
-def test_sysroot_of_anothers_files_can_be_written_to(ann: Cas, bob: Cas, place: Path) -> None:
+def test_writable_sysroot_of_foreign_files_works(ann: Cas, bob: Cas, place: Path) -> None:
     ann("put", "a:t:12345678", _contents(place / "1", "a"))
     script = "rm s/usr/a; echo new >s/usr/b; ls s/usr"
     done = bob("run", "--rw", "--sysroot", "s=a", "--", "sh", "-c", script)
@@ -224,7 +220,7 @@ def test_sysroot_of_anothers_files_can_be_written_to(ann: Cas, bob: Cas, place: 
     sound(ann.store)
 
 
-def test_sysroot_that_another_may_not_look_into_is_in_use(ann: Cas, bob: Cas, place: Path) -> None:
+def test_sysroot_in_a_private_directory_is_in_use(ann: Cas, bob: Cas, place: Path) -> None:
     tree = _contents(place / "1", "a")
     ann("put", "a:t:12345678", tree)
     (place / "private").mkdir(mode=0o700)
@@ -241,7 +237,7 @@ def test_sysroot_that_another_may_not_look_into_is_in_use(ann: Cas, bob: Cas, pl
     tidy(ann.store)
 
 
-def test_two_users_can_do_everything_at_once(ann: Cas, bob: Cas, place: Path) -> None:
+def test_concurrent_users_lose_nothing(ann: Cas, bob: Cas, place: Path) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     for number in range(RECIPES):
@@ -266,7 +262,7 @@ def test_two_users_can_do_everything_at_once(ann: Cas, bob: Cas, place: Path) ->
     assert objects_of(ann.store) == []
 
 
-def test_repair_goes_on_past_what_is_another_users(ann: Cas, bob: Cas, place: Path) -> None:
+def test_repair_continues_past_foreign_files(ann: Cas, bob: Cas, place: Path) -> None:
     ann("put", "a:t:12345678", _contents(place / "a", "a"))
     bob("put", "b:t:12345678", _contents(place / "b", "b"))
     for user, name in ((ann, "a"), (bob, "b")):
@@ -279,9 +275,7 @@ def test_repair_goes_on_past_what_is_another_users(ann: Cas, bob: Cas, place: Pa
     assert bob("verify").stdout == "all is well\n"
 
 
-def test_lost_parts_that_anybody_makes_again_are_everybodys(
-    ann: Cas, bob: Cas, cas: Cas, place: Path
-) -> None:
+def test_recreated_directories_are_shared(ann: Cas, bob: Cas, cas: Cas, place: Path) -> None:
     ann("put", "a:t:12345678", _contents(place / "a", "a"))
     for user in (bob, cas):  # the second is root
         for name in ("lock", "pins", "known"):

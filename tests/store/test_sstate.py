@@ -57,7 +57,7 @@ def imported(cas: Cas, path: Path, code: int = 0) -> list[dict[str, Any]]:
     return done
 
 
-def test_object_becomes_the_tree_under_the_signature_in_its_name(tmp_path: Path, cas: Cas) -> None:
+def test_sstate_object_is_stored_under_the_id_in_its_name(tmp_path: Path, cas: Cas) -> None:
     path = write_sstate(tmp_path / "4c/f1", "zlib", TARGET)
     said = imported(cas, path)
     whole = f"zlib:core2-64:do_populate_sysroot:{HASH}"
@@ -74,9 +74,7 @@ def test_object_becomes_the_tree_under_the_signature_in_its_name(tmp_path: Path,
     sound(cas.store)
 
 
-def test_directory_of_objects_is_imported_with_what_is_theirs_alone(
-    tmp_path: Path, cas: Cas
-) -> None:
+def test_sstate_directory_is_imported(tmp_path: Path, cas: Cas) -> None:
     mirror, local = tmp_path / "mirror", tmp_path / "sstate-cache"
     write_sstate(local / "4c/f1", "zlib", TARGET)
     native = {"arch": "x86_64", "hash": "a" * 64}
@@ -103,14 +101,14 @@ def test_directory_of_objects_is_imported_with_what_is_theirs_alone(
     sound(cas.store)
 
 
-def test_known_signature_is_not_unpacked_again(tmp_path: Path, cas: Cas) -> None:
+def test_known_sstate_object_is_not_read_again(tmp_path: Path, cas: Cas) -> None:
     path = write_sstate(tmp_path / "sstate", "zlib", TARGET)
     cas("import", "sstate", path)
     path.write_bytes(b"no archive any more")
     assert "0 stored, 1 known already, 0 refused" in cas("import", "sstate", path).stdout
 
 
-def test_refused_object_is_named_and_the_others_are_stored(tmp_path: Path, cas: Cas) -> None:
+def test_refused_sstate_object_does_not_stop_the_others(tmp_path: Path, cas: Cas) -> None:
     sstate = tmp_path / "sstate"
     write_sstate(sstate, "good", TARGET)
     hostile = write_sstate(sstate, "hostile", [member("sysroot-destdir/../../etc/passwd", b"x")])
@@ -132,7 +130,7 @@ def test_refused_object_is_named_and_the_others_are_stored(tmp_path: Path, cas: 
     assert all(one["reason"] for one in said if one["status"] == "refused")
 
 
-def test_first_of_several_objects_with_one_signature_counts(tmp_path: Path, cas: Cas) -> None:
+def test_first_sstate_object_of_an_id_wins(tmp_path: Path, cas: Cas) -> None:
     for place in ("a", "b", "c"):
         large = member("sysroot-destdir/large", os.urandom(3_000_000))
         write_sstate(tmp_path / place, "zlib", [large])
@@ -142,7 +140,7 @@ def test_first_of_several_objects_with_one_signature_counts(tmp_path: Path, cas:
     ]  # fmt: skip
 
 
-def test_object_with_two_trees_or_a_list_of_its_own_is_refused(tmp_path: Path, cas: Cas) -> None:
+def test_ambiguous_sstate_object_is_refused(tmp_path: Path, cas: Cas) -> None:
     list_in_tree = member("sysroot-destdir/sysroot-fixmepath/zlib", b"x")
     for number, members in enumerate(([*TARGET, *NATIVE], [*TARGET, list_in_tree])):
         path = write_sstate(tmp_path / str(number), "zlib", members)
@@ -157,7 +155,7 @@ def test_linked_directories_are_entered_once(tmp_path: Path, cas: Cas) -> None:
     assert "1 stored, 0 known already" in cas("import", "sstate", tmp_path / "sstate").stdout
 
 
-def test_file_that_is_no_sstate_object_of_a_sysroot_is_refused(tmp_path: Path, cas: Cas) -> None:
+def test_file_that_is_not_an_sstate_object_is_refused(tmp_path: Path, cas: Cas) -> None:
     names = {
         "zlib.tar.zst": "name",
         sstate_name("zlib").replace("populate_sysroot", "package"): "do_package",
@@ -175,7 +173,7 @@ def test_file_that_is_no_sstate_object_of_a_sysroot_is_refused(tmp_path: Path, c
     ).stderr  # fmt: skip
 
 
-def test_many_objects_are_imported_by_all_processors(tmp_path: Path, cas: Cas) -> None:
+def test_many_sstate_objects_are_imported_in_parallel(tmp_path: Path, cas: Cas) -> None:
     sstate, recipes = tmp_path / "sstate", 60
     for number in range(recipes):
         own = member(f"sysroot-destdir/usr/include/r{number}.h", os.urandom(100_000))
@@ -194,9 +192,7 @@ def test_progress_shows_on_a_terminal_only(tmp_path: Path, cas: Cas) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_import_that_is_ended_half_way_goes_on_where_it_was(
-    tmp_path: Path, cas: Cas, number: signal.Signals
-) -> None:
+def test_interrupted_import_resumes(tmp_path: Path, cas: Cas, number: signal.Signals) -> None:
     sstate, recipes = tmp_path / "sstate", 60
     for recipe in range(recipes):
         own = member(f"sysroot-destdir/usr/include/r{recipe}.h", os.urandom(200_000))
@@ -218,9 +214,7 @@ def test_import_that_is_ended_half_way_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize("end", ["", ".tar", ".tar.gz", ".tgz", ".tar.zst"])
-def test_what_is_exported_is_the_same_tree_when_it_is_put_again(
-    tmp_path: Path, cas: Cas, end: str
-) -> None:
+def test_exported_tree_puts_as_the_same_tree(tmp_path: Path, cas: Cas, end: str) -> None:
     tree = make(tmp_path / "tree", {
         "usr/bin/tool*": "#!/bin/sh\n", "usr/empty/": None, "lib@": "usr/lib", "f": "f",
         "d" * 150 + "/" + "n" * 250: "long", "l@": "t" * 500,
@@ -235,7 +229,7 @@ def test_what_is_exported_is_the_same_tree_when_it_is_put_again(
     assert [name for name in os.listdir(tmp_path) if ".cas-" in name] == []
 
 
-def test_exported_directory_is_the_callers_to_change(tmp_path: Path, cas: Cas) -> None:
+def test_exported_directory_belongs_to_the_caller(tmp_path: Path, cas: Cas) -> None:
     cas("put", "zlib:t:11111111", make(tmp_path / "tree", {"d/f": "old", "x*": "run"}))
     out = tmp_path / "out"
     cas("export", "zlib", out)
@@ -263,9 +257,7 @@ def test_exported_sstate_object_is_laid_out_as_bitbake_does(
     assert len({one["tree"] for one in cas.json("ls")}) == 1
 
 
-def test_tree_that_no_sstate_object_can_hold_is_not_exported_as_one(
-    tmp_path: Path, cas: Cas
-) -> None:
+def test_tree_unfit_for_sstate_is_not_exported_as_sstate(tmp_path: Path, cas: Cas) -> None:
     trees: list[dict[str, str | None]] = [
         {"sysroot-fixmepath": "a file"}, {"sysroot-fixmepath/": None},
         {"sysroot-fixmepath/other": "list"},
@@ -280,7 +272,7 @@ def test_tree_that_no_sstate_object_can_hold_is_not_exported_as_one(
     assert "another recipe" in said
 
 
-def test_file_that_appears_meanwhile_is_not_overwritten(tmp_path: Path, cas: Cas) -> None:
+def test_export_does_not_overwrite_a_file_that_appears(tmp_path: Path, cas: Cas) -> None:
     files = {f"f{number}": str(number) * 10_000 for number in range(200)}
     cas("put", "zlib:t:11111111", make(tmp_path / "tree", files))
     target = tmp_path / "out.tar.gz"
@@ -309,7 +301,7 @@ def test_damaged_content_is_not_exported(tmp_path: Path, cas: Cas) -> None:
     assert [name for name in os.listdir(tmp_path) if ".cas-" in name] == []
 
 
-def test_lost_layer_is_damage(tmp_path: Path, cas: Cas) -> None:
+def test_export_of_a_lost_layer_is_damage(tmp_path: Path, cas: Cas) -> None:
     cas("put", "zlib:t:11111111", make(tmp_path / "tree", {"d/a": "good"}))
     (layer,) = (cas.store / "layers").iterdir()
     (layer / "d").rename(tmp_path / "d")
@@ -318,7 +310,7 @@ def test_lost_layer_is_damage(tmp_path: Path, cas: Cas) -> None:
     cas("export", "zlib", tmp_path / "out.tar", code=ExitCode.DAMAGED)
 
 
-def test_export_says_what_is_wrong_with_its_arguments(tmp_path: Path, cas: Cas) -> None:
+def test_export_names_the_wrong_argument(tmp_path: Path, cas: Cas) -> None:
     cas("put", "zlib:t:11111111", make(tmp_path / "tree", {"a": "good"}))
     cas("export", "absent", tmp_path / "out", code=ExitCode.NO_SIGNATURE)
     for name, reason in {"out.tar.xz": "not written", "o" * 256: "too long"}.items():

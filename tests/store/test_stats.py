@@ -42,7 +42,7 @@ def _counted(before: Any, after: Any) -> dict[str, int]:
     return {name: after[name] - before[name] for name in after if after[name] != before[name]}
 
 
-def test_sizes_are_those_of_what_is_stored(filled: Cas) -> None:
+def test_stats_sizes_match_the_store(filled: Cas) -> None:
     listed = filled.json("ls")
     objects = [p for p in (filled.store / "objects").rglob("*") if p.is_file()]
 
@@ -60,7 +60,7 @@ def test_sizes_are_those_of_what_is_stored(filled: Cas) -> None:
     assert "saved by sharing 58.6 KiB" in text
 
 
-def test_groups_share_what_all_take(filled: Cas) -> None:
+def test_group_shares_add_up_to_the_total(filled: Cas) -> None:
     whole = filled.json("du", ONE, TWO, THREE)
     for by, names in (
         ("recipe", {"one", "two"}),
@@ -81,7 +81,7 @@ def test_groups_share_what_all_take(filled: Cas) -> None:
     assert filled.json("stats")["groups"] is None
 
 
-def test_has_counts_what_it_is_asked_for(filled: Cas) -> None:
+def test_has_counts_hits_and_misses(filled: Cas) -> None:
     before = _counts(filled)
 
     filled("has", ONE, TWO)
@@ -90,7 +90,7 @@ def test_has_counts_what_it_is_asked_for(filled: Cas) -> None:
     assert _counted(before, _counts(filled)) == {"has_hits": 3, "has_misses": 1}
 
 
-def test_sysroots_count_what_they_are_made_of_and_what_is_missing(filled: Cas, work: Path) -> None:
+def test_sysroots_count_hits_and_misses(filled: Cas, work: Path) -> None:
     before = _counts(filled)
 
     filled("run", "--sysroot", "s=one,two:do_x", "--", "true")
@@ -107,7 +107,7 @@ def test_sysroots_count_what_they_are_made_of_and_what_is_missing(filled: Cas, w
     assert (counted["overlays"], counted["entries"]) == overlaid
 
 
-def test_plan_counts_when_it_is_carried_out(filled: Cas, work: Path) -> None:
+def test_plan_counts_when_mounted(filled: Cas, work: Path) -> None:
     plan = filled("plan", "--private", "--json", work / "s", ONE, TWO).stdout
     for command in (["plan", work / "s", ONE], ["export", ONE, "out"], ["which", "b", ONE]):
         filled(*command)
@@ -127,7 +127,7 @@ def test_plan_counts_when_it_is_carried_out(filled: Cas, work: Path) -> None:
     assert before == dict.fromkeys(before, 0)
 
 
-def test_plan_of_before_there_were_counts_can_be_carried_out(filled: Cas, work: Path) -> None:
+def test_plan_without_entries_can_be_mounted(filled: Cas, work: Path) -> None:
     import mounter
 
     document = filled.json("plan", "--private", work / "s", ONE)
@@ -136,7 +136,7 @@ def test_plan_of_before_there_were_counts_can_be_carried_out(filled: Cas, work: 
     assert mounter.Plan.decode(document).entries == 0
 
 
-def test_counts_of_many_processes_at_once_are_all_there(cas: Cas) -> None:
+def test_concurrent_counts_are_complete(cas: Cas) -> None:
     cas("init")
     code = (
         "import os, sys; from cas.disk.counters import Counts, count\n"
@@ -150,7 +150,7 @@ def test_counts_of_many_processes_at_once_are_all_there(cas: Cas) -> None:
     assert (found["has_hits"], found["entries"], found["has_misses"]) == (2000, 4000, 0)
 
 
-def test_day_has_what_happened_on_it(filled: Cas) -> None:
+def test_daily_counts_match_the_day(filled: Cas) -> None:
     filled("rm", THREE)
     filled("has", ONE)
 
@@ -168,7 +168,7 @@ def test_day_has_what_happened_on_it(filled: Cas) -> None:
     assert len([line for line in lines if line.startswith("20")]) == 1  # quiet days are left out
 
 
-def test_days_before_are_kept_apart(cas: Cas) -> None:
+def test_daily_counts_are_kept_apart(cas: Cas) -> None:
     cas("init")
     store = os.fsencode(cas.store)
     today = time.time_ns() // DAY_NS
@@ -182,7 +182,7 @@ def test_days_before_are_kept_apart(cas: Cas) -> None:
     assert _counts(cas)["has_hits"] == 10
 
 
-def test_what_gc_would_free_is_what_it_frees(filled: Cas) -> None:
+def test_predicted_free_space_matches_gc(filled: Cas) -> None:
     assert filled.json("stats")["gc_frees_bytes"] == 0
     (filled.store / "config.toml").write_text('[gc]\nmax_age = "0s"\ngrace = "0s"\n')
     (filled.store / "objects/00" / ("f" * 62)).write_text("left behind" * 1000)
@@ -193,7 +193,7 @@ def test_what_gc_would_free_is_what_it_frees(filled: Cas) -> None:
     assert filled.json("stats")["artifacts"] == 0
 
 
-def test_nothing_fails_for_want_of_counting(filled: Cas, work: Path) -> None:
+def test_uncountable_use_stops_nothing(filled: Cas, work: Path) -> None:
     (filled.store / "counts").unlink()
     filled("has", ONE)
     filled("run", "--sysroot", "s=one", "--", "true")
@@ -208,7 +208,7 @@ def test_nothing_fails_for_want_of_counting(filled: Cas, work: Path) -> None:
         assert _counts(reader)["has_hits"] == 1
 
 
-def test_python_counts_as_the_command_does(filled: Cas) -> None:
+def test_python_calls_are_counted_like_commands(filled: Cas) -> None:
     before = _counts(filled)
     with Store(filled.store) as store:
         (artifact, *_) = store.artifacts()
@@ -222,7 +222,7 @@ def _grown(cas: Cas) -> int:
     return grown
 
 
-def test_growth_is_what_the_disk_says(cas: Cas, work: Path) -> None:
+def test_growth_matches_the_disk(cas: Cas, work: Path) -> None:
     cas("put", ONE, make(work / "first", {}))  # the first put of a boot notes that
     cas("rm", ONE)
     before = disk_of(cas.store)
@@ -248,7 +248,7 @@ def test_growth_is_what_the_disk_says(cas: Cas, work: Path) -> None:
         assert _grown(cas) == disk_of(cas.store) - before, step
 
 
-def test_merged_layers_grow_a_store_and_come_back(cas: Cas, work: Path) -> None:
+def test_merged_layers_count_as_growth_and_are_freed(cas: Cas, work: Path) -> None:
     with Store(cas.store, create=True) as store:
         for number in range(502):
             tree = {f"f{number}": str(number), "shared": "s" * 20_000}
@@ -288,7 +288,7 @@ def _not_needed(cas: Cas, work: Path) -> None:
 
 
 @pytest.mark.parametrize("leave", [_stray, _killed_put, _not_needed])
-def test_what_killed_and_forced_commands_left_is_told_and_comes_back(
+def test_leftovers_are_counted_and_freed(
     filled: Cas, work: Path, leave: Callable[[Cas, Path], None]
 ) -> None:
     leave(filled, work)
@@ -303,7 +303,7 @@ def test_what_killed_and_forced_commands_left_is_told_and_comes_back(
     assert filled.json("stats")["gc_frees_bytes"] == 0
 
 
-def test_artifacts_that_go_meanwhile_are_left_out(filled: Cas) -> None:
+def test_stats_skip_artifacts_removed_meanwhile(filled: Cas) -> None:
     with Store(filled.store) as store:
         gone: list[object] = []
 
@@ -317,7 +317,7 @@ def test_artifacts_that_go_meanwhile_are_left_out(filled: Cas) -> None:
     assert {group.name: group.own for group in groups}["two"] == 0
 
 
-def test_missing_layer_is_damage_and_told_as_such(filled: Cas) -> None:
+def test_stats_report_a_missing_layer_as_damage(filled: Cas) -> None:
     with Store(filled.store) as store:
         layer = Path(os.fsdecode(store.layer_path(store.resolve("one"))))
     layer.rename(filled.directory / "aside")
@@ -328,7 +328,7 @@ def test_missing_layer_is_damage_and_told_as_such(filled: Cas) -> None:
         assert "verify" in error
 
 
-def test_nobody_waits_for_who_keeps_the_counts_locked(filled: Cas) -> None:
+def test_locked_counts_delay_nothing(filled: Cas) -> None:
     with (filled.store / "counts").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         filled("has", ONE)
@@ -336,7 +336,7 @@ def test_nobody_waits_for_who_keeps_the_counts_locked(filled: Cas) -> None:
     assert set(_counts(filled).values()) == {0}
 
 
-def test_counts_do_not_begin_anew_at_their_end(cas: Cas) -> None:
+def test_counts_do_not_overflow(cas: Cas) -> None:
     cas("init")
     store = os.fsencode(cas.store)
     count(store, Counts(1))

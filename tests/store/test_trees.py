@@ -24,7 +24,7 @@ def _layer(store: Store, name: str = ID) -> Path:
     return Path(os.fsdecode(store.layer_path(store.resolve(name))))
 
 
-def test_modes_owner_and_links_become_those_of_the_store(store: Store, work: Path) -> None:
+def test_modes_owner_and_times_are_normalised(store: Store, work: Path) -> None:
     tree = make(work / "tree", {"plain": "1", "tool*": "1", "dir/": None, "dir/deep/": None})
     (tree / "plain").chmod(0o600)
     (tree / "tool").chmod(0o4711)
@@ -60,7 +60,7 @@ def test_content_keeps_the_time_when_it_was_first_stored(store: Store, work: Pat
     assert (layer / "changing").stat().st_mtime_ns >= before
 
 
-def test_names_of_any_bytes_and_links_of_any_kind_come_back(store: Store, work: Path) -> None:
+def test_names_and_links_of_any_bytes_round_trip(store: Store, work: Path) -> None:
     tree = os.fsencode(work / "tree")
     os.mkdir(tree)
     names = [b"new\nline", b"co:lon", b"com,ma", b"back\\slash", b"\xff\x80", b"x" * 255, b" ",
@@ -80,7 +80,7 @@ def test_names_of_any_bytes_and_links_of_any_kind_come_back(store: Store, work: 
     assert list(store.verify()) == []
 
 
-def test_paths_longer_than_the_kernel_takes_come_back(store: Store, work: Path) -> None:
+def test_paths_longer_than_path_max_round_trip(store: Store, work: Path) -> None:
     name = b"d" * 100
     fds = [os.open(work, DIRECTORY_FLAGS)]
     os.mkdir(b"tree", dir_fd=fds[0])
@@ -121,7 +121,7 @@ def test_more_equal_files_than_an_inode_may_have_links(store: Store, work: Path)
 
 
 @pytest.mark.parametrize("what", ["fifo", "socket", "device", "overlay", "overlay-dir", "root"])
-def test_what_a_sysroot_cannot_hold_is_refused_by_path(cas: Cas, work: Path, what: str) -> None:
+def test_unstorable_file_is_refused_with_its_path(cas: Cas, work: Path, what: str) -> None:
     tree = make(work / "tree", {"before": "content", "sub/odd/": None, "zzz": "more"})
     odd = tree / "sub/odd/thing"
     if what == "fifo":
@@ -172,7 +172,7 @@ def test_unfit_tree_is_refused(cas: Cas, work: Path, tree: str) -> None:
     assert str(work) in cas("put", ID, tree, code=8).stderr
 
 
-def test_file_that_changes_while_it_is_read_is_named(cas: Cas, work: Path) -> None:
+def test_changing_file_is_named(cas: Cas, work: Path) -> None:
     """strace stops the put after the file was opened, and the test writes to the file then."""
     tree = make(work / "tree", {"a/first": "content", "changing": "x" * 3_000_000})
     report = work / "trace"
@@ -195,7 +195,7 @@ def test_file_that_changes_while_it_is_read_is_named(cas: Cas, work: Path) -> No
     assert objects_of(cas.store) == []
 
 
-def test_full_disk_is_an_error_and_nothing_is_lost(store: Store, work: Path) -> None:
+def test_full_disk_fails_a_put_and_loses_nothing(store: Store, work: Path) -> None:
     """A limit on the size of files stands for the end of the disk: write(2) fails half way."""
     store.put(ID, make(work / "small", {"a": "b"}))
     big = make(work / "big", {"first": "1", "zbig": "x" * 1_500_000})
@@ -219,7 +219,7 @@ def test_full_disk_is_an_error_and_nothing_is_lost(store: Store, work: Path) -> 
     assert list(store.verify()) == []
 
 
-def test_errors_of_the_interface_are_cas_errors(store: Store, work: Path) -> None:
+def test_python_interface_raises_cas_errors(store: Store, work: Path) -> None:
     with pytest.raises(InputRefused):
         store.put(ID, work / "missing")
     with pytest.raises(CasError):

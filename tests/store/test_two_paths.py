@@ -31,7 +31,7 @@ def other(request: pytest.FixtureRequest, cas: Cas, work: Path) -> Iterator[Cas]
 
 
 @pytest.mark.parametrize("strategy", ["hardlink", "copy", *(["overlay"] if ROOT else [])])
-def test_what_is_mounted_by_one_path_is_in_use_by_the_other(
+def test_mount_through_one_path_is_in_use_through_the_other(
     cas: Cas, other: Cas, work: Path, strategy: str
 ) -> None:
     make(work / "second", {"usr/y": "y"})
@@ -55,7 +55,7 @@ def test_what_is_mounted_by_one_path_is_in_use_by_the_other(
         assert here.json("mounts") == []
 
 
-def test_what_runs_by_one_path_is_in_use_by_the_other(cas: Cas, other: Cas, work: Path) -> None:
+def test_run_through_one_path_is_in_use_through_the_other(cas: Cas, other: Cas, work: Path) -> None:
     for here, there in ((cas, other), (other, cas)):
         with Store(here.store) as store, store.compose(["a"]):
             (seen,) = there.json("mounts")
@@ -67,7 +67,7 @@ def test_what_runs_by_one_path_is_in_use_by_the_other(cas: Cas, other: Cas, work
         assert there.json("mounts") == []
 
 
-def test_update_by_the_other_path(cas: Cas, other: Cas, work: Path) -> None:
+def test_update_works_through_the_other_path(cas: Cas, other: Cas, work: Path) -> None:
     cas("put", "b:t:12345678", make(work / "second", {"usr/y": "y"}))
     cas("mount", "target", "a", "--strategy", "copy")
 
@@ -77,9 +77,7 @@ def test_update_by_the_other_path(cas: Cas, other: Cas, work: Path) -> None:
     cas("umount", "target")
 
 
-def test_mount_is_taken_away_when_the_path_of_its_store_is_gone(
-    cas: Cas, other: Cas, work: Path
-) -> None:
+def test_umount_works_after_its_store_path_is_gone(cas: Cas, other: Cas, work: Path) -> None:
     strategies = ("copy", *(["overlay"] if ROOT else []))
     for strategy in strategies:
         other("mount", strategy, "a", "--strategy", strategy)
@@ -95,7 +93,7 @@ def test_mount_is_taken_away_when_the_path_of_its_store_is_gone(
 
 
 @pytest.mark.skipif(not ROOT, reason="needs privileges to mount an overlay that others see")
-def test_upper_directory_is_known_to_be_in_use_when_the_path_of_its_store_is_gone(
+def test_upper_directory_stays_in_use_after_its_store_path_is_gone(
     cas: Cas, other: Cas, work: Path
 ) -> None:
     other("mount", "target", "a", "--upper", "changes")
@@ -110,7 +108,7 @@ def test_upper_directory_is_known_to_be_in_use_when_the_path_of_its_store_is_gon
     cas("umount", "second")
 
 
-def test_store_is_kept_out_of_itself_by_its_other_path(cas: Cas, other: Cas, work: Path) -> None:
+def test_store_is_not_put_through_its_other_path(cas: Cas, other: Cas, work: Path) -> None:
     before = snapshot(cas.store / "objects")
     inside = os.path.join(other.store, "new")
 
@@ -129,7 +127,7 @@ def test_store_is_kept_out_of_itself_by_its_other_path(cas: Cas, other: Cas, wor
 
 
 @pytest.mark.skipif(not ROOT, reason="needs privileges to mount")
-def test_tree_in_which_the_store_is_mounted_is_not_put(cas: Cas, work: Path) -> None:
+def test_tree_that_contains_the_store_is_not_put(cas: Cas, work: Path) -> None:
     cas("put", "a:t:12345678", make(work / "tree", {"x": "x"}))
     make(work / "outer", {"z": "z", "deep/store/": None})
     subprocess.run(["mount", "--bind", cas.store, work / "outer/deep/store"], check=True)

@@ -39,7 +39,7 @@ def _on_disk(store: Path) -> int:
     return sum(found.values())
 
 
-def test_what_is_said_to_come_back_does(filled: Cas, work: Path) -> None:
+def test_predicted_release_matches_the_disk(filled: Cas, work: Path) -> None:
     cas = filled
     for chosen in (_NAMES[:1], _NAMES[1:2], _NAMES[2:3], _NAMES[2:], _NAMES[:3], _NAMES):
         said = cas.json("du", *chosen)
@@ -53,7 +53,7 @@ def test_what_is_said_to_come_back_does(filled: Cas, work: Path) -> None:
         _put(cas, work)
 
 
-def test_own_and_shared_make_the_size_whatever_else_is_asked_for(filled: Cas) -> None:
+def test_own_and_shared_add_up_to_the_size(filled: Cas) -> None:
     cas = filled
     together = {one["id"]: one for one in cas.json("du", *_NAMES)["artifacts"]}
     for name in _NAMES:

@@ -84,7 +84,7 @@ def _repaired(cas: Cas) -> list[str]:
     return done
 
 
-def test_sound_store_is_well_whatever_uses_it(cas: Cas, work: Path, trees: None) -> None:
+def test_sound_store_verifies_while_in_use(cas: Cas, work: Path, trees: None) -> None:
     cas("mount", "linked", "a", "b", "--strategy", "hardlink")
     cas("mount", "other", "a", "b")
     run = [CAS, "--store", str(cas.store), "run", "--strategy=hardlink", "--sysroot=s=a", "--"]
@@ -105,9 +105,7 @@ def test_sound_store_is_well_whatever_uses_it(cas: Cas, work: Path, trees: None)
     assert "there is no store" in cas("--store", str(work / "none"), "verify", code=1).stderr
 
 
-def test_flipped_content_is_found_and_its_artifacts_leave_service(
-    cas: Cas, work: Path, trees: None
-) -> None:
+def test_flipped_content_is_found_and_withdrawn(cas: Cas, work: Path, trees: None) -> None:
     _write(_layer(cas, "b") / "usr/shared", _flip, keep_time=True)
 
     assert _kinds(cas, "--quick", damage=False) == set()
@@ -130,9 +128,7 @@ def test_flipped_content_is_found_and_its_artifacts_leave_service(
     sound(cas.store)
 
 
-def test_findings_are_the_same_on_one_processor_and_on_many(
-    cas: Cas, work: Path, trees: None
-) -> None:
+def test_findings_do_not_depend_on_processors(cas: Cas, work: Path, trees: None) -> None:
     _write(_layer(cas, "a") / "usr/a", _flip)
     _write(_layer(cas, "b") / "usr/shared", _flip, keep_time=True)
     (_layer(cas, "b") / "usr/b").unlink()
@@ -163,7 +159,7 @@ def test_write_through_a_link_is_found_quickly(cas: Cas, work: Path, trees: None
 
 
 @pytest.mark.parametrize("keep_time", [False, True])
-def test_put_does_not_rely_on_what_was_written_through_a_link(
+def test_put_replaces_an_object_written_through_a_link(
     cas: Cas, work: Path, trees: None, keep_time: bool
 ) -> None:
     """Not even if the file looks old, as after `cp -p` or `rsync --inplace --times`."""
@@ -185,7 +181,7 @@ def test_put_does_not_rely_on_what_was_written_through_a_link(
     assert _repaired(cas)
 
 
-def test_file_that_was_only_touched_is_told_and_gets_its_time_again(cas: Cas, trees: None) -> None:
+def test_touched_object_is_reported_and_gets_its_time_back(cas: Cas, trees: None) -> None:
     path = _layer(cas, "b") / "usr/b"
     before = path.stat().st_mtime_ns
     path.touch()
@@ -223,7 +219,7 @@ def test_every_flipped_bit_of_a_small_file_is_refused(cas: Cas, work: Path, tree
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\0" * 8192, b"garbage" * 1000])
-def test_repair_makes_a_lost_index_again_and_verification_does_not(
+def test_repair_rebuilds_a_lost_index_and_verify_does_not(
     cas: Cas, work: Path, trees: None, content: bytes | None
 ) -> None:
     cas("pin", "a")
@@ -243,7 +239,7 @@ def test_repair_makes_a_lost_index_again_and_verification_does_not(
 
 
 @pytest.mark.parametrize("name", ["lock", "tmp", "leases", "known", "mounts", "pins", "empty"])
-def test_lost_part_of_a_store_is_told_and_init_makes_it_again(
+def test_lost_directory_is_reported_and_init_restores_it(
     cas: Cas, work: Path, trees: None, name: str
 ) -> None:
     path = cas.store / name
@@ -463,7 +459,7 @@ def _not_found_by_hash(cas: Cas) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_damage_is_found_and_healed(
+def test_damage_is_found_and_repaired(
     cas: Cas,
     work: Path,
     trees: None,
@@ -496,7 +492,7 @@ def test_damage_is_found_and_healed(
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_is_out_of_order_is_no_damage_and_is_healed(
+def test_harmless_disorder_is_repaired(
     cas: Cas, trees: None, harm: Callable[[Cas], None], kind: str
 ) -> None:
     harm(cas)
@@ -509,7 +505,7 @@ def test_what_is_out_of_order_is_no_damage_and_is_healed(
     tidy(cas.store)
 
 
-def test_moved_object_is_told_and_what_layers_have_is_read(cas: Cas, trees: None) -> None:
+def test_moved_object_is_reported_and_layers_are_read(cas: Cas, trees: None) -> None:
     _moved_and_flipped(cas)
 
     assert _kinds(cas) == {"stray", "object", "content"}
@@ -517,14 +513,14 @@ def test_moved_object_is_told_and_what_layers_have_is_read(cas: Cas, trees: None
     assert {one["recipe"] for one in cas.json("ls")} == {"b", "twin"}
 
 
-def test_missing_object_is_told_with_all_that_have_it(cas: Cas, trees: None) -> None:
+def test_missing_object_is_reported_with_its_artifacts(cas: Cas, trees: None) -> None:
     _object_of(cas, b"shared").unlink()
 
     (found,) = _findings(cas, damage=False)
     assert found["ids"] == ["a:t:12345678", "b:t:12345678", "twin:t:12345678"]
 
 
-def test_links_and_names_of_strangers_are_told_and_left(cas: Cas, work: Path, trees: None) -> None:
+def test_foreign_links_and_names_are_reported_and_kept(cas: Cas, work: Path, trees: None) -> None:
     os.link(_layer(cas, "a") / "usr/a", work / "mine")
     make(cas.store, {"mine": "x", "objects/00/mine": "x", "layers/mine/": None})
 
@@ -536,7 +532,7 @@ def test_links_and_names_of_strangers_are_told_and_left(cas: Cas, work: Path, tr
     assert (work / "mine").read_text() == "only in a"
 
 
-def test_damaged_pin_and_mount_are_told_with_their_paths(cas: Cas, trees: None) -> None:
+def test_damaged_pin_and_mount_record_are_reported_with_paths(cas: Cas, trees: None) -> None:
     cas("pin", "a")
     (cas.store / "pins/a:t:12345678").write_text("{")
     (cas.store / "mounts/0").write_text("{")
@@ -546,7 +542,7 @@ def test_damaged_pin_and_mount_are_told_with_their_paths(cas: Cas, trees: None) 
     assert f"{cas.store}/mounts/0" in text
 
 
-def test_damaged_layer_in_use_is_left_until_it_is_free(cas: Cas, work: Path, trees: None) -> None:
+def test_damaged_layer_in_use_is_kept_until_free(cas: Cas, work: Path, trees: None) -> None:
     cas("mount", "target", "b")
     _delete(cas)
 
@@ -593,7 +589,7 @@ def _lose_directory(index: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [_lose, _empty, _cut, _overwrite, _lose_directory])
-def test_lost_index_is_made_again_from_the_store(
+def test_lost_index_is_rebuilt(
     cas: Cas, work: Path, trees: None, harm: Callable[[Path], None]
 ) -> None:
     cas("pin", "a", "--reason", "why")
@@ -617,7 +613,7 @@ def test_lost_index_is_made_again_from_the_store(
     tidy(cas.store)
 
 
-def test_rebuilt_index_leaves_out_what_is_damaged(cas: Cas, work: Path, trees: None) -> None:
+def test_rebuilt_index_omits_damaged_artifacts(cas: Cas, work: Path, trees: None) -> None:
     (cas.store / "manifests" / _layer(cas, "a").name).unlink()
     _write(_layer(cas, "b") / "usr/b", _flip, keep_time=True)
     make(cas.store / "artifacts/odd", {"t:12345678@": "/etc"})
@@ -633,7 +629,7 @@ def test_rebuilt_index_leaves_out_what_is_damaged(cas: Cas, work: Path, trees: N
     assert "no such signature" in cas("mount", "target", "b", code=3).stderr
 
 
-def test_flipped_bits_of_the_index_are_no_crash_and_no_wrong_answer(
+def test_flipped_index_bits_cause_no_crash_and_no_wrong_answer(
     cas: Cas, work: Path, trees: None
 ) -> None:
     path = cas.store / "index/data.mdb"
@@ -663,9 +659,7 @@ def test_flipped_bits_of_the_index_are_no_crash_and_no_wrong_answer(
     sound(cas.store)
 
 
-def test_flipped_page_headers_end_no_command_without_a_sentence(
-    cas: Cas, work: Path, trees: None
-) -> None:
+def test_flipped_index_page_headers_end_with_a_sentence(cas: Cas, work: Path, trees: None) -> None:
     path = cas.store / "index/data.mdb"
     for number in range(4):
         cas("put", f"more{number}:t:12345678", "a")  # and so there is a list of free pages
@@ -702,7 +696,7 @@ def test_flipped_page_headers_end_no_command_without_a_sentence(
 
 
 @pytest.mark.parametrize("crash", ["ctypes.string_at(0)", "ctypes.CDLL(None).abort()"])
-def test_crash_is_told_with_the_code_of_damage(crash: str) -> None:
+def test_crash_in_the_index_has_the_exit_code_of_damage(crash: str) -> None:
     code = f"""
 import ctypes
 from cli.crashes import crashes_told
@@ -753,7 +747,7 @@ def test_repair_and_rebuild_killed_at_any_step_lose_nothing(
     assert hits > 0
 
 
-def test_what_is_where_nothing_may_be_is_found_and_moved_away(cas: Cas, trees: None) -> None:
+def test_foreign_entries_are_found_and_moved_away(cas: Cas, trees: None) -> None:
     make(cas.store, {"empty/1/evil.h": "evil", "empty/2/dir/": None, "artifacts/c": "no recipe"})
 
     assert _kinds(cas) == {"foreign"}
@@ -764,9 +758,7 @@ def test_what_is_where_nothing_may_be_is_found_and_moved_away(cas: Cas, trees: N
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can mount a disk")
-def test_put_reads_what_may_have_been_written_where_times_are_not_exact(
-    cas: Cas, work: Path
-) -> None:
+def test_put_rereads_objects_if_times_are_coarse(cas: Cas, work: Path) -> None:
     with (work / "image").open("wb") as file:
         file.truncate(64 << 20)
     subprocess.run(["mkfs.ext4", "-q", "-F", "-I", "128", work / "image"], check=True)

@@ -31,7 +31,7 @@ def _spread(work: Callable[[Sequence[int], _Give], None], items: Iterable[int]) 
     return done
 
 
-def test_everything_is_done_once_by_processes_of_equal_load() -> None:
+def test_work_is_done_once_by_evenly_loaded_processes() -> None:
     done = _spread(_doubled, range(10_000))
 
     assert sorted(result for _, result in done) == list(range(0, 20_000, 2))
@@ -42,13 +42,13 @@ def test_everything_is_done_once_by_processes_of_equal_load() -> None:
     assert max(loads.values()) - min(loads.values()) < 20_000
 
 
-def test_little_is_done_without_processes() -> None:
+def test_small_work_forks_no_process() -> None:
     assert _spread(_doubled, []) == []
     assert _spread(_doubled, [1000]) == [(os.getpid(), 2000)]
     assert sorted(_spread(_doubled, [1, 2, 7])) == [(os.getpid(), 2 * n) for n in (1, 2, 7)]
 
 
-def test_what_is_taken_in_turn_is_done_once_and_nobody_waits_for_who_is_slow() -> None:
+def test_shared_queue_gives_each_item_once_without_waiting() -> None:
     done: list[tuple[int, int]] = []
 
     def work(_: Sequence[int], give: _Give) -> None:
@@ -64,7 +64,7 @@ def test_what_is_taken_in_turn_is_done_once_and_nobody_waits_for_who_is_slow() -
     assert sum(pid == slow for pid, _ in done) < 50
 
 
-def test_nothing_is_taken_twice_however_fast_it_goes() -> None:
+def test_shared_queue_gives_no_item_twice() -> None:
     def work(_: Sequence[int], give: _Give) -> None:
         give(list(turns))
 
@@ -75,7 +75,7 @@ def test_nothing_is_taken_twice_however_fast_it_goes() -> None:
         assert sorted(item for items in done for item in items) == list(range(20_000))
 
 
-def test_large_results_come_from_all() -> None:
+def test_large_results_arrive_from_all_workers() -> None:
     def work(items: Sequence[int], give: _Give) -> None:
         for item in items:
             give(b"%d" % item * 500_000)
@@ -86,7 +86,7 @@ def test_large_results_come_from_all() -> None:
 @pytest.mark.parametrize(
     "error", [OSError(5, os.strerror(5), "/the/path"), TooDeep(b"a/b"), ValueError("no")], ids=repr
 )
-def test_error_comes_through_as_it_was_and_all_that_was_given_before(error: Exception) -> None:
+def test_worker_error_arrives_after_its_results(error: Exception) -> None:
     def work(items: Sequence[int], give: _Give) -> None:
         for item in items:
             give(item)
@@ -102,7 +102,7 @@ def test_error_comes_through_as_it_was_and_all_that_was_given_before(error: Exce
         assert vars(raised.value) == vars(error)
 
 
-def test_ended_process_is_an_error() -> None:
+def test_killed_worker_is_an_error() -> None:
     def work(_: Sequence[int], give: _Give) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -110,7 +110,7 @@ def test_ended_process_is_an_error() -> None:
         _spread(work, range(100))
 
 
-def test_interrupt_ends_all_and_loses_no_result() -> None:
+def test_interrupt_ends_all_workers_and_loses_no_result() -> None:
     def work(items: Sequence[int], give: _Give) -> None:
         give(os.getpid())
         if 0 in items:
@@ -139,7 +139,7 @@ time.sleep(1000)
 """
 
 
-def test_processes_end_with_a_parent_that_is_killed_whatever_it_blocks() -> None:
+def test_workers_end_with_a_killed_parent() -> None:
     """They have its locks, too, which would hold what nobody uses any more."""
     parent = subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE)
     assert parent.stdout is not None
@@ -178,12 +178,12 @@ for other in others[1:]:
 
 
 @pytest.mark.parametrize("reaped", [False, True])
-def test_end_is_known_where_others_have_the_pipe_or_the_kernel_reaps(reaped: bool) -> None:
+def test_worker_end_is_seen_despite_inherited_pipes(reaped: bool) -> None:
     command = [sys.executable, "-c", _IN_ODD_COMPANY.format(reaped=reaped)]
     assert subprocess.run(command, capture_output=True, timeout=60).stdout == b"True\n"
 
 
-def test_part_of_a_process_that_cannot_be_made_is_done_here(
+def test_failed_fork_is_done_in_the_parent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As where a user may have no more processes, which does not bind root (setrlimit(2))."""

@@ -108,7 +108,7 @@ def app(build: Build, script: str, text: str = "") -> None:
     build.recipe("app", tasks + text)
 
 
-def test_class_changes_no_hash(build: Build) -> None:
+def test_layer_changes_no_hash(build: Build) -> None:
     app(build, "true")
     recipes = ("app", "zlib")
     ours = json.loads(build.python("hashes", *recipes))
@@ -117,7 +117,7 @@ def test_class_changes_no_hash(build: Build) -> None:
     assert len(ours) == 2 * 8
 
 
-def test_sysroot_is_put_when_its_task_has_succeeded(build: Build) -> None:
+def test_sysroot_is_put_after_its_task(build: Build) -> None:
     build.populate("zlib", "png")
     listed = [one["id"] for one in build.cas.json("ls")]
     assert [name.rsplit(":", 1)[0] for name in listed] == [
@@ -131,7 +131,7 @@ def test_sysroot_is_put_when_its_task_has_succeeded(build: Build) -> None:
     assert objects_of(build.cas.store) == before
 
 
-def test_each_task_has_its_sysroot_mounted_and_nobody_else(build: Build) -> None:
+def test_sysroot_is_mounted_for_its_task_only(build: Build) -> None:
     build.populate("zlib", "png", "late")
     app(
         build, "cat usr/include/*.h >> ${WORKDIR}/seen; ! touch usr/include/new; ! rm usr/include/*"
@@ -150,7 +150,7 @@ def test_each_task_has_its_sysroot_mounted_and_nobody_else(build: Build) -> None
     assert not (build.work("app") / "cas-sysroots").exists()
 
 
-def test_tools_are_in_the_native_sysroot_without_what_they_depend_on(build: Build) -> None:
+def test_native_sysroot_has_tools_without_their_dependencies(build: Build) -> None:
     native = 'PACKAGE_ARCH = "${BUILD_ARCH}"'
     build.recipe("tool-native", native, **{"usr/bin/tool": "#!/bin/sh\necho tool"})
     build.recipe("hidden", **{"usr/include/hidden.h": "hidden"})
@@ -163,7 +163,7 @@ def test_tools_are_in_the_native_sysroot_without_what_they_depend_on(build: Buil
     assert (build.work("app") / "seen").read_text() == "zlib.h\ntool\n"
 
 
-def test_relocated_files_and_results_of_scripts_are_the_recipes_own(build: Build) -> None:
+def test_relocated_files_and_script_results_belong_to_the_recipe(build: Build) -> None:
     build.recipe("zlib", **{
         "usr/bin/zlib-config": "#!/bin/sh\necho FIXMESTAGINGDIRTARGET",
         "fixmepath": "sysroot-destdir/usr/bin/zlib-config\n", "fixmepath.cmd": "a command",
@@ -198,7 +198,7 @@ def test_relocated_files_and_results_of_scripts_are_the_recipes_own(build: Build
     assert "fixmepath.cmd" not in build.cas("files", "zlib").stdout
 
 
-def test_what_a_running_task_uses_is_not_collected(build: Build) -> None:
+def test_artifacts_of_a_running_task_are_not_collected(build: Build) -> None:
     build.populate("zlib", "png")
     collect = f"{CAS} --store {build.cas.store} gc --max-age 0s --grace 0s > ${{WORKDIR}}/gc"
     app(build, f"{collect}; cat usr/include/zlib.h")
@@ -207,7 +207,7 @@ def test_what_a_running_task_uses_is_not_collected(build: Build) -> None:
     assert [one["id"].split(":")[0] for one in build.cas.json("ls")] == ["zlib"]
 
 
-def test_what_was_collected_between_two_tasks_is_put_again(build: Build) -> None:
+def test_artifact_collected_between_tasks_is_put_again(build: Build) -> None:
     build.populate("zlib")
     app(build, "cat usr/include/zlib.h > ${WORKDIR}/seen")
     build.task("app", "prepare_recipe_sysroot", "zlib")
@@ -218,7 +218,7 @@ def test_what_was_collected_between_two_tasks_is_put_again(build: Build) -> None
     assert len(build.cas.json("ls")) == 1
 
 
-def test_store_that_was_deleted_is_made_again(build: Build) -> None:
+def test_deleted_store_is_created_again(build: Build) -> None:
     build.populate("zlib")
     app(build, "cat usr/include/zlib.h > ${WORKDIR}/seen")
     build.task("app", "prepare_recipe_sysroot", "zlib")
@@ -227,7 +227,7 @@ def test_store_that_was_deleted_is_made_again(build: Build) -> None:
     assert (build.work("app") / "seen").read_text() == "zlib"
 
 
-def test_what_changed_since_is_not_put_under_its_old_hash(build: Build) -> None:
+def test_changed_component_is_not_put_under_its_old_hash(build: Build) -> None:
     build.populate("zlib")
     app(build, "test -e usr && echo mounted > ${WORKDIR}/seen || echo nothing > ${WORKDIR}/seen")
     build.task("app", "prepare_recipe_sysroot", "zlib")
@@ -241,7 +241,7 @@ def test_what_changed_since_is_not_put_under_its_old_hash(build: Build) -> None:
     assert [f"{one['id']}\n" for one in build.cas.json("ls")] == [ids]
 
 
-def test_component_that_is_made_anew_with_the_same_hash_counts(build: Build) -> None:
+def test_rebuilt_component_of_the_same_hash_is_used(build: Build) -> None:
     build.recipe("zlib", "do_compile() {\nmkdir -p ${D}\ncp ${TOPDIR}/content ${D}/\n}")
     for content in ("old", "new"):
         (build.path / "content").write_text(content)
@@ -253,7 +253,7 @@ def test_component_that_is_made_anew_with_the_same_hash_counts(build: Build) -> 
     assert len(build.cas.json("ls")) == 1
 
 
-def test_dependency_of_a_later_task_that_changes_or_goes_leaves_nothing_behind(
+def test_changed_dependency_of_a_later_task_leaves_nothing_behind(
     build: Build,
 ) -> None:
     def populate(text: str) -> None:
@@ -285,7 +285,7 @@ own() {
 """
 
 
-def test_what_functions_after_the_preparing_have_written_survives_a_change(build: Build) -> None:
+def test_files_of_later_functions_survive_a_change(build: Build) -> None:
     """As that of useradd: it does not run again when a dependency of a later task changes."""
     build.populate("zlib", "late")
     app(build, "cat etc/passwd > ${WORKDIR}/seen", OWN)
@@ -297,7 +297,7 @@ def test_what_functions_after_the_preparing_have_written_survives_a_change(build
     assert (build.work("app") / "seen").read_text() == "user\n"
 
 
-def test_what_they_have_written_survives_a_change_of_what_was_prepared(build: Build) -> None:
+def test_files_of_later_functions_survive_a_change_of_the_sysroot(build: Build) -> None:
     build.populate("zlib", "late")
     app(build, "cat etc/passwd usr/include/zlib.h > ${WORKDIR}/seen", OWN)
     build.task("app", "prepare_recipe_sysroot", "zlib")
@@ -308,7 +308,7 @@ def test_what_they_have_written_survives_a_change_of_what_was_prepared(build: Bu
     assert (build.work("app") / "seen").read_text() == "user\nnewer"
 
 
-def test_sysroot_that_cannot_be_prepared_ends_the_task(build: Build) -> None:
+def test_unpreparable_sysroot_fails_the_task(build: Build) -> None:
     build.recipe("bad", **{"usr/bin/postinst-bad": "#!/nonexistent"})
     build.populate("bad")
     app(build, "true")
@@ -316,7 +316,7 @@ def test_sysroot_that_cannot_be_prepared_ends_the_task(build: Build) -> None:
     assert "its sysroots cannot be prepared" in log
 
 
-def test_list_of_ids_may_be_deleted(build: Build) -> None:
+def test_id_list_may_be_deleted(build: Build) -> None:
     build.populate("zlib", "png")
     app(build, "cat usr/include/zlib.h > ${WORKDIR}/seen")
     build.task("app", "prepare_recipe_sysroot", "zlib")
@@ -328,7 +328,7 @@ def test_list_of_ids_may_be_deleted(build: Build) -> None:
     assert (build.work("app") / "seen").read_text() == "zlib"
 
 
-def test_preparing_takes_nothing_away_from_a_task_that_runs(build: Build) -> None:
+def test_preparing_keeps_the_sysroot_of_a_running_task(build: Build) -> None:
     build.populate("zlib", "late")
     wait = "touch ${TOPDIR}/waiting; until [ -e ${TOPDIR}/go ]; do sleep 0.05; done"
     app(build, "cat usr/include/zlib.h", f"""
@@ -349,7 +349,7 @@ def test_preparing_takes_nothing_away_from_a_task_that_runs(build: Build) -> Non
     assert (build.work("app") / "seen").read_text() == "late"
 
 
-def test_live_ids_keep_what_the_build_needs(build: Build) -> None:
+def test_live_ids_keep_artifacts_of_the_build(build: Build) -> None:
     build.populate("zlib", "png")
     build.recipe("png", **{"usr/include/png.h": "newer"})
     build.populate("png")
@@ -359,7 +359,7 @@ def test_live_ids_keep_what_the_build_needs(build: Build) -> None:
     assert [one["id"].split(":")[0] for one in build.cas.json("ls")] == ["png", "zlib"]
 
 
-def test_what_a_build_has_is_pushed_at_its_end_and_pulled_where_it_is_restored(
+def test_build_pushes_at_its_end_and_pulls_when_restoring(
     build: Build, cas: Cas, work: Path
 ) -> None:
     remote = f"file://{work}/remote"
@@ -383,7 +383,7 @@ def test_what_a_build_has_is_pushed_at_its_end_and_pulled_where_it_is_restored(
     assert (work / "zlib/usr/include/zlib.h").read_text() == "zlib"
 
 
-def test_remote_that_cannot_be_reached_ends_no_build(build: Build, work: Path) -> None:
+def test_unreachable_remote_fails_no_build(build: Build, work: Path) -> None:
     (work / "remote").write_text("no directory")
     build.configure(f'INHERIT += "cas-sysroot"\nCAS_REMOTE = "file://{work}/remote"\n')
     build.populate("zlib")
@@ -391,7 +391,7 @@ def test_remote_that_cannot_be_reached_ends_no_build(build: Build, work: Path) -
     build.python("completed")
 
 
-def test_conflict_ends_the_task_with_both_names(build: Build) -> None:
+def test_conflict_fails_the_task_and_names_both(build: Build) -> None:
     build.recipe("fork", **{"usr/include/zlib.h": "another zlib"})
     build.populate("zlib", "fork")
     app(build, "true")
@@ -400,7 +400,7 @@ def test_conflict_ends_the_task_with_both_names(build: Build) -> None:
     assert "usr/include/zlib.h: zlib wins over fork" in log
 
 
-def test_where_the_kernel_refuses_sysroots_are_linked_and_the_log_says_why(build: Build) -> None:
+def test_refused_mount_falls_back_to_links_and_is_logged(build: Build) -> None:
     build.populate("zlib")
     app(build, "true")
     log = build.task("app", "prepare_recipe_sysroot", "zlib", wrapper=REFUSING)
@@ -412,7 +412,7 @@ def test_where_the_kernel_refuses_sysroots_are_linked_and_the_log_says_why(build
         assert "its sysroots are linked" not in log
 
 
-def test_recipe_that_is_to_link_links(build: Build) -> None:
+def test_recipe_can_choose_links(build: Build) -> None:
     build.populate("zlib")
     app(build, "true", 'CAS_SYSROOT = "link"')
     log = build.task("app", "prepare_recipe_sysroot", "zlib")
@@ -424,7 +424,7 @@ def test_recipe_that_is_to_link_links(build: Build) -> None:
     assert list((build.work("app") / "recipe-sysroot-native").iterdir()) == []
 
 
-def test_recipe_that_was_linked_before_stays_so_until_it_is_prepared_again(build: Build) -> None:
+def test_linked_recipe_stays_linked_until_prepared_again(build: Build) -> None:
     build.populate("zlib")
     app(build, "true")
     build.configure("")
@@ -434,7 +434,7 @@ def test_recipe_that_was_linked_before_stays_so_until_it_is_prepared_again(build
     assert not (build.work("app") / "cas-sysroots").exists()
 
 
-def test_sysroot_of_before_is_not_mounted_over_one_that_was_linked_since(build: Build) -> None:
+def test_stale_sysroot_is_not_mounted_over_a_linked_one(build: Build) -> None:
     build.populate("zlib")
     app(build, "test -e usr || echo linked > ${WORKDIR}/seen")
     build.task("app", "prepare_recipe_sysroot", "zlib")
@@ -445,7 +445,7 @@ def test_sysroot_of_before_is_not_mounted_over_one_that_was_linked_since(build: 
     assert (build.work("app") / "seen").read_text() == "linked\n"
 
 
-def test_kernel_is_linked_since_others_run_its_tools(build: Build) -> None:
+def test_kernel_recipe_is_linked(build: Build) -> None:
     build.populate("zlib")
     (build.path / "classes").mkdir()
     (build.path / "classes/kernel.bbclass").write_text("")
@@ -453,7 +453,7 @@ def test_kernel_is_linked_since_others_run_its_tools(build: Build) -> None:
     assert "linked, not mounted: others" in build.task("app", "prepare_recipe_sysroot", "zlib")
 
 
-def test_recipe_may_write_into_a_sysroot_of_its_own(build: Build) -> None:
+def test_recipe_can_write_into_a_writable_sysroot(build: Build) -> None:
     build.populate("zlib")
     app(build, "cat usr/written || true; echo more >> usr/written", 'CAS_SYSROOT = "writable"')
     build.task("app", "prepare_recipe_sysroot", "zlib")
@@ -463,13 +463,13 @@ def test_recipe_may_write_into_a_sysroot_of_its_own(build: Build) -> None:
     assert build.cas("files", "zlib").stdout.split()[-1] == "usr/include/zlib.h"
 
 
-def test_wrong_mode_is_told(build: Build) -> None:
+def test_invalid_mode_is_reported(build: Build) -> None:
     app(build, "true", 'CAS_SYSROOT = "mounted"')
     log = build.task("app", "prepare_recipe_sysroot", code=1)
     assert "CAS_SYSROOT is 'mounted': it has to be one of mount, writable, link" in log
 
 
-def test_build_goes_on_without_a_store_and_says_so(build: Build) -> None:
+def test_build_continues_without_a_store(build: Build) -> None:
     build.configure('INHERIT += "cas-sysroot"\nCAS_STORE = "/proc/nowhere"')
     build.populate("zlib")
     app(build, "true")
