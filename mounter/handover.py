@@ -22,19 +22,19 @@ from cas.errors import StoreDamaged
 from cas.system.files import open_file
 from cas.system.text import quoted
 from mounter import syscalls
-from mounter.linked.make import refuse_changes
+from mounter.linked.make import refuse_writable
 from mounter.linked.place import STORE_READ_ONLY
-from mounter.mounting import refuse_unfit
+from mounter.mounting import refuse_unmountable
 from mounter.overlay.overlay import attach_overlay
-from mounter.overlay.upper import claim_upper, refuse_used_upper
+from mounter.overlay.upper import lock_upper, refuse_locked_upper
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
-from mounter.probe import tried
-from mounter.records import count_made
-from mounter.running import refuse_unfit_paths
+from mounter.probe import try_in_child
+from mounter.records import count_sysroots
+from mounter.running import refuse_unmountable_paths
 from mounter.sandbox.rootfs import MountSpec, RootFs
-from mounter.targets import existing_parent, refuse_around_store
+from mounter.targets import nearest_directory, refuse_store_overlap
 
-_NO_NAMESPACES = "the kernel gives no namespaces here"
+NO_NAMESPACES = "the kernel gives no namespaces here"
 
 
 def hold(plan: Plan, purpose: str = "a plan") -> Lease:
@@ -90,25 +90,25 @@ def enter(plans: Sequence[Plan], purpose: str = "a plan", *, inherited: bool = T
         return leases
     try:
         for plan in plans:
-            refuse_around_store(plan.target, plan.store)
+            refuse_store_overlap(plan.target, plan.store)
             if plan.strategy not in (Strategy.AUTO, Strategy.OVERLAY):
                 reason = f"the plan is by {plan.strategy.value}, which `carry_out` does"
                 raise NoStrategy(plan.target, [reason])
             lease = hold(plan, purpose)
             leases.append(lease)
-            upper = claim_upper(plan)  # until the process ends
+            upper = lock_upper(plan)  # until the process ends
             for fd in (lease.fd, upper):  # whatever it executes before that
                 if fd is not None and fd >= 0:
                     os.set_inheritable(fd, inherited)
         placed = [MountSpec(p, f"cas-{le.name}") for p, le in zip(plans, leases, strict=True)]
-        _leave()
+        _enter_namespaces()
         RootFs().assemble(placed, ())
-        count_made(plans, overlaid=True)
+        count_sysroots(plans, overlaid=True)
     except StrategyRefused as refusal:
-        _close(leases)
+        _close_all(leases)
         raise NoStrategy(plans[0].target, [f"overlay: {refusal}"]) from refusal
     except BaseException:
-        _close(leases)
+        _close_all(leases)
         raise
     return leases
 
@@ -121,10 +121,10 @@ def decide(plan: Plan, *, private: bool) -> Plan:
     OSError.
     """
     if private:
-        refuse_unfit_paths([plan])
-        refuse_used_upper(plan)
+        refuse_unmountable_paths([plan])
+        refuse_locked_upper(plan)
     else:
-        refuse_unfit(plan)
+        refuse_unmountable(plan)
     reasons: list[str] = []
     for strategy in plan.candidates:
         if strategy is Strategy.OVERLAY:
@@ -137,7 +137,7 @@ def decide(plan: Plan, *, private: bool) -> Plan:
     raise NoStrategy(plan.target, reasons)
 
 
-def _leave() -> None:
+def _enter_namespaces() -> None:
     """Leave the mount namespace, and the user namespace if that is needed for it."""
     uid, gid = _real_ids()
     try:
@@ -149,7 +149,7 @@ def _leave() -> None:
             if error.errno == errno.EINVAL and len(os.listdir("/proc/self/task")) > 1:
                 why = "a process with several threads cannot leave its user namespace"
             else:
-                why = f"{_NO_NAMESPACES} ({error})"
+                why = f"{NO_NAMESPACES} ({error})"
             raise StrategyRefused(why) from error
         for name, text in (
             ("setgroups", "deny"),
@@ -170,7 +170,7 @@ def _real_ids() -> list[int]:
     return [int(found[key].split()[1]) for key in ("Uid", "Gid")]
 
 
-def _close(leases: Sequence[Lease]) -> None:
+def _close_all(leases: Sequence[Lease]) -> None:
     for lease in leases:
         lease.close()
 
@@ -185,12 +185,12 @@ def _overlay_refusal(plan: Plan, *, private: bool) -> str:
         except PermissionError as error:
             raise StrategyRefused("the kernel does not let this user mount (EPERM)") from error
         except OSError as error:  # ENOSPC: there may be no more (user_namespaces(7))
-            raise StrategyRefused(f"{_NO_NAMESPACES} ({error})") from error
+            raise StrategyRefused(f"{NO_NAMESPACES} ({error})") from error
         syscalls.mount(None, b"/", None, syscalls.MS_SLAVE | syscalls.MS_REC)
         directory = os.open(os.path.join(plan.store, b"leases"), os.O_PATH | os.O_CLOEXEC)
         attach_overlay(plan, "cas", directory)
 
-    return tried("", attempt).detail
+    return try_in_child("", attempt).detail
 
 
 def _link_refusal(plan: Plan, strategy: Strategy, *, private: bool) -> str:
@@ -199,14 +199,14 @@ def _link_refusal(plan: Plan, strategy: Strategy, *, private: bool) -> str:
     A `private` tree is made in the store, where that works.
     """
     try:
-        refuse_changes(plan, strategy)
+        refuse_writable(plan, strategy)
     except StrategyRefused as refusal:
         return str(refusal)
     if private:
         return ""
     if os.statvfs(plan.store).f_flag & os.ST_RDONLY:
         return STORE_READ_ONLY
-    parent = existing_parent(plan.target)
+    parent = nearest_directory(os.path.dirname(plan.target))
     name = os.path.join(parent, f".cas-{os.urandom(8).hex()}".encode())
     try:
         if strategy is Strategy.HARDLINK:

@@ -18,19 +18,24 @@ from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 from mounter import syscalls
 from mounter.overlay.overlay import attach_overlay
-from mounter.overlay.upper import claimed_upper, forget_upper, refuse_used_upper, upper_of
+from mounter.overlay.upper import (
+    clear_upper_note,
+    refuse_locked_upper,
+    upper_directories,
+    upper_lock,
+)
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
-from mounter.records import count_made, new_record, new_source
+from mounter.records import count_sysroots, new_record, new_source_name
 from mounter.targets import (
     StrPath,
-    absolute,
+    absolute_target,
     check_target,
     directory_lock,
-    existing_parent,
     make_directories,
-    mounted_path,
-    refuse_full,
+    nearest_directory,
+    refuse_nonempty,
     remove_directories,
+    resolve_target,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +77,7 @@ def planned(
     upper: StrPath | None = None,
 ) -> Plan:
     """Plan a composition at `target`; see `mount`. Nothing is tried, and nothing done."""
-    return Plan.of(composition, absolute(target))._replace(
+    return Plan.of(composition, absolute_target(target))._replace(
         strategy=strategy,
         writable=writable or upper is not None,
         upper=None if upper is None else os.path.realpath(os.fsencode(upper)),
@@ -108,12 +113,12 @@ def carry_out(plan: Plan, progress: Progress = no_progress) -> Mount:
     """Mount as a plan says; see `mount`. The caller has a lease on what the plan uses."""
     check_target(plan)
     created = make_directories(plan.target)
-    source = new_source()
+    source = new_source_name()
     try:
-        with adding_path(plan.target), directory_lock(plan.target), claimed_upper(plan, source):
-            _clear_stale(plan)
-            refuse_full(plan.target)
-            return _mount_by_first(plan, created, source, progress)
+        with adding_path(plan.target), directory_lock(plan.target), upper_lock(plan, source):
+            _clear_stale_record(plan)
+            refuse_nonempty(plan.target)
+            return _try_strategies(plan, created, source, progress)
     except BaseException:
         remove_directories(created)
         raise
@@ -154,7 +159,7 @@ def umount(
     removed then), StoreDamaged, OSError.
     """
     root = os.path.realpath(os.fsencode(store))
-    path = mounted_path(target)
+    path = resolve_target(target)
     with adding_path(path), mount_records.record_lock(root, path):
         record = mount_records.read_record(root, path)
         if record is None:
@@ -163,36 +168,36 @@ def umount(
             if not forget or record.namespace == mount_namespace():
                 _umount_overlay(path, record)
             if record.upper is not None:
-                forget_upper(os.fsencode(record.upper), record.sources)
+                clear_upper_note(os.fsencode(record.upper), record.sources)
         else:
-            from mounter.linked.place import take_away
+            from mounter.linked.place import remove_placed_tree
 
-            take_away(root, path, record, progress)
+            remove_placed_tree(root, path, record, progress)
         with signals_blocked():
             mount_records.remove_record(root, path)
             remove_directories([os.fsencode(directory) for directory in record.created])
     return Strategy(record.strategy)
 
 
-def refuse_unfit(plan: Plan) -> None:
+def refuse_unmountable(plan: Plan) -> None:
     """Refuse what `carry_out` would refuse before it does anything, and change nothing.
 
     Raises InputRefused, InUse, OSError.
     """
     check_target(plan)
-    refuse_used_upper(plan)
-    _dead_record(plan)
+    refuse_locked_upper(plan)
+    _stale_record(plan)
     if os.path.isdir(plan.target):
-        refuse_full(plan.target)
+        refuse_nonempty(plan.target)
         return
-    parent = existing_parent(plan.target)
+    parent = nearest_directory(os.path.dirname(plan.target))
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fsdecode(parent))
 
 
-def _clear_stale(plan: Plan) -> None:
+def _clear_stale_record(plan: Plan) -> None:
     """Refuse a target where something is mounted; clear away what a dead mount left there."""
-    record = _dead_record(plan)
+    record = _stale_record(plan)
     if record is not None:
         from mounter.linked.place import remove_staging
 
@@ -200,7 +205,7 @@ def _clear_stale(plan: Plan) -> None:
         mount_records.remove_record(plan.store, plan.target)
 
 
-def _dead_record(plan: Plan) -> mount_records.MountRecord | None:
+def _stale_record(plan: Plan) -> mount_records.MountRecord | None:
     """Return the record of what was mounted at the target. Raises InUse if it still is."""
     record = mount_records.read_record(plan.store, plan.target)
     if record is None:
@@ -218,29 +223,29 @@ def _dead_record(plan: Plan) -> mount_records.MountRecord | None:
     return record
 
 
-def _mount_by_first(plan: Plan, created: Sequence[bytes], source: str, progress: Progress) -> Mount:
+def _try_strategies(plan: Plan, created: Sequence[bytes], source: str, progress: Progress) -> Mount:
     reasons = list(plan.reasons)
     for candidate in plan.candidates:
         try:
             if candidate is Strategy.OVERLAY:
                 _mount_overlay(plan, created, source)
             else:
-                from mounter.linked.place import place
+                from mounter.linked.place import place_linked_tree
 
-                place(plan, candidate, created, progress)
-            count_made([plan], overlaid=candidate is Strategy.OVERLAY)
+                place_linked_tree(plan, candidate, created, progress)
+            count_sysroots([plan], overlaid=candidate is Strategy.OVERLAY)
             return Mount(plan.store, plan.target, candidate, tuple(reasons))
         except StrategyRefused as refusal:
             mount_records.remove_record(plan.store, plan.target)
             reasons.append(f"{candidate.value}: {refusal}")
         except BaseException:
             with signals_blocked():
-                _take_back(plan)
+                _roll_back(plan)
             raise
     raise NoStrategy(plan.target, reasons)
 
 
-def _take_back(plan: Plan) -> None:
+def _roll_back(plan: Plan) -> None:
     """Take away what was made before something failed, if it was complete, and its record."""
     record = mount_records.read_record(plan.store, plan.target)
     if record is None:
@@ -249,9 +254,9 @@ def _take_back(plan: Plan) -> None:
         while source_of(plan.target) in mount_records.all_sources(record):
             syscalls.umount(plan.target, syscalls.MNT_DETACH)
     elif os.listdir(plan.target):  # else what was made beside it is gone already
-        from mounter.linked.place import take_away
+        from mounter.linked.place import remove_placed_tree
 
-        take_away(plan.store, plan.target, record)
+        remove_placed_tree(plan.store, plan.target, record)
     mount_records.remove_record(plan.store, plan.target)
 
 
@@ -264,20 +269,20 @@ def _mount_overlay(plan: Plan, created: Sequence[bytes], source: str) -> None:
         except OSError as error:
             if error.errno != errno.EROFS:  # in a store that cannot change, nothing is removed
                 raise
-        with upper_of(plan, source, target) as upper:
+        with upper_directories(plan, source, target) as upper:
             attach_overlay(plan, source, target, upper)
 
 
 def _umount_overlay(path: bytes, record: mount_records.MountRecord) -> None:
     source = source_of(path)
     if source not in record.sources:
-        refuse_out_of_reach(record)
+        refuse_unreachable_mount(record)
     while source in mount_records.all_sources(record):
-        _umount(path)
+        _umount_once(path)
         source = source_of(path)
 
 
-def refuse_out_of_reach(record: mount_records.MountRecord) -> None:
+def refuse_unreachable_mount(record: mount_records.MountRecord) -> None:
     """Refuse a kernel mount that lives, and is not what is to be seen at its target.
 
     Raises InUse.
@@ -297,7 +302,7 @@ def refuse_out_of_reach(record: mount_records.MountRecord) -> None:
     )
 
 
-def _umount(path: bytes) -> None:
+def _umount_once(path: bytes) -> None:
     try:
         syscalls.umount(path)
     except OSError as error:
@@ -312,14 +317,14 @@ def _umount(path: bytes) -> None:
 def _umount_unrecorded(store: bytes, path: bytes) -> Strategy:
     """Unmount an overlay from a store on a read-only file system, which has no records."""
     source = source_of(path) or ""
-    if not is_unrecorded(store, path):
+    if not is_unrecorded_mount(store, path):
         raise NotMounted(store, path)
     while source_of(path) in (source, source + mount_records.CHANGES):
-        _umount(path)
+        _umount_once(path)
     return Strategy.OVERLAY
 
 
-def is_unrecorded(store: bytes, path: bytes) -> bool:
+def is_unrecorded_mount(store: bytes, path: bytes) -> bool:
     """Tell whether `mount` made what is at a path from a store on a read-only file system."""
     read_only = os.path.isdir(store) and os.statvfs(store).f_flag & os.ST_RDONLY
     source = source_of(path) or ""

@@ -163,20 +163,20 @@ class Plan(NamedTuple):
             if document["version"] != VERSION:
                 raise ValueError(f"its version is {document['version']!r}, not {VERSION}")
             mount_records.check_plan(document)
-            store = _absolute(document["store"])
+            store = _decode_path(document["store"])
             upper = document["upper"]
             return cls(
                 store=store,
-                layers=tuple(_layer(path, store) for path in reversed(document["layers"])),
-                target=_absolute(document["target"]),
+                layers=tuple(_decode_layer(path, store) for path in reversed(document["layers"])),
+                target=_decode_path(document["target"]),
                 artifacts=tuple(
-                    PlannedArtifact(planned["id"], _digest(planned["tree"]))
+                    PlannedArtifact(planned["id"], _decode_digest(planned["tree"]))
                     for planned in document["artifacts"]
                 ),
                 strategy=Strategy(document["strategy"]),
                 reasons=tuple(document["reasons"]),
                 writable=document["writable"],
-                upper=None if upper is None else _absolute(upper),
+                upper=None if upper is None else _decode_path(upper),
                 entries=document.get("entries", 0),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -220,21 +220,21 @@ def read_manifest(store: bytes, tree: Digest) -> Manifest:
     return verified_manifest(data, tree)
 
 
-def _absolute(path: str) -> bytes:
+def _decode_path(path: str) -> bytes:
     encoded = os.fsencode(path)
     if not os.path.isabs(encoded) or os.path.normpath(encoded) != encoded or b"\0" in encoded:
         raise ValueError(f"{path!r} is no absolute path in its shortest form")
     return encoded
 
 
-def _layer(path: str, store: bytes) -> Digest:
-    tree = _digest(os.path.basename(path))
+def _decode_layer(path: str, store: bytes) -> Digest:
+    tree = _decode_digest(os.path.basename(path))
     if os.fsencode(path) != os.path.join(store, layer_path(tree)):
         raise ValueError(f"{path!r} is no layer of the store")
     return tree
 
 
-def _digest(text: str) -> Digest:
+def _decode_digest(text: str) -> Digest:
     if not is_digest(text):
         raise ValueError(f"{text!r} is no digest")
     return Digest(text)

@@ -17,7 +17,7 @@ from mounter.overlay.overlay import attach_overlay
 from mounter.plan import Plan, StrategyRefused
 
 _FICLONE = 0x40049409  # linux/fs.h
-_MOST_LINKS = 70_000  # ext4 ends at 65,000, btrfs and xfs far above
+_MAX_LINKS = 70_000  # ext4 ends at 65,000, btrfs and xfs far above
 
 
 class ProbeResult(NamedTuple):
@@ -36,8 +36,8 @@ def probe(directory: bytes, progress: Progress = no_progress) -> Iterator[ProbeR
     """
     own_mounts = syscalls.CLONE_NEWNS
     namespaces = syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS
-    yield tried("user namespaces", lambda: syscalls.unshare(namespaces))
-    yield tried("new mount API", _fsopen)
+    yield try_in_child("user namespaces", lambda: syscalls.unshare(namespaces))
+    yield try_in_child("new mount API", _try_fsopen)
     name = f"probe-{os.getpid()}-{os.urandom(8).hex()}".encode()
     with open_directory(directory) as parent:
         os.mkdir(name, dir_fd=parent)
@@ -47,15 +47,19 @@ def probe(directory: bytes, progress: Progress = no_progress) -> Iterator[ProbeR
                 for empty in EMPTY:
                     os.mkdir(empty, dir_fd=fd)
                 plan = Plan(os.path.join(directory, name), (), b"")
-                yield tried("overlay with privileges", lambda: _overlay(plan, own_mounts))
-                yield tried("overlay in a user namespace", lambda: _overlay(plan, namespaces))
-                yield _reflink(fd)
-                yield _links(fd, progress)
+                yield try_in_child(
+                    "overlay with privileges", lambda: _try_overlay(plan, own_mounts)
+                )
+                yield try_in_child(
+                    "overlay in a user namespace", lambda: _try_overlay(plan, namespaces)
+                )
+                yield _try_reflink(fd)
+                yield _count_links(fd, progress)
         finally:
             remove_tree(name, parent)
 
 
-def tried(name: str, attempt: Callable[[], None]) -> ProbeResult:
+def try_in_child(name: str, attempt: Callable[[], None]) -> ProbeResult:
     """Make an attempt in a child, since it changes the process; the child sends what failed."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -74,7 +78,7 @@ def tried(name: str, attempt: Callable[[], None]) -> ProbeResult:
     return ProbeResult(name, said == "works", "" if said == "works" else said)
 
 
-def _fsopen() -> None:
+def _try_fsopen() -> None:
     try:
         os.close(syscalls.fsopen(b"overlay"))
     except PermissionError:
@@ -83,7 +87,7 @@ def _fsopen() -> None:
         os.close(syscalls.fsopen(b"overlay"))
 
 
-def _overlay(plan: Plan, namespaces: int) -> None:
+def _try_overlay(plan: Plan, namespaces: int) -> None:
     """Mount an overlay where only this process, which is a child for that, sees it."""
     syscalls.unshare(namespaces)
     syscalls.mount(None, b"/", None, syscalls.MS_SLAVE | syscalls.MS_REC)
@@ -91,7 +95,7 @@ def _overlay(plan: Plan, namespaces: int) -> None:
         attach_overlay(plan, "cas", target)
 
 
-def _reflink(directory: int) -> ProbeResult:
+def _try_reflink(directory: int) -> ProbeResult:
     flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
     files = [os.open(name, flags, 0o600, dir_fd=directory) for name in ("from", "to")]
     try:
@@ -105,16 +109,16 @@ def _reflink(directory: int) -> ProbeResult:
     return ProbeResult("reflink", True, "")
 
 
-def _links(directory: int, progress: Progress) -> ProbeResult:
+def _count_links(directory: int, progress: Progress) -> ProbeResult:
     os.close(os.open("one", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=directory))
     os.mkdir("links", dir_fd=directory)
-    for count in range(2, _MOST_LINKS):
+    for count in range(2, _MAX_LINKS):
         if count % 1000 == 0:
-            progress(count, _MOST_LINKS, 0)
+            progress(count, _MAX_LINKS, 0)
         try:
             os.link("one", f"links/{count}", src_dir_fd=directory, dst_dir_fd=directory)
         except OSError as error:
             if error.errno == errno.EMLINK:
                 return ProbeResult("hard links", True, f"{count - 1} to a file")
             return ProbeResult("hard links", False, str(error.strerror))
-    return ProbeResult("hard links", True, f"more than {_MOST_LINKS - 1} to a file")
+    return ProbeResult("hard links", True, f"more than {_MAX_LINKS - 1} to a file")

@@ -16,7 +16,7 @@ from cas.system.text import quoted
 from mounter.plan import Plan, Strategy
 
 
-def count_made(plans: Iterable[Plan], *, overlaid: bool) -> None:
+def count_sysroots(plans: Iterable[Plan], *, overlaid: bool) -> None:
     """Count sysroots that were made, where the store can be written; see `cas.disk.counters`."""
     for plan in plans:
         made = Counts(mount_hits=len(plan.artifacts))
@@ -25,7 +25,7 @@ def count_made(plans: Iterable[Plan], *, overlaid: bool) -> None:
         count(plan.store, made)
 
 
-def new_source() -> str:
+def new_source_name() -> str:
     """Return a name for the source of a mount that no other mount has."""
     return f"cas-{os.urandom(8).hex()}"
 

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from cas.disk.scratch import scratch
 from cas.errors import InputRefused
-from cas.system.directories import make_directory, open_directory
+from cas.system.directories import is_below, make_directory, open_directory
 from cas.system.progress import Progress, no_progress
 from cas.system.text import quoted
 from mounter.linked.make import make_linked_tree
 from mounter.mounting import carry_out, planned, umount
-from mounter.overlay.upper import claimed_upper
+from mounter.overlay.upper import upper_lock
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
-from mounter.records import count_made, new_source
+from mounter.records import count_sysroots, new_source_name
 from mounter.sandbox.isolation import Sandbox
-from mounter.sandbox.processes import NamespaceRefused, run_plainly, run_sandboxed
+from mounter.sandbox.processes import NamespaceRefused, run_sandboxed, run_without_namespaces
 from mounter.sandbox.rootfs import MountSpec
-from mounter.targets import StrPath, is_below, place_for, refuse_around_store
+from mounter.targets import StrPath, nearest_directory, refuse_store_overlap
 
 if TYPE_CHECKING:
     from cas.compose.composition import Composition
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _Path = TypeVar("_Path", bound=StrPath)
 _Note = Callable[[str], None]
-_AS_USUAL = Sandbox()
+_DEFAULT_SANDBOX = Sandbox()
 _LINKED = (Strategy.HARDLINK, Strategy.COPY)
 
 
@@ -37,7 +37,7 @@ def run(
     sysroots: Mapping[_Path, Composition],
     note: _Note = lambda text: None,
     *,
-    sandbox: Sandbox = _AS_USUAL,
+    sandbox: Sandbox = _DEFAULT_SANDBOX,
     writable: bool = False,
 ) -> int:
     """Run `command` with a composition at each path of `sysroots`; return its exit code.
@@ -71,7 +71,7 @@ def run_plans(
     command: Sequence[StrPath],
     plans: Sequence[Plan],
     note: _Note = lambda text: None,
-    sandbox: Sandbox = _AS_USUAL,
+    sandbox: Sandbox = _DEFAULT_SANDBOX,
     tracer: Tracer | None = None,
     progress: Progress = no_progress,
 ) -> int:
@@ -88,16 +88,16 @@ def run_plans_detailed(
     command: Sequence[StrPath],
     plans: Sequence[Plan],
     note: _Note = lambda text: None,
-    sandbox: Sandbox = _AS_USUAL,
+    sandbox: Sandbox = _DEFAULT_SANDBOX,
     tracer: Tracer | None = None,
     progress: Progress = no_progress,
 ) -> RunResult:
     """Run `command` like `run_plans`, and tell how. Raises what that raises."""
     arguments = [os.fsencode(argument) for argument in command]
-    refuse_unfit_paths(plans, sandbox)
+    refuse_unmountable_paths(plans, sandbox)
     with contextlib.ExitStack() as stack:
         for plan in plans:
-            stack.enter_context(claimed_upper(plan))
+            stack.enter_context(upper_lock(plan))
         try:
             return _run_in_namespace(arguments, plans, note, sandbox, tracer, progress)
         except NamespaceRefused as refusal:
@@ -108,7 +108,7 @@ def run_plans_detailed(
         for plan in plans:
             strategies.append(carry_out(plan.by(Strategy.LINKED), progress).strategy)
             stack.callback(umount, plan.store, plan.target)
-        code = run_plainly(arguments, sandbox, tracer)
+        code = run_without_namespaces(arguments, sandbox, tracer)
         return RunResult(code, tuple(strategies), namespaces=False)
 
 
@@ -122,9 +122,9 @@ def _run_in_namespace(
 ) -> RunResult:
     if not any(plan.strategy in _LINKED for plan in plans):
         try:
-            placed = [_overlaid(plan) for plan in plans]
+            placed = [_overlay_spec(plan) for plan in plans]
             code = run_sandboxed(arguments, placed, sandbox, tracer)
-            count_made(plans, overlaid=True)
+            count_sysroots(plans, overlaid=True)
             return RunResult(code, (Strategy.OVERLAY,) * len(plans))
         except StrategyRefused as refusal:
             if any(plan.strategy is Strategy.OVERLAY or plan.upper for plan in plans):
@@ -133,11 +133,11 @@ def _run_in_namespace(
     with contextlib.ExitStack() as stack:
         strategies = tuple(map(_link_strategy, plans))
         placed = [
-            _linked(plan, strategy, stack, progress)
+            _make_linked(plan, strategy, stack, progress)
             for plan, strategy in zip(plans, strategies, strict=True)
         ]
         code = run_sandboxed(arguments, placed, sandbox, tracer)
-        count_made(plans, overlaid=False)
+        count_sysroots(plans, overlaid=False)
         return RunResult(code, strategies)
 
 
@@ -152,8 +152,8 @@ def _refuse_without_namespaces(
             raise NoStrategy(plan.target, [f"overlay: {refusal}"])
 
 
-def _overlaid(plan: Plan) -> MountSpec:
-    return MountSpec(plan, new_source() if plan.lease is None else f"cas-{plan.lease}")
+def _overlay_spec(plan: Plan) -> MountSpec:
+    return MountSpec(plan, new_source_name() if plan.lease is None else f"cas-{plan.lease}")
 
 
 def _link_strategy(plan: Plan) -> Strategy:
@@ -162,7 +162,7 @@ def _link_strategy(plan: Plan) -> Strategy:
     return Strategy.COPY if plan.writable else Strategy.HARDLINK
 
 
-def _linked(
+def _make_linked(
     plan: Plan, strategy: Strategy, stack: contextlib.ExitStack, progress: Progress
 ) -> MountSpec:
     """Make a plan's tree in the store, where links work, for as long as `stack` lives."""
@@ -177,7 +177,7 @@ def _linked(
     return MountSpec(plan, "", os.path.join(plan.store, work.path, b"sysroot"))
 
 
-def refuse_unfit_paths(plans: Sequence[Plan], sandbox: Sandbox = _AS_USUAL) -> None:
+def refuse_unmountable_paths(plans: Sequence[Plan], sandbox: Sandbox = _DEFAULT_SANDBOX) -> None:
     """Refuse paths at which nothing can be mounted for a command. Raises InputRefused."""
     targets = [*(plan.target for plan in plans), *(bind.target for bind in sandbox.binds)]
     if b"/" in targets:
@@ -189,12 +189,12 @@ def refuse_unfit_paths(plans: Sequence[Plan], sandbox: Sandbox = _AS_USUAL) -> N
                 hint="give a directory elsewhere",
             )
         if not any(other != target and is_below(target, other) for other in targets):
-            place_for(target)
+            nearest_directory(target)
     if len(set(targets)) < len(targets):
         raise InputRefused("two things have the same path", hint="give each a path of its own")
     for plan in plans:
         for target in targets:
-            refuse_around_store(target, plan.store)
+            refuse_store_overlap(target, plan.store)
         for other in plans:
             if other is not plan and is_below(other.target, plan.target):
                 raise InputRefused(

@@ -203,7 +203,7 @@ def limit_capabilities(keep: int) -> None:
             _checked(_prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number), "prctl")
 
 
-def exchange(one: bytes, other: bytes, dir_fd: int) -> None:
+def swap_names(one: bytes, other: bytes, dir_fd: int) -> None:
     """Swap two names in the directory open at `dir_fd` at once (renameat2(2), Linux 3.15)."""
     _checked(_libc.renameat2(dir_fd, one, dir_fd, other, RENAME_EXCHANGE), "renameat2", other)
 

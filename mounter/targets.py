@@ -14,12 +14,12 @@ from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 from mounter.plan import Plan
 
-_ATTEMPTS = 100
-_MADE_TO_MOUNT = stat.S_ISUID | stat.S_ISVTX | 0o755  # the first says nothing of a directory
+_MAX_ATTEMPTS = 100
+_MOUNT_POINT_MODE = stat.S_ISUID | stat.S_ISVTX | 0o755  # the first says nothing of a directory
 StrPath = str | bytes | os.PathLike[str]
 
 
-def absolute(target: StrPath) -> bytes:
+def absolute_target(target: StrPath) -> bytes:
     """Resolve all but the last part, so that a symbolic link as the target is seen as one."""
     if not os.fsencode(target):
         raise InputRefused("the path of the target is empty", hint="give a directory")
@@ -27,9 +27,9 @@ def absolute(target: StrPath) -> bytes:
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
-def mounted_path(target: StrPath) -> bytes:
+def resolve_target(target: StrPath) -> bytes:
     """Return where something is mounted, through a symbolic link that leads there."""
-    path = absolute(target)
+    path = absolute_target(target)
     return os.path.realpath(path) if os.path.islink(path) else path
 
 
@@ -43,10 +43,10 @@ def check_target(plan: Plan) -> None:
         raise _symbolic_link(plan.target)
     if os.path.lexists(plan.target) and not os.path.isdir(plan.target):
         raise InputRefused(f"{where} is not a directory", hint="give a directory as the target")
-    refuse_around_store(plan.target, plan.store)
+    refuse_store_overlap(plan.target, plan.store)
 
 
-def refuse_around_store(target: bytes, store: bytes) -> None:
+def refuse_store_overlap(target: bytes, store: bytes) -> None:
     """Refuse a target that is in, above or the same as the store. Raises InputRefused."""
     if is_within(target, store) or is_within(store, target):
         raise InputRefused(
@@ -55,42 +55,21 @@ def refuse_around_store(target: bytes, store: bytes) -> None:
         )
 
 
-def existing_parent(path: bytes) -> bytes:
-    """Return the innermost directory above an absolute path that is there.
+def nearest_directory(path: bytes) -> bytes:
+    """Return an absolute path, or the innermost directory above it, that exists.
 
-    Raises InputRefused if something else is in between.
+    Raises InputRefused if a file is in the way.
     """
-    parent = os.path.dirname(path)
-    while not os.path.lexists(parent):
-        parent = os.path.dirname(parent)
-    if not os.path.isdir(parent):
-        raise _no_directory(parent)
-    return parent
+    nearest = path
+    while not os.path.lexists(nearest):
+        nearest = os.path.dirname(nearest)
+    if not os.path.isdir(nearest):
+        raise _not_a_directory(nearest)
+    return nearest
 
 
-def place_for(target: bytes) -> bytes:
-    """Return a directory to mount at, or the innermost above it that is there.
-
-    Raises InputRefused if something else is there.
-    """
-    there = target
-    while not os.path.lexists(there):
-        there = os.path.dirname(there)
-    if not os.path.isdir(there):
-        raise InputRefused(
-            f"{quoted(there)} is not a directory, so nothing can be mounted at {quoted(target)}",
-            hint="give another path",
-        )
-    return there
-
-
-def _no_directory(path: bytes) -> InputRefused:
+def _not_a_directory(path: bytes) -> InputRefused:
     return InputRefused(f"{quoted(path)} is not a directory", hint="give a path below a directory")
-
-
-def is_below(path: bytes, directory: bytes) -> bool:
-    """Tell whether an absolute path is a directory's, or of something in it."""
-    return os.path.commonpath([path, directory]) == directory
 
 
 def make_directories(path: bytes, mode: int | None = None) -> list[bytes]:
@@ -122,11 +101,11 @@ def _make_missing(path: bytes, made: list[bytes], mode: int | None) -> None:
                 if mode is not None:
                     os.chmod(missing, mode)
         except FileNotFoundError:  # its parent has just gone, or it is a place such as /proc
-            if attempts > _ATTEMPTS:
+            if attempts > _MAX_ATTEMPTS:
                 raise
         except FileExistsError as error:
             if os.path.lexists(missing) and not os.path.isdir(missing):
-                raise _no_directory(missing) from error
+                raise _not_a_directory(missing) from error
 
 
 def remove_directories(made: Sequence[bytes]) -> None:
@@ -136,7 +115,7 @@ def remove_directories(made: Sequence[bytes]) -> None:
             os.rmdir(directory)
 
 
-def refuse_full(target: bytes) -> None:
+def refuse_nonempty(target: bytes) -> None:
     """Refuse a directory that is not empty. Raises InputRefused."""
     with os.scandir(target) as entries:
         if next(entries, None) is not None:
@@ -186,7 +165,7 @@ class MountPoint:
         """Make the directory, with its parents, if it is not there. Raises OSError."""
         self.path = path
         while True:
-            make_directories(path, mode=_MADE_TO_MOUNT)
+            make_directories(path, mode=_MOUNT_POINT_MODE)
             try:
                 self._fd = os.open(path, DIRECTORY_FLAGS)
             except FileNotFoundError:
@@ -205,7 +184,7 @@ class MountPoint:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            if _is_made_to_mount(self._fd):
+            if _has_mount_point_mode(self._fd):
                 fcntl.flock(self._fd, fcntl.LOCK_SH)
 
     def release(self) -> None:
@@ -214,7 +193,7 @@ class MountPoint:
             return
         path, fd = self.path, self._fd
         with contextlib.suppress(OSError):  # somebody has a lock on it, or something in it
-            while _is_made_to_mount(fd):
+            while _has_mount_point_mode(fd):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.rmdir(path)
                 path = os.path.dirname(path)
@@ -225,5 +204,5 @@ class MountPoint:
             os.close(fd)
 
 
-def _is_made_to_mount(fd: int) -> bool:
-    return stat.S_IMODE(os.fstat(fd).st_mode) == _MADE_TO_MOUNT
+def _has_mount_point_mode(fd: int) -> bool:
+    return stat.S_IMODE(os.fstat(fd).st_mode) == _MOUNT_POINT_MODE

@@ -15,19 +15,19 @@ from cas.system.oserrors import adding_path
 from cas.system.progress import Progress, no_progress
 from cas.system.text import quoted
 from mounter import syscalls
-from mounter.linked.place import make_beside, plan_of, remove_staging, staging_name
-from mounter.linked.remove import refuse_foreign, remove_linked_tree
-from mounter.mounting import Mount, NotMounted, is_unrecorded, refuse_out_of_reach
-from mounter.overlay.overlay import TooOld, attach_overlay, make_overlay
+from mounter.linked.place import make_staged_tree, new_staging_name, plan_on_disk, remove_staging
+from mounter.linked.remove import refuse_foreign_files, remove_linked_tree
+from mounter.mounting import Mount, NotMounted, is_unrecorded_mount, refuse_unreachable_mount
+from mounter.overlay.overlay import MountApiMissing, attach_overlay, make_overlay
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
-from mounter.records import count_made, new_record, new_source
-from mounter.targets import StrPath, mounted_path
+from mounter.records import count_sysroots, new_record, new_source_name
+from mounter.targets import StrPath, resolve_target
 
 if TYPE_CHECKING:
     from cas.compose.composition import Composition
 
 
-class Updated(NamedTuple):
+class UpdateResult(NamedTuple):
     """A mount was exchanged. For `gap_ns` nanoseconds there was none; `why`, if that is not 0."""
 
     mount: Mount
@@ -41,13 +41,13 @@ def mounted_ids(store: StrPath, target: StrPath) -> list[str]:
     Raises NotMounted, InputRefused (it is writable), StoreDamaged, OSError.
     """
     path = os.path.realpath(os.fsencode(store))
-    record = _live_record(path, mounted_path(target))
+    record = _live_record(path, resolve_target(target))
     _refuse_writable(path, record)
     if len(record.plans) == 1 or record.strategy == Strategy.OVERLAY.value:
         plan, *_ = mount_records.plan_documents(path, record)
         return [artifact["id"] for artifact in plan["artifacts"]]
     with open_directory(os.fsencode(record.target)) as root:
-        return [artifact.id for artifact in plan_of(path, record, root).artifacts]
+        return [artifact.id for artifact in plan_on_disk(path, record, root).artifacts]
 
 
 def _refuse_writable(store: bytes, record: mount_records.MountRecord) -> None:
@@ -59,7 +59,7 @@ def _refuse_writable(store: bytes, record: mount_records.MountRecord) -> None:
         )
 
 
-def without(ids: Sequence[str], drop: Iterable[str], *, missing_ok: bool = False) -> list[str]:
+def remove_ids(ids: Sequence[str], drop: Iterable[str], *, missing_ok: bool = False) -> list[str]:
     """Return IDs without those that the abbreviations `drop` name, whatever their priorities.
 
     Raises NoSuchSignature if one names none, unless `missing_ok`.
@@ -80,13 +80,15 @@ def without(ids: Sequence[str], drop: Iterable[str], *, missing_ok: bool = False
     return left
 
 
-def update(composition: Composition, target: StrPath, progress: Progress = no_progress) -> Updated:
+def update(
+    composition: Composition, target: StrPath, progress: Progress = no_progress
+) -> UpdateResult:
     """Exchange what is mounted at `target` for a composition, by the same strategy, at once.
 
     `progress` gets what is made of a linked tree, and then what goes of the old one.
     Raises NotMounted, InUse, InputRefused (it is writable), NoStrategy, StoreDamaged, OSError.
     """
-    plan = Plan.of(composition, mounted_path(target))
+    plan = Plan.of(composition, resolve_target(target))
     with adding_path(plan.target), mount_records.record_lock(plan.store, plan.target):
         record = _live_record(plan.store, plan.target)
         _refuse_writable(plan.store, record)
@@ -94,22 +96,22 @@ def update(composition: Composition, target: StrPath, progress: Progress = no_pr
         plan = plan.by(Strategy(record.strategy), before["reasons"])
         if plan.strategy is Strategy.OVERLAY:
             if not mount_records.is_mounted(record):
-                refuse_out_of_reach(record)
-            done = _exchange_overlay(plan, record)
+                refuse_unreachable_mount(record)
+            done = _swap_overlay(plan, record)
         else:
-            done = _exchange_tree(plan, record, progress)
-        count_made([plan], overlaid=plan.strategy is Strategy.OVERLAY)
+            done = _swap_tree(plan, record, progress)
+        count_sysroots([plan], overlaid=plan.strategy is Strategy.OVERLAY)
         return done
 
 
-def _exchange_overlay(plan: Plan, record: mount_records.MountRecord) -> Updated:
+def _swap_overlay(plan: Plan, record: mount_records.MountRecord) -> UpdateResult:
     """Put the new mount below the old one, and take the old one away (Linux 6.5)."""
     while (
         mount_records.count_mounted(record) > 1
     ):  # an update was killed when the new one was beneath
         syscalls.umount(plan.target, syscalls.MNT_DETACH)
-    source = new_source()
-    after = _record_of(plan, record, source=source)
+    source = new_source_name()
+    after = _updated_record(plan, record, source=source)
     both = after._replace(
         sources=[*record.sources, source],
         plans=(*after.plans, record.plans[0]),
@@ -121,13 +123,13 @@ def _exchange_overlay(plan: Plan, record: mount_records.MountRecord) -> Updated:
         mount_records.write_record(plan.store, record)
         raise NoStrategy(plan.target, [f"overlay: {refusal}"]) from refusal
     mount_records.write_record(plan.store, after)
-    return Updated(Mount(plan.store, plan.target, plan.strategy, plan.reasons), gap_ns, why)
+    return UpdateResult(Mount(plan.store, plan.target, plan.strategy, plan.reasons), gap_ns, why)
 
 
 def _swap_mounts(plan: Plan, source: str) -> tuple[int, str | None]:
     try:
         made = make_overlay(plan, source)
-    except TooOld as error:
+    except MountApiMissing as error:
         return _replace_mount(plan, source, None), str(error)
     try:
         with open_directory(plan.target) as directory:
@@ -153,15 +155,15 @@ def _replace_mount(plan: Plan, source: str, made: int | None) -> int:
     return time.monotonic_ns() - began
 
 
-def _exchange_tree(
+def _swap_tree(
     plan: Plan, record: mount_records.MountRecord, progress: Progress = no_progress
-) -> Updated:
+) -> UpdateResult:
     """Make the new tree beside the old one, and swap their names (renameat2(2))."""
     with open_directory(plan.target) as root:
-        old = plan_of(plan.store, record, root)
-        refuse_foreign(old, old.content(), root)
+        old = plan_on_disk(plan.store, record, root)
+        refuse_foreign_files(old, old.content(), root)
     remove_staging(record)
-    parent_path, name, beside = staging_name(plan.target)
+    parent_path, name, beside = new_staging_name(plan.target)
     staging = os.path.join(parent_path, beside)
     with open_directory(parent_path) as parent:
         both = record._replace(
@@ -170,12 +172,12 @@ def _exchange_tree(
         )
         mount_records.write_record(plan.store, both)
         try:
-            make_beside(plan, plan.strategy, beside, parent, progress)
+            make_staged_tree(plan, plan.strategy, beside, parent, progress)
         except StrategyRefused as refusal:
             mount_records.write_record(plan.store, record)
             raise NoStrategy(plan.target, [f"{plan.strategy.value}: {refusal}"]) from refusal
         gap_ns, why = _swap_names(name, beside, parent)
-        after = _record_of(plan, record, staging=staging)
+        after = _updated_record(plan, record, staging=staging)
         mount_records.write_record(plan.store, after)
         done = after._replace(staging=None)
         try:
@@ -184,7 +186,7 @@ def _exchange_tree(
             mount_records.write_record(plan.store, done)
             raise
         mount_records.write_record(plan.store, done)
-    return Updated(Mount(plan.store, plan.target, plan.strategy, plan.reasons), gap_ns, why)
+    return UpdateResult(Mount(plan.store, plan.target, plan.strategy, plan.reasons), gap_ns, why)
 
 
 def _remove_old(old: Plan, beside: bytes, parent: int, progress: Progress) -> None:
@@ -202,7 +204,7 @@ def _remove_old(old: Plan, beside: bytes, parent: int, progress: Progress) -> No
 
 def _swap_names(name: bytes, beside: bytes, parent: int) -> tuple[int, str | None]:
     try:
-        syscalls.exchange(name, beside, parent)
+        syscalls.swap_names(name, beside, parent)
     except OSError as error:
         aside = beside + b".old"
         began = time.monotonic_ns()
@@ -214,7 +216,7 @@ def _swap_names(name: bytes, beside: bytes, parent: int) -> tuple[int, str | Non
     return 0, None
 
 
-def _record_of(
+def _updated_record(
     plan: Plan,
     before: mount_records.MountRecord,
     *,
@@ -229,7 +231,7 @@ def _record_of(
 
 def _live_record(store: bytes, target: bytes) -> mount_records.MountRecord:
     record = mount_records.read_record(store, target)
-    if record is None and is_unrecorded(store, target):
+    if record is None and is_unrecorded_mount(store, target):
         raise InputRefused(
             f"{quoted(target)} is mounted from a store that is read-only, and has no record",
             hint="unmount it, and mount the new composition",

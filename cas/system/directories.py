@@ -318,12 +318,17 @@ def path_text(path: bytes, root: bytes) -> str:
     return quoted(root.rstrip(b"/") + b"/" + path)
 
 
+def is_below(path: bytes, directory: bytes) -> bool:
+    """Return whether an absolute path names a directory or something in it; looks at no disk."""
+    return os.path.commonpath([path, directory]) == directory
+
+
 def is_within(path: bytes, directory: bytes) -> bool:
     """Tell whether an absolute path is a directory's or of something in it, by whatever name.
 
     It may be mounted at several, as by a bind mount. What does not exist is where its parent is.
     """
-    if os.path.commonpath([path, directory]) == directory:
+    if is_below(path, directory):
         return True
     try:
         wanted = os.stat(directory)

@@ -33,7 +33,7 @@ from cli.output.printing import acknowledge, emit, text_of
 from cli.output.progress import progress
 from mounter.mounting import Mount, mount, umount
 from mounter.plan import Strategy
-from mounter.targets import absolute, mounted_path
+from mounter.targets import absolute_target, resolve_target
 
 
 @click.command("mount")
@@ -70,7 +70,7 @@ def mount_command(
     """
     names = names_of(ctx, ids, from_file)
     store = open_pulled(ctx, remote, names)
-    path = absolute(target)
+    path = absolute_target(target)
     before = read_record(store.path, path)
 
     def told() -> str:
@@ -129,7 +129,7 @@ def umount_command(
 
 
 def _umount(store: str, target: str, *, forget: bool, as_json: bool) -> None:
-    path = mounted_path(target)
+    path = resolve_target(target)
 
     def told() -> str:
         if read_record(os.path.realpath(os.fsencode(store)), path) is None:
@@ -218,7 +218,7 @@ def update_command(
     cas update build/recipe-sysroot glibc zlib openssl
     cas update build/recipe-sysroot --add openssl --drop zlib
     """
-    from mounter.updating import mounted_ids, update, without
+    from mounter.updating import mounted_ids, remove_ids, update
 
     if not ids and not add and not drop:
         raise click.UsageError("give IDs, --add or --drop", ctx)
@@ -226,11 +226,11 @@ def update_command(
         raise click.UsageError("give IDs or --drop, not both", ctx)
     store = open_store(ctx)
     there = mounted_ids(store.path, target)
-    source = source_of(mounted_path(target))  # of a mount of the kernel
-    names = [*(ids or without(without(there, drop), add, missing_ok=True)), *add]
+    source = source_of(resolve_target(target))  # of a mount of the kernel
+    names = [*(ids or remove_ids(remove_ids(there, drop), add, missing_ok=True)), *add]
 
     def told() -> str:
-        path = mounted_path(target)
+        path = resolve_target(target)
         same = (source_of(path) or mounted_ids(store.path, target)) == (source or there)
         return f"{text_of(target)} has {'what it had' if same else 'the new composition'}"
 

@@ -28,7 +28,7 @@ from cli.output.progress import progress
 from mounter.mounting import planned
 from mounter.plan import Plan, Strategy
 from mounter.running import run_plans
-from mounter.sandbox.isolation import SHARED, Bind, Sandbox
+from mounter.sandbox.isolation import SHAREABLE_NAMESPACES, Bind, Sandbox
 
 _OPTIONS = (
     click.option("--sysroot", "sysroots", metavar="PATH=ID,ID...", multiple=True,
@@ -55,7 +55,7 @@ _OPTIONS = (
                  help="Set a variable; without VALUE keep it."),
     click.option("--clear-env", is_flag=True, help="Pass only what --env names."),
     click.option("--net", is_flag=True, help="Keep the network."),
-    click.option("--share", multiple=True, type=click.Choice(sorted(SHARED)),
+    click.option("--share", multiple=True, type=click.Choice(sorted(SHAREABLE_NAMESPACES)),
                  help="Keep a namespace of the caller."),
     click.option("--map-root", is_flag=True, help="Be root inside."),
     click.option("--cap", "capabilities", metavar="NAME", multiple=True,

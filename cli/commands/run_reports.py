@@ -18,7 +18,7 @@ from cli.output.printing import note, text_of
 from mounter.plan import Plan
 from mounter.running import RunResult, run_plans_detailed
 from mounter.sandbox.isolation import Sandbox
-from mounter.trace.opened_files import ArtifactUse, untouched
+from mounter.trace.opened_files import ArtifactUse, untouched_ids
 from mounter.trace.tracer import Tracer
 
 
@@ -108,7 +108,7 @@ def _sysroot(plan: Plan, used: Sequence[ArtifactUse], complete: bool) -> dict[st
     return {
         "target": os.fsdecode(plan.target),
         "artifacts": [_artifact(one) for one in used],
-        "untouched": untouched(used) if complete else None,
+        "untouched": untouched_ids(used) if complete else None,
     }
 
 

@@ -9,7 +9,7 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """A FIFO in the place of a file keeps nobody waiting."""
 
 
-def copy(name: bytes, source_fd: int, target_fd: int) -> None:
+def copy_file(name: bytes, source_fd: int, target_fd: int) -> None:
     """Copy the file `name` from one open directory to another. Raises OSError.
 
     It is read-only then, and has its old time.

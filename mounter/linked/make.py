@@ -18,20 +18,20 @@ from cas.model.manifest import DIRECTORY
 from cas.system.directories import DirCursor, open_directory, shortened_path
 from cas.system.progress import Progress, counted, no_progress
 from cas.system.text import quoted
-from mounter.linked.copy_file import copy
+from mounter.linked.copy_file import copy_file
 from mounter.plan import Plan, Strategy, StrategyRefused, TreeContent
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_LITTLE = 2000
+MIN_NAMES_PER_WORKER = 2000
 """How many names are made or removed in the time that is worth a process."""
-TOGETHER = 1000
+PROGRESS_BATCH_NAMES = 1000
 """How many names are made or removed before that is told."""
-_NO_LINKS = {
+_LINK_REFUSALS = {
     errno.EXDEV: "the store is on another file system, or at another mount of it",
     errno.EPERM: "the store's files may not be linked by this user or on this file system",
 }
-_NOT_LINKED = (errno.EINVAL, errno.ENOENT, *_NO_LINKS, errno.EMLINK)
+_SYMLINK_LINK_ERRNOS = (errno.EINVAL, errno.ENOENT, *_LINK_REFUSALS, errno.EMLINK)
 """Why a symbolic link is made anew: the layer has something else there, or nothing, or may not be
 linked to. (EINVAL is readlink(2) of what is no symbolic link.)"""
 
@@ -72,7 +72,7 @@ def layer_directory(share: DirectoryPart, store_fd: int) -> Iterator[int]:
         yield directory
 
 
-def run_by_names(
+def run_by_name_count(
     work: Callable[[Sequence[_Item], Callable[[_Result], None]], None],
     items: Iterable[_Item],
     take: Callable[[_Result], None],
@@ -82,10 +82,10 @@ def run_by_names(
     """Do `work` on all processors, weighed by names; see `cas.system.workers.run_parallel`."""
     from cas.system.workers import run_parallel
 
-    run_parallel(work, items, take, weight=weight, least=_LITTLE)
+    run_parallel(work, items, take, weight=weight, least=MIN_NAMES_PER_WORKER)
 
 
-def refuse_changes(plan: Plan, strategy: Strategy) -> None:
+def refuse_writable(plan: Plan, strategy: Strategy) -> None:
     """Refuse a writable plan that a linked tree cannot be. Raises StrategyRefused."""
     if plan.upper is not None:
         raise StrategyRefused("an upper directory works with overlay only")
@@ -106,7 +106,7 @@ def make_linked_tree(
     `progress` gets all but directories. Raises StrategyRefused if the first file shows that links
     are impossible, or the plan cannot be carried out so; what fails later raises CasError.
     """
-    refuse_changes(plan, strategy)
+    refuse_writable(plan, strategy)
     directories = [path for path, (node, _) in content.items() if node == DIRECTORY]
     parts = directory_parts(plan, content)
     try:
@@ -118,7 +118,12 @@ def make_linked_tree(
                     parent, _, name = path.rpartition(b"/")
                     os.mkdir(name, 0o700, dir_fd=cursor.at(parent))
             take = counted(progress, len(content) - len(directories))
-            run_by_names(partial(_fill, strategy, store, root_fd), parts, take, weight=_names)
+            run_by_name_count(
+                partial(_fill_directories, strategy, store, root_fd),
+                parts,
+                take,
+                weight=_name_count,
+            )
         with DirCursor(root_fd) as cursor:
             for path in (*directories, b""):
                 os.fchmod(cursor.at(path), 0o755 if plan.writable else 0o555)
@@ -137,8 +142,8 @@ def _try_to_link(parts: Sequence[DirectoryPart], store_fd: int, root_fd: int) ->
             try:
                 os.link(name, name, src_dir_fd=source, dst_dir_fd=root_fd)
             except OSError as error:
-                if error.errno in _NO_LINKS:
-                    raise StrategyRefused(_NO_LINKS[error.errno]) from error
+                if error.errno in _LINK_REFUSALS:
+                    raise StrategyRefused(_LINK_REFUSALS[error.errno]) from error
                 if error.errno != errno.EMLINK:
                     error.filename = os.path.join(share.layer, share.path, name)
                     raise
@@ -147,11 +152,11 @@ def _try_to_link(parts: Sequence[DirectoryPart], store_fd: int, root_fd: int) ->
             return
 
 
-def _names(share: DirectoryPart) -> int:
+def _name_count(share: DirectoryPart) -> int:
     return len(share.entries)
 
 
-def _fill(
+def _fill_directories(
     strategy: Strategy,
     store_fd: int,
     root_fd: int,
@@ -159,7 +164,7 @@ def _fill(
     give: Callable[[int], None],
 ) -> None:
     made = 0
-    place = copy if strategy is Strategy.COPY else _link
+    place = copy_file if strategy is Strategy.COPY else _link
     with DirCursor(root_fd) as root:
         for share in parts:
             with layer_directory(share, store_fd) as source:
@@ -168,14 +173,16 @@ def _fill(
                     try:
                         if not node.startswith(b"l"):
                             place(name, source, target)
-                        elif strategy is Strategy.COPY or not _linked(name, node, source, target):
+                        elif strategy is Strategy.COPY or not _link_symlink(
+                            name, node, source, target
+                        ):
                             os.symlink(node[2:], name, dir_fd=target)
                     except OSError as error:
                         lost = share.layer if isinstance(error, FileNotFoundError) else b""
                         error.filename = os.path.join(lost, share.path, name)
                         raise
             made += len(share.entries)
-            if made >= TOGETHER:
+            if made >= PROGRESS_BATCH_NAMES:
                 give(made)
                 made = 0
     if made:
@@ -189,17 +196,17 @@ def _link(name: bytes, source_fd: int, target_fd: int) -> None:
         # Of this file alone: 65,000 links on ext4; another user's (proc(5), protected_hardlinks).
         if error.errno not in (errno.EMLINK, errno.EPERM):
             raise
-        copy(name, source_fd, target_fd)
+        copy_file(name, source_fd, target_fd)
 
 
-def _linked(name: bytes, node: bytes, source_fd: int, target_fd: int) -> bool:
+def _link_symlink(name: bytes, node: bytes, source_fd: int, target_fd: int) -> bool:
     """Link a symbolic link of the layer, which needs no inode; False if that cannot be."""
     try:
         if os.readlink(name, dir_fd=source_fd) != node[2:]:
             return False
         os.link(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
     except OSError as error:
-        if error.errno not in _NOT_LINKED:
+        if error.errno not in _SYMLINK_LINK_ERRNOS:
             raise
         return False
     return True

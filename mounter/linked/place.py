@@ -15,7 +15,7 @@ from cas.system.oserrors import adding_path
 from cas.system.progress import Progress, no_progress
 from cas.system.signals import signals_blocked
 from mounter.linked.make import make_linked_tree
-from mounter.linked.remove import refuse_foreign, remove_linked_tree
+from mounter.linked.remove import refuse_foreign_files, remove_linked_tree
 from mounter.plan import Plan, Strategy, StrategyRefused
 from mounter.records import new_record, recorded_plans
 from mounter.targets import directory_lock
@@ -23,14 +23,14 @@ from mounter.targets import directory_lock
 STORE_READ_ONLY = "the store is on a read-only file system, which can keep no record of it"
 
 
-def place(
+def place_linked_tree(
     plan: Plan, strategy: Strategy, created: Sequence[bytes], progress: Progress = no_progress
 ) -> None:
     """Make the tree beside the target, and rename it into place.
 
-    Raises as `make_beside` does, OSError.
+    Raises as `make_staged_tree` does, OSError.
     """
-    parent_path, name, beside = staging_name(plan.target)
+    parent_path, name, beside = new_staging_name(plan.target)
     record = new_record(plan, strategy, created, staging=os.path.join(parent_path, beside))
     try:
         mount_records.write_record(plan.store, record)
@@ -39,7 +39,7 @@ def place(
             raise StrategyRefused(STORE_READ_ONLY) from error
         raise
     with open_directory(parent_path) as parent:
-        make_beside(plan, strategy, beside, parent, progress)
+        make_staged_tree(plan, strategy, beside, parent, progress)
         try:
             os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
@@ -48,10 +48,10 @@ def place(
             raise
 
 
-def take_away(
+def remove_placed_tree(
     store: bytes, path: bytes, record: mount_records.MountRecord, progress: Progress = no_progress
 ) -> None:
-    """Take away what `place` made at `path`, and nothing else.
+    """Take away what `place_linked_tree` made at `path`, and nothing else.
 
     Raises InUse, StoreDamaged, OSError.
     """
@@ -61,23 +61,23 @@ def take_away(
         remove_staging(record)
         return
     with directory_lock(path), open_directory(path) as root:
-        plan = plan_of(store, record, root)
+        plan = plan_on_disk(store, record, root)
         remove_staging(record)
         remove_linked_tree(plan, plan.content(), root, progress)
         os.fchmod(root, record.mode)
 
 
-def plan_of(store: bytes, record: mount_records.MountRecord, root: int) -> Plan:
+def plan_on_disk(store: bytes, record: mount_records.MountRecord, root: int) -> Plan:
     """Return the plan of what is open at `root`: of two, if an update was killed between them."""
     plan, *others = recorded_plans(store, record)
     for other in others:
         with contextlib.suppress(InUse):
-            refuse_foreign(other, other.content(), root)
+            refuse_foreign_files(other, other.content(), root)
             return other
     return plan
 
 
-def make_beside(
+def make_staged_tree(
     plan: Plan, strategy: Strategy, beside: bytes, parent: int, progress: Progress = no_progress
 ) -> None:
     """Make a plan's linked tree under the name `beside` in the directory open at `parent`.
@@ -100,7 +100,7 @@ def make_beside(
         raise
 
 
-def staging_name(target: bytes) -> tuple[bytes, bytes, bytes]:
+def new_staging_name(target: bytes) -> tuple[bytes, bytes, bytes]:
     """Return a target's parent, its name, and an unused name in the parent to make a tree at."""
     parent, name = os.path.split(target)
     return parent, name, b"." + name[:200] + b".cas-" + os.urandom(8).hex().encode()

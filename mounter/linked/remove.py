@@ -11,20 +11,19 @@ from functools import partial
 from cas.errors import InUse
 from cas.model.manifest import DIRECTORY
 from cas.system import directories
-from cas.system.directories import DirCursor, open_directory
+from cas.system.directories import DirCursor, is_below, open_directory
 from cas.system.mountinfo import mount_lines
 from cas.system.oserrors import adding_path
 from cas.system.progress import Progress, counted, no_progress
 from cas.system.text import quoted
 from mounter.linked.make import (
-    TOGETHER,
+    PROGRESS_BATCH_NAMES,
     DirectoryPart,
     directory_parts,
     layer_directory,
-    run_by_names,
+    run_by_name_count,
 )
 from mounter.plan import Plan, TreeContent
-from mounter.targets import is_below
 
 _Stat = tuple[int, int]
 """Size in bytes and time of change in nanoseconds."""
@@ -45,13 +44,13 @@ def remove_linked_tree(
         _empty(root_fd)
         return
     parts = _parts(plan, content)
-    _refuse_foreign(plan, content, parts, root_fd)
+    _refuse_foreign_in(plan, content, parts, root_fd)
     with DirCursor(root_fd) as cursor:
         for path in parts:
             with contextlib.suppress(FileNotFoundError):
                 os.fchmod(cursor.at(path), 0o755)
-    take = counted(progress, sum(map(_names, parts.items())))
-    run_by_names(partial(_unlink, root_fd), parts.items(), take, weight=_names)
+    take = counted(progress, sum(map(_name_count, parts.items())))
+    run_by_name_count(partial(_unlink_parts, root_fd), parts.items(), take, weight=_name_count)
     del parts[b""]
     with DirCursor(root_fd) as cursor:
         for path in reversed(parts):
@@ -60,9 +59,9 @@ def remove_linked_tree(
                 os.rmdir(name, dir_fd=cursor.at(parent))
 
 
-def refuse_foreign(plan: Plan, content: TreeContent, root_fd: int) -> None:
+def refuse_foreign_files(plan: Plan, content: TreeContent, root_fd: int) -> None:
     """Refuse a tree that holds something which `make_tree` did not make. Raises InUse."""
-    _refuse_foreign(plan, content, _parts(plan, content), root_fd)
+    _refuse_foreign_in(plan, content, _parts(plan, content), root_fd)
 
 
 def _parts(plan: Plan, content: TreeContent) -> dict[bytes, list[DirectoryPart]]:
@@ -74,14 +73,14 @@ def _parts(plan: Plan, content: TreeContent) -> dict[bytes, list[DirectoryPart]]
     return parts
 
 
-def _refuse_foreign(
+def _refuse_foreign_in(
     plan: Plan, content: TreeContent, parts: Mapping[bytes, list[DirectoryPart]], root_fd: int
 ) -> None:
     _refuse_mounts(plan.target)
     foreign: list[bytes] = []
     with open_directory(plan.store) as store:
         work = partial(_find_foreign, content, store, root_fd)
-        run_by_names(work, parts.items(), foreign.append, weight=_names)
+        run_by_name_count(work, parts.items(), foreign.append, weight=_name_count)
     if foreign:
         foreign.sort()
         shown = ", ".join(quoted(path) for path in foreign[:5])
@@ -105,7 +104,7 @@ def _refuse_mounts(target: bytes) -> None:
             )
 
 
-def _names(part: _Part) -> int:
+def _name_count(part: _Part) -> int:
     return 1 + sum(len(share.entries) for share in part[1])
 
 
@@ -123,18 +122,18 @@ def _find_foreign(
                 fd = root.at(directory)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # what is in its place is in the directory above
-            stored = _stored(its_shares, store_fd)
+            stored = _stored_files(its_shares, store_fd)
             prefix = directory and directory + b"/"
             with os.scandir(fd) as entries:
                 for entry in entries:
                     name = os.fsencode(entry.name)
                     found = entry.stat(follow_symlinks=False)
                     node, _ = content.get(prefix + name, (b"", 0))
-                    if not _is_ours(found, node, name, fd, stored):
+                    if not _is_as_made(found, node, name, fd, stored):
                         give(prefix + name)
 
 
-def _is_ours(
+def _is_as_made(
     found: os.stat_result, node: bytes, name: bytes, fd: int, stored: Mapping[bytes, _Stat]
 ) -> bool:
     if node == DIRECTORY:
@@ -148,7 +147,7 @@ def _is_ours(
     return (found.st_size, found.st_mtime_ns) == stored[name]
 
 
-def _stored(its_shares: Sequence[DirectoryPart], store_fd: int) -> dict[bytes, _Stat]:
+def _stored_files(its_shares: Sequence[DirectoryPart], store_fd: int) -> dict[bytes, _Stat]:
     """Return size and time of the store's own files. Raises OSError."""
     found: dict[bytes, _Stat] = {}
     for share in its_shares:
@@ -171,7 +170,7 @@ def _empty(root_fd: int) -> None:
             os.unlink(entry.name, dir_fd=root_fd)
 
 
-def _unlink(root_fd: int, parts: Sequence[_Part], give: Callable[[int], None]) -> None:
+def _unlink_parts(root_fd: int, parts: Sequence[_Part], give: Callable[[int], None]) -> None:
     gone = 0
     with DirCursor(root_fd) as cursor:
         for directory, its_shares in parts:
@@ -180,8 +179,8 @@ def _unlink(root_fd: int, parts: Sequence[_Part], give: Callable[[int], None]) -
                 for name in (name for share in its_shares for name in share.entries):
                     with contextlib.suppress(FileNotFoundError), adding_path(fd):
                         os.unlink(name, dir_fd=fd)
-            gone += _names((directory, its_shares))
-            if gone >= TOGETHER:
+            gone += _name_count((directory, its_shares))
+            if gone >= PROGRESS_BATCH_NAMES:
                 give(gone)
                 gone = 0
     if gone:

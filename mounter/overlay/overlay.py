@@ -14,12 +14,12 @@ from cas.system.text import quoted
 from mounter import syscalls
 from mounter.plan import Plan, StrategyRefused
 
-_LONGEST_STRING = 255  # that fsconfig(2) takes, see vfs_parse_fs_string in fs/fsopen.c
-_LONGEST_OPTIONS = 4095  # that mount(2) takes of a page; it cuts the rest without a word
+_MAX_STRING_BYTES = 255  # that fsconfig(2) takes, see vfs_parse_fs_string in fs/fsopen.c
+_MAX_OPTIONS_BYTES = 4095  # that mount(2) takes of a page; it cuts the rest without a word
 _ATTRIBUTES = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 
 
-class TooOld(StrategyRefused):
+class MountApiMissing(StrategyRefused):
     """The kernel lacks the new mount API, or `lowerdir+` in it (before Linux 6.5)."""
 
 
@@ -37,7 +37,7 @@ def attach_overlay(plan: Plan, source: str, target_fd: int, upper: Upper | None 
     """
     try:
         made = make_overlay(plan, source, upper)
-    except TooOld as old:
+    except MountApiMissing as old:
         try:
             return _mount_by_options(plan, source, target_fd, upper)
         except StrategyRefused as refusal:
@@ -58,32 +58,32 @@ def make_overlay(plan: Plan, source: str = "cas", upper: Upper | None = None) ->
 
     Raises StrategyRefused with the kernel's reason, TooOld, StoreDamaged if a layer is missing.
     """
-    _refuse_many(plan)
+    _refuse_too_many_layers(plan)
     if upper is not None:
         _refuse_unknown_owners(plan)
     try:
         fd = syscalls.fsopen(b"overlay")
     except OSError as error:
         if error.errno == errno.ENOSYS:
-            raise TooOld("this kernel lacks the new mount API (ENOSYS)") from error
-        raise StrategyRefused(_reason(error)) from error
+            raise MountApiMissing("this kernel lacks the new mount API (ENOSYS)") from error
+        raise StrategyRefused(_refusal_reason(error)) from error
     try:
-        _set(fd, b"source", source.encode())
+        _set_option(fd, b"source", source.encode())
         for layer in plan.overlay_layers():
             _add_layer(fd, layer)
         for key, value in _upper_options(upper):
-            _set(fd, key, value)
-        return _made(fd, plan, writable=upper is not None)
+            _set_option(fd, key, value)
+        return _create(fd, plan, writable=upper is not None)
     except OSError as error:
-        reason = _reason(error, _messages(fd))
+        reason = _refusal_reason(error, _kernel_messages(fd))
         if error.errno == errno.EINVAL:
-            raise TooOld(reason) from error
+            raise MountApiMissing(reason) from error
         raise StrategyRefused(reason) from error
     finally:
         os.close(fd)
 
 
-def _made(fd: int, plan: Plan, *, writable: bool) -> int:
+def _create(fd: int, plan: Plan, *, writable: bool) -> int:
     if writable or plan.upper is not None:
         # Marks as user.* attributes, which a user namespace may set; the same for root, so that
         # both can use one upper directory (Linux 5.11).
@@ -100,7 +100,7 @@ def _upper_options(upper: Upper | None) -> Iterator[tuple[bytes, bytes]]:
         yield b"workdir", f"/proc/self/fd/{upper.work_fd}".encode()
 
 
-def _refuse_many(plan: Plan) -> None:
+def _refuse_too_many_layers(plan: Plan) -> None:
     if len(plan.layers) > MOST_LAYERS:
         raise StrategyRefused(
             f"overlayfs takes {MOST_LAYERS} layers at most, and these are {len(plan.layers)}"
@@ -114,7 +114,10 @@ def _refuse_unknown_owners(plan: Plan) -> None:
     namespace does not know makes that fail (EOVERFLOW), and stat(2) shows it as the overflow id
     (user_namespaces(7)).
     """
-    unknown = [_number("/proc/sys/kernel/overflowuid"), _number("/proc/sys/kernel/overflowgid")]
+    unknown = [
+        _read_number("/proc/sys/kernel/overflowuid"),
+        _read_number("/proc/sys/kernel/overflowgid"),
+    ]
     for layer in plan.overlay_layers():
         found = os.stat(layer)
         if found.st_uid == unknown[0] or found.st_gid == unknown[1]:
@@ -123,39 +126,39 @@ def _refuse_unknown_owners(plan: Plan) -> None:
             )
 
 
-def _number(path: str) -> int:
+def _read_number(path: str) -> int:
     with open(path) as file:
         return int(file.read())
 
 
-def _set(fd: int, key: bytes, value: bytes) -> None:
+def _set_option(fd: int, key: bytes, value: bytes) -> None:
     syscalls.fsconfig(fd, syscalls.FSCONFIG_SET_STRING, key, value)
 
 
 def _add_layer(fd: int, layer: bytes) -> None:
-    if len(layer) <= _LONGEST_STRING:
+    if len(layer) <= _MAX_STRING_BYTES:
         try:
-            _set(fd, b"lowerdir+", layer)
+            _set_option(fd, b"lowerdir+", layer)
         except FileNotFoundError as error:
-            raise _missing(layer) from error
+            raise _missing_layer(layer) from error
         return
-    with _path_opened(layer) as directory:
-        _set(fd, b"lowerdir+", f"/proc/self/fd/{directory}".encode())
+    with _open_layer(layer) as directory:
+        _set_option(fd, b"lowerdir+", f"/proc/self/fd/{directory}".encode())
 
 
 @contextmanager
-def _path_opened(layer: bytes) -> Iterator[int]:
+def _open_layer(layer: bytes) -> Iterator[int]:
     try:
         fd = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise _missing(layer) from error
+        raise _missing_layer(layer) from error
     try:
         yield fd
     finally:
         os.close(fd)
 
 
-def _missing(layer: bytes) -> StoreDamaged:
+def _missing_layer(layer: bytes) -> StoreDamaged:
     return StoreDamaged(f"the layer {quoted(layer)} is missing")
 
 
@@ -168,7 +171,7 @@ def _mount_by_options(plan: Plan, source: str, target_fd: int, upper: Upper | No
     A child does it, since it has to go there.
     """
     with ExitStack() as stack:
-        fds = [stack.enter_context(_path_opened(layer)) for layer in plan.overlay_layers()]
+        fds = [stack.enter_context(_open_layer(layer)) for layer in plan.overlay_layers()]
         options = b"lowerdir=" + b":".join(b"%d" % fd for fd in fds)
         flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
         if upper is None:
@@ -177,18 +180,18 @@ def _mount_by_options(plan: Plan, source: str, target_fd: int, upper: Upper | No
             options += b",upperdir=%d,workdir=%d" % (upper.upper_fd, upper.work_fd)
         if upper is not None or plan.upper is not None:
             options += b",userxattr"
-        if len(options) > _LONGEST_OPTIONS:
+        if len(options) > _MAX_OPTIONS_BYTES:
             raise StrategyRefused("the names of the layers do not fit into a page of options")
-        failed = _in_child(
+        failed = _errno_of_child(
             lambda: syscalls.mount(source.encode(), b"%d" % target_fd, b"overlay", flags, options)
         )
     if failed == errno.EINVAL:
         raise StrategyRefused("overlayfs refuses the layers (EINVAL); the kernel's log says why")
     if failed:
-        raise StrategyRefused(_reason(OSError(failed, os.strerror(failed))))
+        raise StrategyRefused(_refusal_reason(OSError(failed, os.strerror(failed))))
 
 
-def _in_child(mount: Callable[[], None]) -> int:
+def _errno_of_child(mount: Callable[[], None]) -> int:
     """Do it in a child that has gone to /proc/self/fd; return the errno, 0 if it went well."""
     child = os.fork()
     if child == 0:
@@ -204,7 +207,7 @@ def _in_child(mount: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _messages(fd: int) -> list[str]:
+def _kernel_messages(fd: int) -> list[str]:
     """Read what the kernel has to say about a mount that failed, a line at a time."""
     found: list[str] = []
     while True:
@@ -215,7 +218,7 @@ def _messages(fd: int) -> list[str]:
         found.append(line.decode(errors="replace").strip().removeprefix("e "))
 
 
-def _reason(error: OSError, messages: Sequence[str] = ()) -> str:
+def _refusal_reason(error: OSError, messages: Sequence[str] = ()) -> str:
     if error.errno == errno.EPERM:
         return "the kernel does not let this user mount (EPERM)"
     if error.errno == errno.ENODEV:

@@ -14,20 +14,19 @@ from cas.disk import mount_records
 from cas.disk.boot import boot_id
 from cas.errors import InputRefused, InUse
 from cas.model.strict_json import parse
-from cas.system.directories import is_within, open_directory
+from cas.system.directories import is_below, is_within, open_directory
 from cas.system.mountinfo import mount_namespace
 from cas.system.text import quoted
 from mounter import syscalls
 from mounter.overlay.overlay import Upper
 from mounter.plan import UPPER, Plan, StrategyRefused
-from mounter.targets import is_below
 
-_OWN = frozenset((b"lock", b"upper", b"work", b"lost+found"))
+_EXPECTED_NAMES = frozenset((b"lock", b"upper", b"work", b"lost+found"))
 """What an upper directory may hold; the last, because it may be a file system of its own."""
 
 
 @contextlib.contextmanager
-def upper_of(plan: Plan, source: str, target_fd: int) -> Iterator[Upper | None]:
+def upper_directories(plan: Plan, source: str, target_fd: int) -> Iterator[Upper | None]:
     """Give the directories that take the changes of a plan's overlay, for a `with` block.
 
     None if it is read-only. Changes that are thrown away go to a tmpfs, mounted at the target
@@ -62,10 +61,10 @@ def upper_of(plan: Plan, source: str, target_fd: int) -> Iterator[Upper | None]:
 
 
 @contextlib.contextmanager
-def claimed_upper(plan: Plan, source: str | None = None) -> Iterator[None]:
-    """`claim_upper` for the length of a `with` block, if the plan has an upper directory."""
+def upper_lock(plan: Plan, source: str | None = None) -> Iterator[None]:
+    """`lock_upper` for the length of a `with` block, if the plan has an upper directory."""
     made = plan.upper is not None and not os.path.lexists(plan.upper)
-    fd = claim_upper(plan, source)
+    fd = lock_upper(plan, source)
     try:
         yield
     except BaseException:
@@ -86,7 +85,7 @@ def claimed_upper(plan: Plan, source: str | None = None) -> Iterator[None]:
             os.close(fd)
 
 
-def claim_upper(plan: Plan, source: str | None = None) -> int | None:
+def lock_upper(plan: Plan, source: str | None = None) -> int | None:
     """Make a plan's upper directory, and keep every other user of it away.
 
     The kernel would accept two overlays with one upper directory, and corrupt it; only those that
@@ -99,16 +98,16 @@ def claim_upper(plan: Plan, source: str | None = None) -> int | None:
     """
     if plan.upper is None:
         return None
-    _refuse_unfit(plan)
+    _refuse_unusable(plan)
     if not plan.writable:
         if source is not None:
             raise InputRefused(
                 f"the changes in {quoted(plan.upper)} would be shown after this process has ended",
                 hint="let a command show them, or a process that enters the plan",
             )
-        return _locked(plan.upper, 0, fcntl.LOCK_SH)
+        return _open_lock(plan.upper, 0, fcntl.LOCK_SH)
     os.makedirs(plan.upper, exist_ok=True)
-    fd = _locked(plan.upper, os.O_CREAT)
+    fd = _open_lock(plan.upper, os.O_CREAT)
     try:
         os.ftruncate(fd, 0)
         if source is not None:
@@ -120,15 +119,15 @@ def claim_upper(plan: Plan, source: str | None = None) -> int | None:
     return fd
 
 
-def refuse_used_upper(plan: Plan) -> None:
-    """Refuse what `claim_upper` would refuse, and change nothing. Raises what that raises."""
-    _refuse_unfit(plan)
+def refuse_locked_upper(plan: Plan) -> None:
+    """Refuse what `lock_upper` would refuse, and change nothing. Raises what that raises."""
+    _refuse_unusable(plan)
     if plan.upper is not None:
         with contextlib.suppress(FileNotFoundError):
-            os.close(_locked(plan.upper, 0, fcntl.LOCK_EX if plan.writable else fcntl.LOCK_SH))
+            os.close(_open_lock(plan.upper, 0, fcntl.LOCK_EX if plan.writable else fcntl.LOCK_SH))
 
 
-def _locked(upper: bytes, flags: int, lock: int = fcntl.LOCK_EX) -> int:
+def _open_lock(upper: bytes, flags: int, lock: int = fcntl.LOCK_EX) -> int:
     """Open and lock the lock file of an upper directory that no mount uses.
 
     Raises InUse, OSError.
@@ -140,10 +139,10 @@ def _locked(upper: bytes, flags: int, lock: int = fcntl.LOCK_EX) -> int:
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise
-        raise _no_lock(path) from error
+        raise _not_a_lock_file(path) from error
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise _no_lock(path)
+            raise _not_a_lock_file(path)
         fcntl.flock(fd, lock | fcntl.LOCK_NB)
         _refuse_mounted(upper, os.pread(fd, 1 << 16, 0))
     except BlockingIOError as error:
@@ -158,12 +157,12 @@ def _locked(upper: bytes, flags: int, lock: int = fcntl.LOCK_EX) -> int:
     return fd
 
 
-def _no_lock(path: bytes) -> InputRefused:
+def _not_a_lock_file(path: bytes) -> InputRefused:
     hint = "no command makes that: look who did, or give another directory"
     return InputRefused(f"{quoted(path)} is no regular file", hint=hint)
 
 
-def _refuse_unfit(plan: Plan) -> None:
+def _refuse_unusable(plan: Plan) -> None:
     """Refuse a plan's upper directory if it cannot be one. Raises InputRefused, OSError."""
     if plan.upper is None:
         return
@@ -177,13 +176,13 @@ def _refuse_unfit(plan: Plan) -> None:
         return
     if not os.path.isdir(plan.upper):
         raise InputRefused(f"{where} is not a directory", hint="give a directory for the changes")
-    if set(os.listdir(plan.upper)) - _OWN:
+    if set(os.listdir(plan.upper)) - _EXPECTED_NAMES:
         raise InputRefused(
             f"{where} is not empty, and no directory for changes", hint="give an empty or a new one"
         )
 
 
-def forget_upper(upper: bytes, sources: Sequence[str]) -> None:
+def clear_upper_note(upper: bytes, sources: Sequence[str]) -> None:
     """Note that the mounts of these sources have ended, which used an upper directory.
 
     Raises OSError.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from cas.errors import CasError, ExitCode
 from mounter import syscalls
 
-SHARED = {
+SHAREABLE_NAMESPACES = {
     "ipc": syscalls.CLONE_NEWIPC,
     "net": syscalls.CLONE_NEWNET,
     "pid": syscalls.CLONE_NEWPID,
@@ -71,13 +71,13 @@ class Sandbox:
 
     def __post_init__(self) -> None:
         """Refuse names that mean nothing. Raises BadSandbox."""
-        if self.share - SHARED.keys():
+        if self.share - SHAREABLE_NAMESPACES.keys():
             raise BadSandbox(
-                f"no namespace to share: {min(self.share - SHARED.keys())!r}",
-                hint=f"one of {', '.join(SHARED)}",
+                f"no namespace to share: {min(self.share - SHAREABLE_NAMESPACES.keys())!r}",
+                hint=f"one of {', '.join(SHAREABLE_NAMESPACES)}",
             )
         for name in self.capabilities:
-            if _plain(name) not in (*CAPABILITIES, "all"):
+            if _capability_name(name) not in (*CAPABILITIES, "all"):
                 raise BadSandbox(
                     f"no such capability: {name!r}", hint="capabilities(7) lists them; or `all`"
                 )
@@ -85,17 +85,17 @@ class Sandbox:
     @property
     def namespaces(self) -> int:
         """The flags of unshare(2) for the namespaces of its own."""
-        own = [flag for name, flag in SHARED.items() if name not in self.share]
+        own = [flag for name, flag in SHAREABLE_NAMESPACES.items() if name not in self.share]
         return sum(own, syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
 
     @property
     def kept_capabilities(self) -> int:
         """The capabilities that the command keeps, as a bit set."""
-        names = set(map(_plain, self.capabilities))
+        names = set(map(_capability_name, self.capabilities))
         return sum(1 << number for number, name in enumerate(CAPABILITIES) if names & {name, "all"})
 
 
-def _plain(name: str) -> str:
+def _capability_name(name: str) -> str:
     return name.lower().removeprefix("cap_")
 
 
@@ -107,7 +107,7 @@ def map_ids(pid: int, *, map_root: bool) -> None:
     """
     if os.geteuid() == 0:
         with contextlib.suppress(PermissionError):
-            _map_all(pid)
+            _map_all_ids(pid)
             return
     # Whoever may not set gids at will must first give up setgroups(2) (user_namespaces(7)).
     _write_proc(pid, "setgroups", "deny")
@@ -115,7 +115,7 @@ def map_ids(pid: int, *, map_root: bool) -> None:
         _write_proc(pid, f"{kind}_map", f"{0 if map_root else own} {own} 1\n")
 
 
-def _map_all(pid: int) -> None:
+def _map_all_ids(pid: int) -> None:
     for kind in ("uid", "gid"):
         with open(f"/proc/self/{kind}_map") as file:
             ranges = [line.split() for line in file]
@@ -128,13 +128,13 @@ def _write_proc(pid: int, name: str, text: str) -> None:
         file.write(text)
 
 
-def give_up_privileges(sandbox: Sandbox) -> None:
+def drop_privileges(sandbox: Sandbox) -> None:
     """Leave this process, for good, only the capabilities that a sandbox keeps. Raises OSError."""
     syscalls.limit_capabilities(sandbox.kept_capabilities)
     syscalls.no_new_privileges()
 
 
-def raise_loopback() -> None:
+def bring_up_loopback() -> None:
     """Make 127.0.0.1 work in a new network namespace, where `lo` is down. Raises OSError."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
         request = struct.pack("16sH14x", b"lo", 0)  # struct ifreq

@@ -21,7 +21,7 @@ from cas.errors import CasError, hint_for
 from cas.system.text import quoted
 from mounter import syscalls
 from mounter.plan import StrategyRefused
-from mounter.sandbox.isolation import Sandbox, give_up_privileges, map_ids, raise_loopback
+from mounter.sandbox.isolation import Sandbox, bring_up_loopback, drop_privileges, map_ids
 from mounter.sandbox.rootfs import MountSpec, RootFs, mount_proc
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
-_SIGNAL = 128  # added to the number of a signal, as shells do
+SIGNAL_EXIT_BASE = 128  # added to the number of a signal, as shells do
 
 _FORWARDED = (
     signal.SIGHUP,
@@ -66,18 +66,18 @@ def run_sandboxed(
         status, status_end = os.pipe()
         go, go_end = os.pipe()
         watched = tracer is not None
-        task = _Task(command, sysroots, sandbox, mask, os.getpid(), go, status_end, watched)
+        task = _SandboxTask(command, sysroots, sandbox, mask, os.getpid(), go, status_end, watched)
         keeper = _fork()
         if keeper == 0:
             os.close(status)
             os.close(go_end)
-            _child(lambda: _keep(task), status_end)
+            _run_child(lambda: _run_keeper(task), status_end)
         os.close(status_end)
         os.close(go)
         with open(status) as reports, open(go_end, "wb", buffering=0) as permission:
             try:
-                init = _introduce(
-                    keeper, sandbox, lambda: _report_of(reports), permission.write, tracer
+                init = _set_up(
+                    keeper, sandbox, lambda: _next_report(reports), permission.write, tracer
                 )
             except BaseException as error:
                 if isinstance(error, CasError):
@@ -86,21 +86,23 @@ def run_sandboxed(
                     os.kill(keeper, signal.SIGKILL)
                 os.waitpid(keeper, 0)
                 if isinstance(error, _Interrupted):
-                    return _SIGNAL + error.number
+                    return SIGNAL_EXIT_BASE + error.number
                 raise
             with _reading(tracer):
                 return supervise(keeper, forward_to=init)
 
 
-def run_plainly(command: Sequence[bytes], sandbox: Sandbox, tracer: Tracer | None = None) -> int:
+def run_without_namespaces(
+    command: Sequence[bytes], sandbox: Sandbox, tracer: Tracer | None = None
+) -> int:
     """Run a command without namespaces; otherwise like `run_sandboxed`."""
     with _BlockedSignals() as mask:
-        task = _Task(command, (), sandbox, mask, os.getpid(), -1, -1)
+        task = _SandboxTask(command, (), sandbox, mask, os.getpid(), -1, -1)
         if tracer is not None:
             tracer.watch(b"")
         child = _fork()
         if child == 0:
-            _child(lambda: _execute_plainly(task), -1)
+            _run_child(lambda: _execute_without_namespaces(task), -1)
         with _reading(tracer):
             return supervise(child, forward_to=child)
 
@@ -138,10 +140,10 @@ def supervise(child: int, forward_to: int, *, reap_all: bool = False) -> int:
 
 def _exit_code(status: int) -> int:
     code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else _SIGNAL - code
+    return code if code >= 0 else SIGNAL_EXIT_BASE - code
 
 
-class _Task(NamedTuple):
+class _SandboxTask(NamedTuple):
     """What the processes of one sandbox have to know.
 
     `mask` are the signals that were blocked before. At `go` the caller gives its permissions, at
@@ -179,7 +181,7 @@ def _fork() -> int:
     return os.fork()
 
 
-def _child(work: Callable[[], int], status_end: int) -> NoReturn:
+def _run_child(work: Callable[[], int], status_end: int) -> NoReturn:
     """Do the work of a forked child, which must never return into its parent's code."""
     code = 1
     try:
@@ -210,7 +212,7 @@ class _Interrupted(Exception):
         self.number = number
 
 
-def _report_of(reports: TextIO) -> str:
+def _next_report(reports: TextIO) -> str:
     """Wait for a line from the keeper, or for a signal that is to end it. Raises _Interrupted."""
     while not select.select([reports], [], [], 0.1)[0]:
         received = signal.sigtimedwait(_ENDING, 0)
@@ -219,7 +221,7 @@ def _report_of(reports: TextIO) -> str:
     return reports.readline()
 
 
-def _introduce(
+def _set_up(
     keeper: int,
     sandbox: Sandbox,
     next_report: Callable[[], str],
@@ -250,7 +252,7 @@ def _introduce(
     raise CasError("cannot set up the sandbox: its process died")
 
 
-def _keep(task: _Task) -> int:
+def _run_keeper(task: _SandboxTask) -> int:
     """Be the keeper: leave the caller's namespaces, mount, and wait for the init."""
     _die_with(task.caller)
     try:
@@ -265,7 +267,7 @@ def _keep(task: _Task) -> int:
     try:
         root.assemble(task.sysroots, task.sandbox.binds)
         if task.sandbox.namespaces & syscalls.CLONE_NEWNET:
-            raise_loopback()
+            bring_up_loopback()
         if task.sandbox.directory is not None:
             os.chdir(task.sandbox.directory)
         if task.watched:
@@ -275,7 +277,7 @@ def _keep(task: _Task) -> int:
         syscalls.unshare(task.sandbox.namespaces & syscalls.CLONE_NEWPID)
         init = os.fork()
         if init == 0:
-            _child(lambda: _init(task), task.status_end)
+            _run_child(lambda: _run_init(task), task.status_end)
         _report(task.status_end, "init", init)
         os.close(task.status_end)
         return _exit_code(os.waitpid(init, 0)[1])
@@ -284,7 +286,7 @@ def _keep(task: _Task) -> int:
         root.release()
 
 
-def _init(task: _Task) -> int:
+def _run_init(task: _SandboxTask) -> int:
     """Be process 1 of the PID namespace: start the command and collect what it leaves."""
     syscalls.die_with_parent(signal.SIGKILL)
     os.close(task.status_end)
@@ -297,17 +299,17 @@ def _init(task: _Task) -> int:
     me = os.getpid()
     child = os.fork()
     if child == 0:
-        _child(lambda: _execute(task, me), -1)
+        _run_child(lambda: _execute(task, me), -1)
     return supervise(child, forward_to=child, reap_all=True)
 
 
-def _execute_plainly(task: _Task) -> int:
+def _execute_without_namespaces(task: _SandboxTask) -> int:
     if task.sandbox.directory is not None:
         os.chdir(task.sandbox.directory)
     return _execute(task, task.caller)
 
 
-def _execute(task: _Task, parent: int) -> int:
+def _execute(task: _SandboxTask, parent: int) -> int:
     """Become the command, with signals as they were before; return a code if that fails."""
     _die_with(parent)
     for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
@@ -317,7 +319,7 @@ def _execute(task: _Task, parent: int) -> int:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, task.mask)
     command, environment = task.command, task.sandbox.environment
-    give_up_privileges(task.sandbox)
+    drop_privileges(task.sandbox)
     try:
         if environment is None:
             os.execvp(command[0], list(command))

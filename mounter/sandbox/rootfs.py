@@ -17,10 +17,10 @@ from cas.system.directories import open_directory
 from cas.system.text import quoted
 from mounter import syscalls
 from mounter.overlay.overlay import attach_overlay
-from mounter.overlay.upper import make_tmpfs, upper_of
+from mounter.overlay.upper import make_tmpfs, upper_directories
 from mounter.plan import Plan
 from mounter.sandbox.isolation import Bind
-from mounter.targets import MountPoint, place_for
+from mounter.targets import MountPoint, nearest_directory
 
 _READ_ONLY = syscalls.MOUNT_ATTR_RDONLY
 _SYSROOT = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
@@ -89,7 +89,7 @@ class RootFs:
         Where none can be made, or the root directory would get a new entry, the directory that
         would hold it is replaced by a tmpfs that has all its entries.
         """
-        there = place_for(target)
+        there = nearest_directory(target)
         if there in self._replicas:
             os.makedirs(target, exist_ok=True)
         elif there != target and (there == b"/" or not os.access(there, os.W_OK)):
@@ -117,7 +117,7 @@ def _attach(placed: MountSpec) -> None:
     plan = placed.plan
     with open_directory(plan.target) as directory:
         if placed.tree is None:
-            with upper_of(plan, placed.source, directory) as upper:
+            with upper_directories(plan, placed.source, directory) as upper:
                 attach_overlay(plan, placed.source, directory, upper)
             return
         made = syscalls.open_tree(placed.tree)

@@ -7,12 +7,11 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from cas.model.manifest import DIRECTORY
-from cas.system.directories import parents
+from cas.system.directories import is_below, parents
 from mounter.plan import TreeContent
-from mounter.targets import is_below
 
-_MOST_LINKS = 40  # that are followed on the way to one file, path_resolution(7)
-_OUTSIDE = b".."
+_MAX_SYMLINKS = 40  # that are followed on the way to one file, path_resolution(7)
+OUTSIDE = b".."
 
 
 class ArtifactUse(NamedTuple):
@@ -50,10 +49,10 @@ def artifact_uses(
     reached = {b"", *opened} if opened else set()
     for path in opened:
         reached.update(parents(path))
-    reached.add(_OUTSIDE)
+    reached.add(OUTSIDE)
     for path, (node, number) in content.items():
         if node.startswith(b"l"):
-            links[number] += resolved(path, content, target) in reached
+            links[number] += resolve_in_tree(path, content, target) in reached
         elif node != DIRECTORY:
             files[number] += 1
             if path in reached:
@@ -64,13 +63,13 @@ def artifact_uses(
     ]
 
 
-def untouched(used: Sequence[ArtifactUse]) -> list[str]:
+def untouched_ids(used: Sequence[ArtifactUse]) -> list[str]:
     """Return the IDs of which nothing was used, each once."""
     touched = {one.id for one in used if one.touched}
     return list(dict.fromkeys(one.id for one in used if one.id not in touched))
 
 
-def resolved(path: bytes, content: TreeContent, target: bytes) -> bytes | None:
+def resolve_in_tree(path: bytes, content: TreeContent, target: bytes) -> bytes | None:
     """Return where a path of a composition at `target` really is, as path_resolution(7) finds it.
 
     None if nothing is there, `..` if it is outside of the composition.
@@ -84,7 +83,7 @@ def resolved(path: bytes, content: TreeContent, target: bytes) -> bytes | None:
             continue
         if name == b"..":
             if not here:
-                return _OUTSIDE
+                return OUTSIDE
             here = os.path.dirname(here)
             continue
         there = os.path.join(here, name)
@@ -95,13 +94,13 @@ def resolved(path: bytes, content: TreeContent, target: bytes) -> bytes | None:
             here = there
             continue
         followed += 1
-        if followed > _MOST_LINKS:
+        if followed > _MAX_SYMLINKS:
             return None
         to = node[2:]
         if to.startswith(b"/"):
             to = os.path.normpath(b"/" + to.lstrip(b"/"))
             if not is_below(to, target):
-                return _OUTSIDE
+                return OUTSIDE
             here, to = b"", to[len(target) :]
         left += to.split(b"/")[::-1]
     return here

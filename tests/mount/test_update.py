@@ -92,7 +92,7 @@ def test_file_added_during_an_update_is_kept(
         record = mount_records.read_record(store.path, plan.target)
         assert record is not None
         with pytest.raises(InUse, match=r"the sysroot is updated, but .* usr/precious"):
-            updating._exchange_tree(plan.by(Strategy(strategy)), record)
+            updating._swap_tree(plan.by(Strategy(strategy)), record)
     assert snapshot(work / "target") == snapshot(work / "new")
     (old,) = work.glob(".target.cas-*")
     assert (old / "usr/precious").read_text() == "precious"

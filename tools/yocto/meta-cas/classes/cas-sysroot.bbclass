@@ -33,17 +33,17 @@ def cas_yocto(d, name):
 
 python cas_put_sysroot() {
     if e.task in ("do_populate_sysroot", "do_populate_sysroot_setscene"):
-        storing = cas_yocto(d, "storing")
+        upload = cas_yocto(d, "upload")
         if isinstance(e, bb.build.TaskStarted):
-            storing.forget_own(d)
+            upload.forget_own(d)
         else:
-            storing.put_own(d, restored=e.task.endswith("_setscene"))
+            upload.put_own(d, restored=e.task.endswith("_setscene"))
 }
 cas_put_sysroot[eventmask] = "bb.build.TaskStarted bb.build.TaskSucceeded"
 addhandler cas_put_sysroot
 
 python cas_push_sysroots() {
-    cas_yocto(d, "storing").push_all(d)
+    cas_yocto(d, "upload").push_all(d)
 }
 cas_push_sysroots[eventmask] = "bb.event.BuildCompleted"
 addhandler cas_push_sysroots

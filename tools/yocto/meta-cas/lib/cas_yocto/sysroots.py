@@ -20,11 +20,11 @@ import bb
 
 from cas.errors import CasError, InUse, StoreDamaged
 from cas_yocto.command import CommandFailed
-from cas_yocto.composing import Outdated, Wanted, composed, wanted_by
 from cas_yocto.dependencies import DepValid
-from cas_yocto.furnishing import Relocate, furnish
-from cas_yocto.generations import Generation, Generations, united
-from cas_yocto.storing import Component
+from cas_yocto.plan import Outdated, Wanted, composed, wanted_by
+from cas_yocto.relocate import Relocate, furnish
+from cas_yocto.sysroot_dirs import Generation, Generations, united
+from cas_yocto.upload import Component
 from mounter.handover import enter
 from mounter.plan import NoStrategy, Plan
 

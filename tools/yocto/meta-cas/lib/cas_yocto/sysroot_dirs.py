@@ -21,8 +21,8 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from cas_yocto.composing import Wanted
-from cas_yocto.storing import Component
+from cas_yocto.plan import Wanted
+from cas_yocto.upload import Component
 from mounter.plan import Plan
 
 

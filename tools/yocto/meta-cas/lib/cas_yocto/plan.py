@@ -11,7 +11,7 @@ import oe.sstatesig
 from cas.errors import ExitCode
 from cas_yocto.command import CommandFailed, cas
 from cas_yocto.dependencies import DepValid, needed
-from cas_yocto.storing import (
+from cas_yocto.upload import (
     Component,
     component,
     is_current,

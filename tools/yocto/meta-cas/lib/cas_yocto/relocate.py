@@ -11,8 +11,8 @@ import bb
 
 from cas.disk.layout import layer_path
 from cas.exchange.sstate import FIXMES
-from cas_yocto.generations import Generation
-from cas_yocto.storing import Component
+from cas_yocto.sysroot_dirs import Generation
+from cas_yocto.upload import Component
 from mounter.plan import read_manifest
 
 Relocate = Callable[[Sequence[str], str, str, str, Any], None]
