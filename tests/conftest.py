@@ -19,8 +19,9 @@ from tests.helpers.support import CAS, Cas, leftover_mounts, make
 
 
 def pytest_configure() -> None:
-    """Take signals that the tests send, though who started them in the background ignores them."""
+    """Take the signals that tests send, even if `&` or nohup(1) set them to be ignored."""
     for number, handler in (
+        (signal.SIGHUP, signal.SIG_DFL),
         (signal.SIGINT, signal.default_int_handler),
         (signal.SIGQUIT, signal.SIG_DFL),
     ):

@@ -11,6 +11,7 @@ import pytest
 from cli.output.progress import DELAY_S
 from cli.output.quantities import ago_text, span_text
 from tests.helpers.archives import member, write_sstate
+from tests.helpers.running import strace
 from tests.helpers.support import CAS, Cas, make, shown_on_terminal
 
 _MANY = {f"usr/d{n % 30}/f{n}": str(n) for n in range(1200)}
@@ -109,7 +110,7 @@ def test_quick_command_shows_no_progress(cas: Cas, many: Path) -> None:
 def test_long_command_shows_progress(cas: Cas, many: Path) -> None:
     """Each process waits at its first file for longer than what shows nothing may take."""
     late = f"inject=linkat:delay_enter={int(DELAY_S * 1.1e6)}:when=1"
-    slow = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=linkat", "-e", late, CAS)
+    slow = (*strace("trace=linkat", late), CAS)
 
     shown = shown_on_terminal(cas, *_PUT, program=slow)
 

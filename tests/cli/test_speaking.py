@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.running import strace
 from tests.helpers.support import CAS, Cas, make, shown_on_terminal, sound
 
 ID = "a:t:12345678"
@@ -89,8 +90,8 @@ def test_errors_are_coloured_on_capable_terminals(
 def _interrupted(cas: Cas, number: signal.Signals, call: str, *arguments: str | Path) -> str:
     """Run a command that a signal meets in its first system call of a kind; return its line."""
     inject = f"inject={call}:signal={number.name}:when=1"
-    strace = ("strace", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject)
-    done = Cas(cas.store, cas.directory, strace)(*arguments, code=128 + number)
+    traced = Cas(cas.store, cas.directory, strace(f"trace={call}", inject))
+    done = traced(*arguments, code=128 + number)
     (line,) = filter(None, done.stderr.split("\n"))
     return line
 

@@ -130,8 +130,8 @@ def shown_on_terminal(
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, columns))
     eager = (
-        f"import cli.output.progress as p; p.DELAY_S, p.PAUSE_S = {delay_s}, 0; import cli.start as s; "
-        "s.main()"
+        f"import cli.output.progress as p; p.DELAY_S, p.PAUSE_S = {delay_s}, 0; "
+        "import cli.start as s; s.main()"
     )
     shown = b""
     with subprocess.Popen(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.running import strace
 from tests.helpers.support import CAS, ROOT, Cas, make, snapshot
 
 # A user namespace in which no further one may be made, and then no capability either.
@@ -141,7 +142,7 @@ def test_doctor_reports_a_damaged_store(cas: Cas, tree: Path) -> None:
 def test_run_with_namespaces_but_no_overlay_binds_a_linked_tree(
     cas: Cas, work: Path, tree: Path
 ) -> None:
-    no_overlay = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=fsopen:error=ENODEV"]
+    no_overlay = strace("inject=fsopen:error=ENODEV")
     script = "cat sysroot/usr/x; stat -c %h sysroot/usr/x; echo y > sysroot/usr/x || exit 9"
     run = ["run", "--sysroot", "sysroot=a", "--", "sh", "-c", script]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cas.system.files import seal
+from tests.helpers.running import waiting_run
 from tests.helpers.support import CAS, ROOT, Cas, make, mount_lines
 
 USER = pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() in {p.pw_uid for p in pwd.getpwall()} \
@@ -52,15 +53,9 @@ def test_mounts_lists_target_strategy_and_state(cas: Cas, work: Path) -> None:
 
 
 def test_mounts_lists_running_commands(cas: Cas, work: Path) -> None:
-    command = [CAS, "--store", str(cas.store), "run", "--sysroot", f"{work}/s=a,b", "--",
-               "sh", "-c", "echo ready; read _"]  # fmt: skip
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=work
-    ) as run:
-        assert run.stdout is not None
-        assert run.stdout.readline() == "ready\n"
+    with waiting_run(cas, "--sysroot", f"{work}/s=a,b") as run:
         (seen,) = cas.json("mounts")
-        assert seen["where"].startswith(f"run at {work}/s: sh -c echo ready")
+        assert seen["where"].startswith(f"run at {work}/s: bash -c echo ready")
         assert (seen["state"], seen["user"], seen["pid"]) == ("running", USER, run.pid)
         assert seen["ids"] == ["a:t:12345678", "b:t:12345678"]
         run.communicate("\n")

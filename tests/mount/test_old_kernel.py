@@ -14,6 +14,7 @@ from cas.store import Store
 from cas.system.directories import open_directory
 from mounter.overlay import overlay
 from mounter.plan import Plan, StrategyRefused
+from tests.helpers.running import strace
 from tests.helpers.support import CAS, ROOT, Cas, make, mount_lines, snapshot
 
 # No new mount API at all (before 5.2), and one without `lowerdir+` (before 6.5).
@@ -24,9 +25,8 @@ def _on_old_kernel(
     cas: Cas, *arguments: str | bytes, fault: str
 ) -> subprocess.CompletedProcess[str]:
     log = cas.directory / "trace"
-    command: list[str | bytes | Path] = ["strace", "-f", "-qq", "-o", log, "-e",
-               "trace=mount,fsopen,fsconfig"]  # fmt: skip
-    command += ["-e", f"inject={fault}", CAS, "--store", cas.store, *arguments]
+    traced = strace("trace=mount,fsopen,fsconfig", f"inject={fault}", log=log)
+    command: list[str | bytes | Path] = [*traced, CAS, "--store", cas.store, *arguments]
     done = subprocess.run(command, cwd=cas.directory, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ import mounter
 from cas.errors import InputRefused
 from cas.store import Store
 from mounter import Strategy
+from tests.helpers.running import strace, waiting_run
 from tests.helpers.support import CAS, ROOT, Cas, Tree, make, mount_lines, snapshot
 
 CHANGES = (
@@ -132,16 +133,9 @@ def test_each_of_two_sysroots_has_its_own_upper_directory(cas: Cas, work: Path, 
 
 
 def test_second_writer_of_an_upper_directory_is_refused(cas: Cas, work: Path, tree: Path) -> None:
-    run = ["run", "--sysroot", "s=a", "--upper", "changes", "--"]
-    with subprocess.Popen(
-        [CAS, "--store", cas.store, *run, "bash", "-c", "echo ready; read _"],
-        cwd=work,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == "ready\n"
+    options = ["--sysroot", "s=a", "--upper", "changes"]
+    run = ["run", *options, "--"]
+    with waiting_run(cas, *options) as first:
         assert "in use" in cas(*run, "true", code=125).stderr
         assert "in use" in cas("mount", "t", "a", "--upper", "changes", code=7).stderr
         first.communicate("\n")
@@ -272,8 +266,8 @@ def test_writable_mount_killed_before_its_overlay_is_taken_away_by_umount(
 ) -> None:
     kill = "inject=move_mount:signal=KILL:when=2"
     mount = [CAS, "--store", str(cas.store), "mount", "t", "a", "--rw"]
-    strace = ["strace", "-f", "-o", "/dev/null", "-e", "trace=move_mount", "-e", kill]
-    assert subprocess.run([*strace, *mount], cwd=work, check=False).returncode != 0
+    command = [*strace("trace=move_mount", kill), *mount]
+    assert subprocess.run(command, cwd=work, check=False).returncode != 0
 
     assert "cas umount" in cas("mount", "t", "a", "--rw", code=7).stderr
     cas("umount", "t")

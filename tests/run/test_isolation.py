@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -16,6 +17,7 @@ import pytest
 import mounter
 from cas.store import Store
 from mounter import Bind, Sandbox
+from tests.helpers.running import waiting_run
 from tests.helpers.support import CAS, ROOT, Cas, make
 from tests.helpers.users import as_user
 
@@ -138,21 +140,16 @@ def test_runs_at_one_missing_path_do_not_disturb_each_other(
     cas: Cas, work: Path, stored: None
 ) -> None:
     """rmdir(2) of a directory takes away what other namespaces have mounted on it."""
-    script = "echo ready; read _; cat new/sysroot/usr/x; read _"
-    command = [CAS, "--store", str(cas.store), "run", "--sysroot", "new/sysroot=a", "--",
-               "bash", "-c", script]  # fmt: skip
-    runs = [
-        subprocess.Popen(
-            command, cwd=work, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(3)
-    ]
-    for run in runs:
-        assert run.stdout is not None
-        assert run.stdout.readline() == "ready\n"
-    runs[0].communicate("\n\n")  # the one that may have made the directory
-    assert runs[1].communicate("\n\n")[0] == "a"
-    assert runs[2].communicate("\n\n")[0] == "a"
+    with contextlib.ExitStack() as stack:
+        runs = [
+            stack.enter_context(
+                waiting_run(cas, "--sysroot", "new/sysroot=a", then="cat new/sysroot/usr/x; read _")
+            )
+            for _ in range(3)
+        ]
+        runs[0].communicate("\n\n")  # the one that may have made the directory
+        assert runs[1].communicate("\n\n")[0] == "a"
+        assert runs[2].communicate("\n\n")[0] == "a"
     assert [run.returncode for run in runs] == [0, 0, 0]
 
 
@@ -162,23 +159,18 @@ def test_last_of_several_runs_removes_what_they_made_and_nothing_else(
 ) -> None:
     make(work, {"mine/": None, "also/mine/": None})
     mode = (work / "mine").stat().st_mode
-    command = [CAS, "--store", str(cas.store), "run", "--sysroot", "new/deep/sysroot=a",
-               "--sysroot", "mine/sysroot=b", "--sysroot", "also/mine=b", "--",
-               "sh", "-c", "echo ready; read _; cat new/deep/sysroot/usr/x"]  # fmt: skip
-    runs = []
-    for _ in order:
-        run = subprocess.Popen(
-            command, cwd=work, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert run.stdout is not None
-        assert run.stdout.readline() == "ready\n"  # so the first one has made it
-        runs.append(run)
-
-    for number in order:
-        assert (work / "new/deep/sysroot").is_dir()
-        assert (work / "mine/sysroot").is_dir()
-        assert runs[number].communicate("\n")[0] == "a"
-        assert runs[number].returncode == 0
+    sysroots = ("new/deep/sysroot=a", "mine/sysroot=b", "also/mine=b")
+    options = [f"--sysroot={sysroot}" for sysroot in sysroots]
+    with contextlib.ExitStack() as stack:
+        runs = [
+            stack.enter_context(waiting_run(cas, *options, then="cat new/deep/sysroot/usr/x"))
+            for _ in order  # one after the other, so the first one has made the directories
+        ]
+        for number in order:
+            assert (work / "new/deep/sysroot").is_dir()
+            assert (work / "mine/sysroot").is_dir()
+            assert runs[number].communicate("\n")[0] == "a"
+            assert runs[number].returncode == 0
     assert sorted(os.listdir(work)) == ["a", "also", "b", "mine", "store"]
     assert os.listdir(work / "mine") == os.listdir(work / "also/mine") == []
     assert (work / "mine").stat().st_mode == mode
@@ -409,16 +401,7 @@ def test_mount_point_is_shared_between_users(cas: Cas, work: Path, stored: None)
     os.chown(own, 4242, 4242)
     others = as_user(replace(cas, store=own / "store"), 4242)
     others("put", "c:t:12345678", work / "c")
-    run = [CAS, "--store", str(cas.store), "run", "--sysroot", "place/made/s=a", "--"]
-    with subprocess.Popen(
-        [*run, "sh", "-c", "echo; read _; cat place/made/s/usr/x"],
-        cwd=work,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as first:
-        assert first.stdout is not None
-        first.stdout.readline()
+    with waiting_run(cas, "--sysroot", "place/made/s=a", then="cat place/made/s/usr/x") as first:
         script = "cat place/made/s/usr/z"
         done = others("run", "--sysroot", "place/made/s=c", "--", "sh", "-c", script)
         assert done.stdout == "c"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.running import next_line, start, strace
 from tests.helpers.support import CAS, ROOT, Cas, make, mount_lines, snapshot
 
 
@@ -22,21 +23,6 @@ def sysroot(cas: Cas, work: Path) -> str:
     cas("put", "a:t:12345678", make(work / "a", {"usr/x": "a", "usr/bin/tool*": "#!/bin/sh\n"}))
     cas("put", "b:t:12345678", make(work / "b", {"usr/y": "b"}))
     return f"--sysroot={work}/sysroot=a,b"
-
-
-def _start(cas: Cas, *arguments: str | Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [CAS, "--store", cas.store, "run", *arguments],
-        cwd=cas.directory,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
 
 
 def test_exit_code_is_that_of_the_command(cas: Cas, sysroot: str) -> None:
@@ -65,8 +51,8 @@ def test_failure_of_cas_itself_is_125(cas: Cas, work: Path, sysroot: str) -> Non
 
 
 def test_run_is_invisible_outside_and_leaves_nothing(cas: Cas, work: Path, sysroot: str) -> None:
-    with _start(cas, sysroot, "--", "sh", "-c", "cat sysroot/usr/x; echo; read _") as process:
-        assert _line(process) == "a"
+    with start(cas, "run", sysroot, "--", "sh", "-c", "cat sysroot/usr/x; echo; read _") as process:
+        assert next_line(process) == "a"
         assert os.listdir(work / "sysroot") == []
         assert str(work) not in mount_lines()
         assert len(os.listdir(cas.store / "leases")) == 1
@@ -81,9 +67,9 @@ def test_run_is_invisible_outside_and_leaves_nothing(cas: Cas, work: Path, sysro
 
 def test_killed_run_ends_its_task_and_lease(cas: Cas, work: Path, sysroot: str) -> None:
     script = "sleep 1000 & echo $$; readlink /proc/self/ns/pid; exec sleep 1000"
-    process = _start(cas, sysroot, "--", "sh", "-c", script)
-    assert _line(process) == "2"
-    namespace = _line(process)
+    process = start(cas, "run", sysroot, "--", "sh", "-c", script)
+    assert next_line(process) == "2"
+    namespace = next_line(process)
 
     process.kill()
     process.communicate()
@@ -125,11 +111,11 @@ def test_signal_to_run_reaches_the_command_once(
         f"print(signal.sigtimedwait([{int(number)}], 0.2), flush=True)\n"
         "sys.exit(9)\n"
     )
-    with _start(cas, sysroot, "--", sys.executable, "-c", code) as process:
-        assert _line(process) == "ready"
+    with start(cas, "run", sysroot, "--", sys.executable, "-c", code) as process:
+        assert next_line(process) == "ready"
         process.send_signal(number)
-        assert _line(process) in (str(int(number)), str(number), repr(number))
-        assert _line(process) == "None"
+        assert next_line(process) in (str(int(number)), str(number), repr(number))
+        assert next_line(process) == "None"
     assert process.returncode == 9
 
 
@@ -294,10 +280,10 @@ def test_runs_nest_although_process_ids_repeat(cas: Cas, sysroot: str) -> None:
         "    print(os.getpid(), len(reader.records()), flush=True); sys.stdin.readline()\n"
     )
     with (
-        _start(cas, "--", sys.executable, "-c", code) as one,
-        _start(cas, "--", sys.executable, "-c", code) as two,
+        start(cas, "run", "--", sys.executable, "-c", code) as one,
+        start(cas, "run", "--", sys.executable, "-c", code) as two,
     ):
-        assert _line(one) == _line(two) == "2 2"
+        assert next_line(one) == next_line(two) == "2 2"
         one.communicate("\n")
         two.communicate("\n")
     assert one.returncode == two.returncode == 0
@@ -313,19 +299,8 @@ def test_root_keeps_its_ids(cas: Cas, work: Path, sysroot: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_a_run_during_set_up(cas: Cas, work: Path, number: signal.Signals) -> None:
     cas("put", "slow:t:12345678", make(work / "slow", {"x": "x"}))
-    fault = "inject=unshare:delay_exit=4000000"  # microseconds
-    command = [
-        "strace",
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        fault,
-        CAS,
-        "--store",
-        str(cas.store),
-    ]
+    slowly = strace("inject=unshare:delay_exit=4000000")  # microseconds
+    command = [*slowly, CAS, "--store", str(cas.store)]
     with subprocess.Popen(
         [*command, "run", "--sysroot", "s=slow", "--", "touch", "ran"],
         cwd=work,

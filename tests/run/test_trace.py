@@ -18,8 +18,9 @@ import pytest
 
 import mounter
 from cas.store import Store
+from tests.helpers.running import next_line, start
 from tests.helpers.schemas import check
-from tests.helpers.support import CAS, ROOT, Cas, make
+from tests.helpers.support import ROOT, Cas, make
 from tests.helpers.users import as_user
 from tests.mount.test_fallback import NO_NAMESPACES
 
@@ -255,16 +256,8 @@ def test_trace_keeps_the_result_of_the_command(
 
 
 def _start(cas: Cas, script: str) -> subprocess.Popen[str]:
-    command = [CAS, "--store", str(cas.store), "run", "--trace", "used.json", "--sysroot", "s=a,b",
-               "--", sys.executable, "-uc", script]  # fmt: skip
-    return subprocess.Popen(
-        command, cwd=cas.directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-
-
-def _line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
+    options = ("--trace", "used.json", "--sysroot", "s=a,b")
+    return start(cas, "run", *options, "--", sys.executable, "-uc", script)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
@@ -280,10 +273,10 @@ def test_traced_command_gets_a_signal_once(
         "open('s/usr/include/a.h'); sys.exit(9)\n"
     )
     with _start(cas, script) as process:
-        assert _line(process) == "ready"
+        assert next_line(process) == "ready"
         process.send_signal(number)
-        assert _line(process) == str(int(number))
-        assert _line(process) == "None"
+        assert next_line(process) == str(int(number))
+        assert next_line(process) == "None"
     assert process.returncode == 9
     assert _used(json.loads((work / "used.json").read_text()))[A] == ["usr/include/a.h"]
 
@@ -292,7 +285,7 @@ def test_killed_trace_ends_its_task_and_writes_nothing(cas: Cas, work: Path, sto
     process = _start(
         cas, "import os, time; print(os.readlink('/proc/self/ns/pid')); time.sleep(99)"
     )
-    namespace = _line(process)
+    namespace = next_line(process)
     process.kill()
     process.communicate()
 
@@ -324,11 +317,11 @@ def test_trace_with_lost_events_calls_nothing_untouched(cas: Cas, work: Path, st
     )
     with _start(cas, script) as process:
         assert process.stdin is not None
-        assert _line(process) == "ready"
+        assert next_line(process) == "ready"
         process.send_signal(signal.SIGSTOP)
         process.stdin.write("\n")
         process.stdin.flush()
-        assert _line(process) == "done"
+        assert next_line(process) == "done"
         process.send_signal(signal.SIGCONT)
     assert process.returncode == 0
     document = json.loads((work / "used.json").read_text())
@@ -346,7 +339,7 @@ def test_trace_ignores_the_final_unmount(cas: Cas, work: Path) -> None:
     cas("put", B, make(work / "b", {"b": ""}))
     with _start(cas, "open('s/3/3003/file'); print('ready'); input()") as process:
         assert process.stdin is not None
-        assert _line(process) == "ready"
+        assert next_line(process) == "ready"
         keeper = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().strip()
         process.send_signal(signal.SIGSTOP)
         process.stdin.write("\n")

@@ -14,6 +14,7 @@ import pytest
 
 from cas.disk.boot import boot_id
 from cas.store import Store
+from tests.helpers.running import waiting_run
 from tests.helpers.support import Cas, make, snapshot, sound
 
 DAY = 86400
@@ -101,17 +102,8 @@ def test_pinned_and_mounted_artifacts_survive_any_clock(
 @pytest.mark.parametrize("shift", SHIFTS)
 def test_lease_from_another_time_holds(clock: Clock, work: Path, shift: int) -> None:
     clock(0, "put", "a:t:12345678", "tree")
-    store = str(clock.cas.store)
-    run = [sys.executable, "-c", _SHIFTED, str(shift), "--store", store, "run", "--sysroot", "s=a"]
-    with subprocess.Popen(
-        [*run, "--", "sh", "-c", "echo; read x; cat s/usr/x"],
-        cwd=work,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as task:
-        assert task.stdout is not None
-        assert task.stdout.readline() == "\n"
+    shifted = (sys.executable, "-c", _SHIFTED, str(shift))
+    with waiting_run(clock.cas, "--sysroot", "s=a", then="cat s/usr/x", program=shifted) as task:
         for other in (0, -shift, shift):
             clock(other, *_COLLECT)
             clock(other, "rm", "a", code=7)

@@ -18,6 +18,7 @@ from cas.disk.leases import Lease
 from cas.disk.scratch import scratch
 from cas.model.manifest import Digest, Manifest
 from cas.store import Store
+from tests.helpers.running import strace, waiting_run
 from tests.helpers.support import (
     CAS,
     ROOT,
@@ -186,16 +187,7 @@ def test_pinned_mounted_and_leased_artifacts_are_kept(cas: Cas, work: Path) -> N
     cas("mount", "target", "mounted")
     cas("plan", "elsewhere", "planned")  # in use for the grace time
     seen = snapshot(work / "target")
-    run = [CAS, "--store", str(cas.store), "run", "--sysroot", "s=leased", "--", "sh", "-c"]
-    with subprocess.Popen(
-        [*run, "echo; read x; cat s/usr/shared"],
-        cwd=work,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as task:
-        assert task.stdout is not None
-        task.stdout.readline()
+    with waiting_run(cas, "--sysroot", "s=leased", then="cat s/usr/shared") as task:
         assert cas.json("gc", "--max-age=1h")["removed"] == ["idle:t:12345678"]
         assert cas.json("gc", "--max-age=0s", *NOW)["removed"] == ["planned:t:12345678"]
         assert _left(cas) == {"pinned", "mounted", "leased"}
@@ -213,21 +205,7 @@ def test_pinned_mounted_and_leased_artifacts_are_kept(cas: Cas, work: Path) -> N
 
 def test_lease_of_a_killed_process_holds_nothing(cas: Cas, work: Path) -> None:
     _put(cas, work, "a")
-    command = [
-        CAS,
-        "--store",
-        str(cas.store),
-        "run",
-        "--sysroot",
-        "s=a",
-        "--",
-        "sh",
-        "-c",
-        "echo; cat",
-    ]
-    with subprocess.Popen(command, cwd=work, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as task:
-        assert task.stdout is not None
-        task.stdout.readline()
+    with waiting_run(cas, "--sysroot", "s=a") as task:
         assert cas.json("gc", "--max-age=0s", *NOW)["removed"] == []
         task.kill()
         task.wait()
@@ -438,19 +416,8 @@ def test_scratch_of_living_processes_is_kept(cas: Cas, work: Path) -> None:
 def slow_put(cas: Cas, work: Path) -> Iterator[subprocess.Popen[str]]:
     """A put that takes its time after each object that it makes."""
     make(work / "tree", {f"usr/{number}": f"content {number}" for number in range(30)})
-    fault = "inject=linkat,link:delay_exit=40000"
-    command = [
-        "strace",
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        fault,
-        CAS,
-        "--store",
-        str(cas.store),
-    ]
+    slowly = strace("inject=linkat,link:delay_exit=40000")  # microseconds
+    command = [*slowly, CAS, "--store", str(cas.store)]
     with subprocess.Popen(
         [*command, "put", "slow:t:12345678", str(work / "tree")], stderr=subprocess.PIPE, text=True
     ) as process:
@@ -482,13 +449,8 @@ def test_forced_rm_keeps_mounted_files_readable(cas: Cas, work: Path) -> None:
     cas("mount", "target", "a")
     cas("pin", "a")
     seen = snapshot(work / "target")
-    script = f"echo; read x; {sys.executable} -c 'import os; print(len(os.listdir(\"s/usr\")))'"
-    run = [CAS, "--store", str(cas.store), "run", "--sysroot", "s=a", "--", "sh", "-c", script]
-    with subprocess.Popen(
-        run, cwd=work, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as task:
-        assert task.stdout is not None
-        task.stdout.readline()
+    count = f"{sys.executable} -c 'import os; print(len(os.listdir(\"s/usr\")))'"
+    with waiting_run(cas, "--sysroot", "s=a", then=count) as task:
         assert "in use by" in cas("rm", "a", code=7).stderr
         cas("rm", "--force", "a")
         assert cas.json("ls") == cas.json("pins") == []

@@ -15,6 +15,7 @@ import pytest
 from cas.errors import CasError, InputRefused
 from cas.store import Store
 from cas.system.directories import DIRECTORY_FLAGS, DirCursor, open_directory, walk
+from tests.helpers.running import strace
 from tests.helpers.support import CAS, ROOT, Cas, make, objects_of, snapshot
 
 ID = "a:t:12345678"
@@ -177,9 +178,9 @@ def test_changing_file_is_named(cas: Cas, work: Path) -> None:
     tree = make(work / "tree", {"a/first": "content", "changing": "x" * 3_000_000})
     report = work / "trace"
     os.mkfifo(report)
-    command: list[str | Path] = ["strace", "-f", "-qq", "-o", report, "-e", "trace=preadv,preadv2",
-               "-e", "inject=preadv,preadv2:signal=SIGSTOP:when=1",
-               CAS, "--store", cas.store, "put", ID, tree]  # fmt: skip
+    stop = "inject=preadv,preadv2:signal=SIGSTOP:when=1"
+    traced = strace("trace=preadv,preadv2", stop, log=report)
+    command: list[str | Path] = [*traced, CAS, "--store", cas.store, "put", ID, tree]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         with report.open() as trace:
             for line in trace:

@@ -20,6 +20,7 @@ from cas.model.signature import Signature
 from cas.store import Store
 from cas.system.files import unseal
 from cas.verify.rebuild_index import rebuild_index
+from tests.helpers.running import waiting_run
 from tests.helpers.support import (
     CAS,
     ROOT,
@@ -87,18 +88,13 @@ def _repaired(cas: Cas) -> list[str]:
 def test_sound_store_verifies_while_in_use(cas: Cas, work: Path, trees: None) -> None:
     cas("mount", "linked", "a", "b", "--strategy", "hardlink")
     cas("mount", "other", "a", "b")
-    run = [CAS, "--store", str(cas.store), "run", "--strategy=hardlink", "--sysroot=s=a", "--"]
-    with subprocess.Popen(
-        [*run, "sh", "-c", "echo; read x"], cwd=work, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as task:
-        assert task.stdout is not None
-        task.stdout.readline()
+    with waiting_run(cas, "--strategy=hardlink", "--sysroot=s=a") as task:
         before = snapshot(cas.store)
         for options in ([], ["--quick"], ["a", "b"], ["--quick", "a"]):
             done = cas("verify", *options)
             assert (done.stdout, done.stderr) == ("all is well\n", "")
         assert snapshot(cas.store) == before
-        task.communicate(b"\n")
+        task.communicate("\n")
     cas("umount", "linked")
     cas("umount", "other")
     assert "no such signature" in cas("verify", "nothing", code=3).stderr
