@@ -1,4 +1,4 @@
-"""What all tests share: a store of their own, the command, trees, and who they run as."""
+"""Fixtures of all tests: a store, the command, trees, an object store."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def work(tmp_path: Path) -> Iterator[Path]:
-    """A directory to work in; whatever a failed test left mounted there is unmounted."""
+    """A directory to work in; mounts that a failed test left there are unmounted."""
     directory = tmp_path / "work"
     directory.mkdir()
     yield directory

@@ -1,4 +1,4 @@
-"""The contract for scripts: what commands print, and how they end."""
+"""The contract for scripts: output, standard error and exit codes."""
 
 from __future__ import annotations
 

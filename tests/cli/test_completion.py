@@ -1,4 +1,4 @@
-"""Shells complete commands, options and what is in the store."""
+"""Shell completion of commands, options and stored IDs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Help helps: each command has examples that run, what is near is asked for, shells complete."""
+"""Help: each command has examples that run, and a misspelt name gets a suggestion."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _COMMANDS = dict(_commands(command_line))
 
 @pytest.fixture
 def mirror(work: Path) -> Iterator[str]:
-    """A web server that has what is in `work`."""
+    """A web server for the directory `work`."""
     handler = functools.partial(_Quiet, directory=os.fspath(work))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -146,7 +146,7 @@ def test_help_example_runs(
 @pytest.mark.parametrize("name", _COMMANDS)
 def test_command_has_examples_and_a_short_summary(name: str) -> None:
     assert _examples(_COMMANDS[name])
-    assert "..." not in _COMMANDS[name].get_short_help_str(59)  # what 80 columns leave
+    assert "..." not in _COMMANDS[name].get_short_help_str(59)  # the width that 80 columns leave
 
 
 def test_misspelt_name_gets_a_suggestion(world: Path) -> None:

@@ -1,6 +1,6 @@
-"""What `--json` prints is what the schemas say, for every command, and they say all of it.
+"""The documents of `--json` match their schemas, for every command, and the schemas are complete.
 
-`Cas.json` checks each document that any test asks for; see `tests.helpers.schemas`.
+`Cas.json` checks every document that any test reads; see `tests.helpers.schemas`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ WITH_JSON = [
 
 @pytest.fixture(autouse=True)
 def stored(cas: Cas, work: Path) -> None:
-    """Two artifacts that bring different things at a path, which is no text."""
+    """Two artifacts that conflict at a path that is not UTF-8."""
     for name, id_ in (("zlib", ZLIB), ("fork", FORK)):
         tree = make(work / name, {"usr/lib/libz.so@": name, f"usr/bin/{name}*": name, "d/": None})
         (tree / os.fsdecode(b"usr/\xff\n.h")).write_text(name)
@@ -119,7 +119,7 @@ def test_schema_enumerations_match_the_code() -> None:
 
 
 def _steps(cas: Cas, there: Cas, work: Path) -> Iterator[tuple[str, Any]]:
-    """Do with each command what it is for; yield what it prints."""
+    """Run each command for its purpose; yield its name and its document."""
     remote = f"file://{work}/remote"
     sstate = write_sstate(work / "sstate", "m4", [member("sysroot-destdir/usr/m4", b"4")])
     steps: list[list[str]] = [

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees while a command works, and nobody else."""
+"""Progress: shown on a terminal only, and wiped at the end."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_quick_command_shows_no_progress(cas: Cas, many: Path) -> None:
 
 
 def test_long_command_shows_progress(cas: Cas, many: Path) -> None:
-    """Each process waits at its first file for longer than what shows nothing may take."""
+    """Each process waits at its first file until progress must be shown."""
     late = f"inject=linkat:delay_enter={int(DELAY_S * 1.1e6)}:when=1"
     slow = (*strace("trace=linkat", late), CAS)
 

@@ -1,4 +1,4 @@
-"""`cas report`: the page is whole, says what is so, and a real browser shows it well."""
+"""`cas report`: the page is complete and true, and a real browser renders it well."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def lived_in(tmp_path_factory: pytest.TempPathFactory) -> Cas:
 
 
 def _report(recipes: int, days: int) -> Report:
-    """Return what a page may have to tell of a store, with as much text as can be."""
+    """Return the data of a page with text that needs escaping everywhere."""
     now = time.time_ns()
     groups = [
         Group(

@@ -1,4 +1,4 @@
-"""What commands say beside their data: details, colours, and what was done when interrupted."""
+"""Messages beside the data: verbose details, colours, and the summary of an interrupted command."""
 
 from __future__ import annotations
 

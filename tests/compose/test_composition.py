@@ -1,4 +1,4 @@
-"""Which artifact wins, what is a conflict, who brought a file, and more trees than fit."""
+"""Compositions: order, conflicts, the origin of a file, and more trees than one mount takes."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_cached_conflicts_need_no_manifests(store: Store, work: Path) -> None:
     assert conflicts() == first == ["x: b wins over a"]
     for manifest in (work / "store/manifests").iterdir():
         manifest.rename(str(manifest).removesuffix(".aside"))
-    # What cannot be read is found out again.
+    # An unreadable cache entry is a cache miss.
     for known in (work / "store/known").iterdir():
         known.write_text("[[")
     assert conflicts() == first
@@ -202,7 +202,7 @@ def test_which_names_the_winner_and_hidden_providers(cas: Cas, work: Path, trees
     assert lines[1].startswith("hidden a:t:12345678")
     assert digests["a"] in lines[1]
     assert cas.json("which", "usr", "a", "b")["winner"]["kind"] == "directory"
-    # Something that is no directory hides all that is below it.
+    # A file hides everything below its path.
     assert cas.json("which", "usr/x", "a", "link")["winner"] is None
     assert "has nothing-like-it" in cas("which", "nothing-like-it", "a", code=1).stderr
 
@@ -321,7 +321,7 @@ def test_overlay_of_more_trees_than_the_kernel_takes(work: Path, many: Path) -> 
         with _compose(store, 1200) as composition:  # made once
             assert os.stat(many / "layers" / merged).st_ctime_ns == made
         assert list(store.verify()) == []
-        # In use, it stays, and so do its parts; then it goes with the first of them.
+        # While it is in use it is kept, with its parts; then it is removed with the first of them.
         with _compose(store, 1200) as composition, pytest.raises(Exception, match="in use"):
             store.remove(["r0"])
         objects = len(objects_of(many))
@@ -370,7 +370,7 @@ def test_merged_layer_damaged_by_power_failure_is_rebuilt(work: Path, many: Path
 
 @given(st.lists(st.sampled_from([b"d", b"l one", b"l two", None]), min_size=2, max_size=6))
 def test_conflict_names_the_provider_that_hides_each_other(nodes: list[bytes | None]) -> None:
-    """Against what happens when one tree after the other is copied over the last."""
+    """The expectation comes from copying one tree after the other over the last."""
     manifests = [Manifest({} if node is None else {b"p": node}) for node in nodes]
     hiding: dict[int, set[int]] = {}
     directories: set[int] = set()

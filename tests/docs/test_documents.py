@@ -1,6 +1,6 @@
-"""What the documents say is so: their commands run, print what is shown, and have these options.
+"""The documents are true: their commands run, print the output shown, and have the options named.
 
-`tests/helpers/documents.py` says what the tags of blocks mean.
+`tests/helpers/documents.py` explains the tags of blocks.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ OF_OTHERS = {
 
 
 def _readme(place: Path) -> None:
-    """What two tasks have left, and a program that is made of it."""
+    """The output of two tasks, and a program that is built with it."""
     make(place / "tmp/zlib/sysroot", {"usr/include/zlib.h": '#define ZLIB "1.3"\n'})
     make(place / "tmp/expat/sysroot", {"usr/include/expat.h": '#define EXPAT "2.6"\n'})
     program = "#include <expat.h>\n#include <stdio.h>\n#include <zlib.h>\nint main(void) {\n"
@@ -101,7 +101,7 @@ def _sharing(place: Path) -> None:
 
 
 def _yocto(place: Path) -> None:
-    """What a build leaves in TMPDIR and in the store."""
+    """The files that a build leaves in TMPDIR and in the store."""
     make(place, {"tmp/cas-ids/zlib": f"{ZLIB}\n"})
     with Store(place / "cas-store", create=True) as store:
         store.put(ZLIB, make(place / "zlib", {"usr/include/zlib.h": ""}))
@@ -181,7 +181,7 @@ def test_covering_test_exists() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_blocks_are_fenced(document: str) -> None:
-    """Such a block would have no tag. What belongs to an item of a list is not meant."""
+    """An indented block would have no tag. Text that continues a list item is not a block."""
     text = re.sub(r"^( *)```.*?^\1```$", "```", DOCUMENTS[document].read_text(), flags=re.M | re.S)
     for before, after in itertools.pairwise(text.split("\n\n")):
         in_a_list = re.match(r" *([*-]|\d+\.) ", before) or before.startswith("  ")

@@ -1,4 +1,4 @@
-"""The examples of docs/integrations.md build, and build again only what has changed."""
+"""The examples of docs/integrations.md build, and rebuild only changed parts."""
 
 from __future__ import annotations
 

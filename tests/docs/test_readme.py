@@ -1,4 +1,4 @@
-"""The README and its neighbours tell the truth: scripts are there and run, links lead on."""
+"""The README and the other documents: their scripts exist and run, and their links resolve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/reference.md lists what there is, and nothing else."""
+"""docs/reference.md is complete and lists nothing else."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def disk(work: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 def _leave(disk: Path, blocks: int) -> None:
-    """Fill a file system, but for so many blocks."""
+    """Fill a file system up to `blocks` free blocks."""
     (disk / "filler").unlink(missing_ok=True)
     os.sync()
     free = os.statvfs(disk)

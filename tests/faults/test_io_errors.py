@@ -1,4 +1,4 @@
-"""I/O errors in single system calls: told with a path, nothing damaged, and it can be repeated."""
+"""I/O errors in single system calls: reported with a path, harmless, and repeatable."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(cas: Cas, tmp_path: Path) -> Iterator[Prepared]:
 
 
 def _check_told(action: Action, done: Outcome, work: Path) -> None:
-    """Assert that an error is told by a sentence with a path, and by the code that it has."""
+    """Assert that the command reports an error with a path, and ends with its exit code."""
     assert "Traceback" not in done.errors, done
     assert "Exception ignored" not in done.errors, done
     if done.code == 0:

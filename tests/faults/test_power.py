@@ -1,7 +1,6 @@
 """Power failures, as an ext4 that is shut down without its log shows them (ioctl_fs_shutdown).
 
-What was not on the disk at that moment is lost, in whatever order the kernel had written. Then the
-file system is mounted again, by processes that see another boot id.
+Everything that was not on the disk at that moment is lost, in any order. Then processes that see another boot ID mount the file system again.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ pytestmark = pytest.mark.skipif(not ROOT, reason="only root can mount a disk")
 _EXT4_IOC_SHUTDOWN = 0x8004587D
 _NO_LOG_FLUSH = 2
 
-# Puts trees, and tells of those that were put, and of those that were synced too.
+# Puts trees, and prints the names of those put, and of those synced.
 _WRITER = """
 import sys
 from pathlib import Path
@@ -42,7 +41,7 @@ with Store(sys.argv[1], create=True) as store:
             print("synced", number, flush=True)
 """
 
-# In the next boot: everything that the store says it has is compared with what was put.
+# In the next boot: every stored artifact is compared with the tree that was put.
 _READER = """
 import sys
 from pathlib import Path
@@ -63,7 +62,7 @@ with Store(sys.argv[1], create=True) as store:
         print("there", number)
 """
 
-# The same of what may have been replaced: it is what it was, or what it became.
+# An artifact that may have been replaced has its old or its new tree.
 _READER_OF_REPLACED = _READER.replace(
     "assert snapshot(store.layer_path(artifact)) == expected, name",
     "assert snapshot(store.layer_path(artifact)) in (expected, snapshot(\n"
@@ -96,7 +95,7 @@ def disk(work: Path) -> Iterator[Path]:
 
 
 def _mount(disk: Path) -> None:
-    """Mount the disk, which commits what it has noted every second."""
+    """Mount the disk; it commits its journal every second."""
     options = ["-o", "loop,commit=1"]
     subprocess.run(["mount", *options, disk.parent / "image", disk], check=True)
 
@@ -111,7 +110,7 @@ def _lose_power(disk: Path) -> None:
 
 
 def _boot(disk: Path) -> None:
-    """Mount what is on the disk: its copy, since others' namespaces may still have the old one."""
+    """Mount a copy of the disk, since other namespaces may still have the old one mounted."""
     image = disk.parent / "image"
     subprocess.run(["umount", disk], check=True)
     subprocess.run(["cp", "--sparse=always", image, image.with_suffix(".copy")], check=True)
@@ -164,7 +163,7 @@ def test_power_failure_keeps_synced_artifacts_and_serves_no_damage(disk: Path, w
         assert synced <= there
         begun = max([begun, *there, *(number for _, number in told)]) + 1
         lost += begun - len(there)
-    assert lost > 0  # or else it was no power failure
+    assert lost > 0  # otherwise it was not a power failure
     assert synced
     _run(work, CAS, "--store", str(store), "verify", "--repair")
     _run(work, CAS, "--store", str(store), "gc")

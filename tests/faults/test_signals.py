@@ -32,9 +32,9 @@ def run(cas: Cas, tmp_path: Path) -> Iterator[Prepared]:
 
 
 def _check_ended(done: Outcome, number: signal.Signals, name: str, cas: Cas) -> str:
-    """Assert that the command ended by the signal, or had done all its work; return what it said.
+    """Assert that the signal ended the command, or came after its work; return its message.
 
-    That is one line, and true.
+    The message is one line, and true.
     """
     assert "Traceback" not in done.errors, done
     assert "Exception ignored" not in done.errors, done
@@ -50,7 +50,7 @@ def _check_ended(done: Outcome, number: signal.Signals, name: str, cas: Cas) -> 
 
 
 def _truth(cas: Cas, name: str) -> str:
-    """Return what an interrupted command may say now that it has ended."""
+    """Return the messages that are true after an interrupted command."""
     target = cas.directory / "target"
     with Store(cas.store) as store:
         found = store.find(NEW)

@@ -1,4 +1,4 @@
-"""What commands do to a store and a target, and what has to be true whatever befell them."""
+"""Commands with their effects, and the invariants that hold after any fault."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FILES = {"shared": "1", "new": "2", "tool*": "3", "d/l@": "x"}
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """A command; what makes the state in which it begins, and what takes back what it does.
+    """A command, with functions that create its initial state and undo its effects.
 
-    `again` are the exit codes that it may have if it is repeated.
+    `again` are the allowed exit codes of a repetition.
     """
 
     arguments: tuple[str, ...]
@@ -115,7 +115,7 @@ class Bench:
             self._do(arguments)
 
     def _do(self, arguments: tuple[str, ...]) -> None:
-        """Do what a command does; without one where that takes a tenth of the time."""
+        """Do the work of a command, in this process if that takes a tenth of the time."""
         with Store(self._store) as store:
             match arguments:
                 case ("put", name, tree):
@@ -139,7 +139,7 @@ class Bench:
         target = self._work / "target"
         clearing = any("rmdir(" in call or "umount2(" in call for call in done.met)
         if action.name == "run" and clearing and target.exists():
-            target.rmdir()  # that it stays is no reason to lose the exit code of the command
+            target.rmdir()  # a leftover must not hide the exit code of the command
         there = snapshot(target) if target.is_dir() else None
         if action.name == "umount" and done.code and there:  # the rest of it can be taken away
             assert there.items() <= self._whole.items(), done

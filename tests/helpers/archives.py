@@ -19,7 +19,7 @@ Member = tuple[tarfile.TarInfo, bytes]
 
 
 def member(name: str, content: bytes = b"", **fields: Any) -> Member:
-    """Return a regular file, or with other fields what they say."""
+    """Return a regular file, or another member with other fields."""
     found = tarfile.TarInfo(name)
     found.size, found.mode = len(content), 0o644
     for field, value in fields.items():

@@ -1,6 +1,6 @@
-"""A real browser without a window: Chromium's headless shell, told what to do through pipes.
+"""A real browser without a window: Chromium's headless shell, controlled through pipes.
 
-It speaks the Chrome DevTools Protocol: messages of JSON, each of which a zero byte ends.
+It speaks the Chrome DevTools Protocol: JSON messages that end with a zero byte.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SECONDS = 60
 
 
 class Browser:
-    """A browser with one page. `events` are what it has told, besides answers."""
+    """A browser with one page. `events` are the events that it has sent."""
 
     def __init__(self, to_browser: int, from_browser: int) -> None:
         self.events: list[dict[str, Any]] = []
@@ -66,7 +66,7 @@ class Browser:
         return got
 
     def seen(self, method: str) -> list[Any]:
-        """Return what the browser has told by events of one kind."""
+        """Return the parameters of all events of one kind."""
         return [event["params"] for event in self.events if event.get("method") == method]
 
     def open(self, page: Path, width: int, height: int, *, dark: bool = False) -> None:
@@ -84,13 +84,13 @@ class Browser:
             self.events.append(self._next())
 
     def ask(self, expression: str) -> Any:
-        """Return what JavaScript in the page gives, as data."""
+        """Return the value of a JavaScript expression in the page."""
         got = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in got, got
         return got["result"].get("value")
 
     def screenshot(self, path: Path) -> None:
-        """Write what the whole page looks like, as PNG; for people who change it."""
+        """Write a screenshot of the whole page as PNG, for people who change the page."""
         got = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(got["data"]))
 

@@ -1,9 +1,9 @@
-"""Documents as data: their blocks, the commands in them, and what a terminal shows of these.
+"""Documents as data: their blocks, and the commands in them with their output.
 
-In a block of the tag `console`, lines that begin with `$ ` are commands, those after `> ` go on
-with one, and all others are what the commands print. There `…` stands for anything in a line, and
-alone on a line for any lines; a time, or a size in KiB and more, for any; and blanks for as many
-as there are. The home directory is /home/you.
+In a block with the tag `console`, lines that begin with `$ ` are commands, `> ` continues one, and
+all other lines are output. There `…` matches any text in a line, and any lines if it stands alone;
+a time, or a size of a KiB or more, matches any other; blanks match any number of blanks. The home
+directory is /home/you.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Block(NamedTuple):
 
 
 class Failed(AssertionError):
-    """A block that does not do what its document says."""
+    """A block that does not behave as its document says."""
 
 
 def blocks(document: str) -> Iterator[Block]:
@@ -78,7 +78,7 @@ def prose(document: str) -> str:
 
 
 def inline(document: str) -> list[str]:
-    """Return what is between backquotes in a document's prose, each in one line."""
+    """Return the texts between backquotes in a document's prose, each on one line."""
     spans = re.findall(r"(?<!`)`([^`]+)`(?!`)", prose(document))
     return [re.sub(r"\s+", " ", span) for span in spans]
 
@@ -91,7 +91,9 @@ def commands(text: str) -> Iterator[list[str]]:
         words = shlex.shlex(line, posix=True, punctuation_chars=True)
         words.whitespace_split = True
         command = found[1].split()
-        with contextlib.suppress(ValueError):  # a quote that another line closes: what is before it
+        with contextlib.suppress(
+            ValueError
+        ):  # a quote that another line closes: the words before it
             for word in words:
                 if word[0] in _ENDS:
                     break
@@ -100,12 +102,12 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def executes(text: str) -> bool:
-    """Tell whether lines of a block have a `cas …` or `sh tools/…` that is meant to be run."""
+    """Return whether a line of a block runs `cas …` or `sh tools/…`."""
     return _EXECUTED.search(text) is not None
 
 
 def run(block: Block, home: Path, place: Path) -> None:
-    """Do what a block says in the directory `place`, below `home`."""
+    """Run a block in the directory `place`, below `home`."""
     if name := next((word[5:] for word in block.words if word.startswith("file=")), None):
         path = place / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,9 +139,9 @@ def _process(command: list[str], home: Path, place: Path) -> subprocess.Complete
 
 
 def _run_console(block: Block, home: Path, place: Path) -> None:
-    """Run the commands one after the other in one shell; compare what each prints.
+    """Run the commands one after the other in one shell; compare their output.
 
-    One that fails has to be followed by `$ echo $?`.
+    A command that fails must be followed by `$ echo $?`.
     """
     pairs = _session(block)
     script = "".join(
@@ -174,7 +176,7 @@ def _session(block: Block) -> list[tuple[str, str]]:
 
 
 def matches(shown: str, printed: str) -> bool:
-    """Tell whether a command printed what a document shows."""
+    """Return whether the output of a command matches a document."""
     pattern = ""
     for line in shown.splitlines():
         pattern += r"(?:.*\n)*?" if line == "…" else rf"{_pattern(line.rstrip())} *\n"

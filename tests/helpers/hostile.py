@@ -1,4 +1,4 @@
-"""Mutations of good files, for tests of what reads them."""
+"""Mutations of valid files, for tests of their readers."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _document_like(draw: st.DrawFn, good: Any) -> bytes:
                 holder[draw(_NAMES)] = draw(_VALUES)
             case "add":
                 holder.append(draw(_VALUES))
-    # What a number of any size is as text, Python tells nobody.
+    # Python refuses to convert integers of any size to text.
     text = json.dumps(document, default=str) if _printable(document) else "9" * 5000
     return text.encode(errors="surrogatepass")
 

@@ -30,7 +30,7 @@ def _trace(names: Iterable[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a command ended, and what strace says of the calls that it met a fault in."""
+    """The end of a command, and the lines of strace for the calls that failed."""
 
     code: int
     output: str

@@ -1,7 +1,7 @@
-"""A process that has all of `cas` loaded, and forks for each command that it is asked for.
+"""A process that has loaded all of `cas`, and forks for each requested command.
 
-So a fault that is injected by number meets the command in its own work, and not the interpreter
-in its start, and there is no start to wait for. Each command stops itself before it begins.
+A fault that is injected by number then hits the work of the command, not the start of the
+interpreter, and there is no start to wait for. Each command stops itself before it begins.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _begin(arguments: list[str], directory: str, output: str, errors: str) -> No
         os.dup2(os.open(path, flags if number else os.O_RDONLY, 0o644), number)
     os.closerange(3, 64)
     sys.argv = ["cas", *arguments]
-    # Where only a process's parent may trace it (Yama), anybody may this one.
+    # Yama may allow only the parent to trace a process; this allows everyone.
     ctypes.CDLL(None).prctl(_PR_SET_PTRACER, _ANYBODY, 0, 0, 0)
     os.kill(os.getpid(), signal.SIGSTOP)
 

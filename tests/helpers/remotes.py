@@ -1,4 +1,4 @@
-"""Real object stores for tests, and a proxy that does what networks and bad servers do."""
+"""Real object stores for tests, and a proxy that misbehaves like networks and bad servers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Seaweed:
         """Start it, and wait until it serves."""
         self._process = _weed(self._directory, *self._arguments)
         _wait_for(self._directory, [self._process], self.port, f"/{BUCKET}", (200, 403))
-        # The gateway does not tell a stranger whether the bucket was made; the filer does.
+        # The gateway does not reveal to a stranger whether the bucket exists; the filer does.
         _wait_for(self._directory, [self._process], self._filer, f"/buckets/{BUCKET}/", (200,))
 
     def kill(self) -> None:
@@ -147,7 +147,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens at."""
+    """Return free ports."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -160,7 +160,7 @@ _PIECE = 1 << 16
 
 
 class Exchange(NamedTuple):
-    """A request, and what the server said to it."""
+    """A request with the server's answer."""
 
     method: str
     path: str
@@ -173,9 +173,10 @@ Fault = Callable[[Exchange], Exchange | None]
 
 
 class Proxy(ThreadingHTTPServer):
-    """Passes requests on to a server; `fault` does with the answers what it likes.
+    """Forwards requests to a server; `fault` may change the answers.
 
-    All bodies together pass at `rate` bytes a second; headers in `lacking` (lower case) do not.
+    All bodies together pass at `rate` bytes a second; headers in `lacking` (lower case) are
+    removed.
     """
 
     daemon_threads = True
@@ -275,12 +276,12 @@ def flipped(exchange: Exchange, at: int = -1) -> Exchange:
 
 
 def s3(work: Path) -> str:
-    """Return a prefix in the bucket that nobody else has."""
+    """Return an unused prefix in the bucket."""
     return f"s3://{BUCKET}/{work.parent.name}"
 
 
 def pulled(there: Cas, remote: str, *names: str, code: int = 0) -> dict[str, str]:
-    """Pull; return what became of each."""
+    """Pull; return the outcome of each artifact."""
     done = there.json("pull", remote, *names, code=code)["artifacts"]
     return {one["id"]: one["status"] for one in done}
 

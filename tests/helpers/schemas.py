@@ -1,4 +1,4 @@
-"""The schemas of what `--json` prints, and documents checked by them."""
+"""The schemas of the documents of `--json`, and checks against them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GROUPS = ("import", "key", "remote")
 
 
 def commands() -> dict[str, click.Command]:
-    """Return all commands, by what they are called by, in the order of the help."""
+    """Return all commands by name, in the order of the help."""
     return dict(_commands(cas, ()))
 
 
@@ -58,10 +58,10 @@ def parts(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def closed(schema: dict[str, Any], *, whole: bool = True) -> dict[str, Any]:
-    """Return a schema that allows no properties but those that it describes.
+    """Return a schema that allows only the properties that it describes.
 
-    What is not the `whole` of a value, as a part of `oneOf` or what a `$ref` leads to, is closed
-    where it is used: there others may describe more of the same value.
+    A schema that describes a part of a value, in `oneOf` or behind a `$ref`, is closed where it is
+    used, since other parts may describe more of the same value.
     """
     result = dict(schema)
     for word, value in schema.items():
@@ -81,7 +81,7 @@ def _validator(command: str) -> Any:
 
 
 def check(command: str, document: object) -> None:
-    """Assert that a document is what its command's schema says, and has nothing besides."""
+    """Assert that a document matches its command's schema and has nothing else."""
     wrong = [
         f"{error.json_path}: {error.message}" for error in _validator(command).iter_errors(document)
     ]

@@ -156,7 +156,7 @@ class Worker:
                 mounter.mount(composition, target, strategy)
             try:
                 self._check(snapshot(target), numbers)
-                # What another user put may not be linked, and an update keeps the strategy.
+                # Another user's files may not be linked, and an update keeps the strategy.
                 with contextlib.suppress(NoSuchSignature, mounter.NoStrategy):
                     with store.compose(map(_name, more)) as composition:
                         mounter.update(composition, target)

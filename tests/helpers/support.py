@@ -57,7 +57,7 @@ class Cas:
         return done
 
     def json(self, *arguments: str | bytes | Path, code: int = 0) -> Any:
-        """Run it with --json; return what it printed: one document, as its schema says."""
+        """Run the command with --json; return its document, checked against its schema."""
         from tests.helpers.schemas import GROUPS, check
 
         words = 2 if arguments[0] in GROUPS else 1
@@ -85,7 +85,7 @@ def make(root: Path, files: Mapping[str, str | None]) -> Path:
 
 
 def killed(cas: Cas, *arguments: str, call: str, number: int) -> bool:
-    """Run a command, and kill it at its `number`th system call of a kind; tell whether it was."""
+    """Kill a command at its `number`th system call of a kind; return whether it got that far."""
     inject = f"inject={call}:signal=SIGKILL:when={number}"
     command = [*cas.wrapper, "strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}",
                "-e", inject, CAS, "--store", str(cas.store), *arguments]  # fmt: skip
@@ -123,9 +123,9 @@ def shown_on_terminal(
     variables: Mapping[str, str] | None = None,
     program: Sequence[str] = (),
 ) -> str:
-    """Run a command; return what its standard error shows on a terminal.
+    """Run a command with a terminal as its standard error; return the text shown there.
 
-    That is each step of its progress when `delay_s` are over; or what another `program` shows.
+    Progress is shown at each step after `delay_s`. `program` replaces the command.
     """
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, columns))
@@ -182,10 +182,10 @@ def tidy(store: Path) -> None:
 
 
 def disk_of(path: Path) -> int:
-    """Return the bytes of disk that a directory takes, as du(1) tells them.
+    """Return the disk space of a directory in bytes, as du(1) reports it.
 
-    Without the index, which grows when something is deleted from it, and never shrinks, and
-    without the log, which grows by everything.
+    Excludes the index, which grows with deletions and never shrinks, and the log, which always
+    grows.
     """
     command = ["du", "-s", "-B1", "--exclude=data.mdb", "--exclude=log", str(path)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -193,7 +193,7 @@ def disk_of(path: Path) -> int:
 
 
 def mount_lines() -> str:
-    """Return what proc(5) says of the mounts here, whatever bytes are in the names of others'."""
+    """Return /proc/self/mountinfo; names that are not UTF-8 are replaced."""
     return Path("/proc/self/mountinfo").read_text(errors="replace")
 
 

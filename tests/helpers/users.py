@@ -14,7 +14,7 @@ PROJECT = Path(__file__).parents[2]
 
 
 def as_user(cas: Cas, uid: int, *groups: int, umask: str = "077") -> Cas:
-    """Return the same command, run by another user, who is in these groups."""
+    """Return the same command, run by another user in these groups."""
     others = f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups"
     setpriv = f'exec setpriv --reuid={uid} --regid={uid} {others} -- "$@"'
     enter = f"cd {shlex.quote(str(cas.directory))}; umask {umask}; {setpriv}"
@@ -24,10 +24,10 @@ def as_user(cas: Cas, uid: int, *groups: int, umask: str = "077") -> Cas:
 
 
 def _opened(work: Path) -> list[str]:
-    """Make what the command needs reachable for everybody, in a mount namespace of its own.
+    """Make all files of the command reachable for every user, in a private mount namespace.
 
-    Where a directory above it is closed to others, as /root is, a tmpfs takes the place of that,
-    with nothing in it but what is needed.
+    If a parent directory is closed to others, as /root is, a tmpfs with only the needed files
+    replaces it.
     """
     needed = {Path(os.path.realpath(p)) for p in (PROJECT, sys.prefix, sys.base_prefix, work)}
     closed: dict[Path, list[Path]] = {}

@@ -1,4 +1,4 @@
-"""Where the kernel says no, for real: the same tree comes by links, and the reason is told."""
+"""The kernel really refuses: hard links give the same tree, and the reason is reported."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_run_with_namespaces_but_no_overlay_binds_a_linked_tree(
     assert "Read-only file system" in done.stderr
     assert not (work / "sysroot").exists()
     assert os.listdir(cas.store / "tmp") == []
-    # What can be written to is copied, and changes that shall stay cannot be kept so.
+    # A writable sysroot is copied, and its changes cannot be kept.
     run[-1] = "stat -c %h sysroot/usr/x; echo y > sysroot/usr/y; cat sysroot/usr/y"
     run.insert(1, "--rw")
     assert _without_privileges(cas, *run, wrapper=no_overlay).stdout == "1\ny\n"

@@ -56,7 +56,7 @@ def test_large_linked_tree_with_a_foreign_file_is_not_removed(
     assert "there: 7/d/l7, 9/more, new\n" in cas("umount", sysroot, code=7).stderr
     assert snapshot(sysroot) == before
 
-    (sysroot / "7/d/l7").unlink()  # what is gone already is no hindrance
+    (sysroot / "7/d/l7").unlink()  # a missing entry does not matter
     (sysroot / "9/more").unlink()
     (sysroot / "new/d").rmdir()
     (sysroot / "new").rmdir()
@@ -93,7 +93,7 @@ def test_foreign_mount_on_a_linked_tree_stops_removal(
     layer = Path(cas.json("show", ID)["layer"])
     where = work / "sysroot" / place
     cas("mount", "--strategy", *options, work / "sysroot", ID)
-    # The store's own, of which nothing but the mount tells that it is another.
+    # The store's own file system: only the mount shows that it is another one.
     subprocess.run(["mount", "--bind", layer / place, where], check=True)
     try:
         assert f"is mounted at {where}\n" in cas("umount", work / "sysroot", code=7).stderr

@@ -1,4 +1,4 @@
-"""`cas mounts`: what is mounted, since when, by whom, and whether it is still there."""
+"""`cas mounts`: targets, times, users and states of mounts."""
 
 from __future__ import annotations
 

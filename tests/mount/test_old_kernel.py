@@ -30,7 +30,7 @@ def _on_old_kernel(
     done = subprocess.run(command, cwd=cas.directory, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     assert done.returncode == 0, done.stderr
-    assert ' "overlay", ' in log.read_text()  # as mount(2) was told
+    assert ' "overlay", ' in log.read_text()  # the arguments of mount(2)
     return done
 
 

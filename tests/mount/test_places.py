@@ -196,7 +196,7 @@ def test_composition_of_none_one_doubled_and_empty_artifacts(
 
 @pytest.mark.skipif(ROOT, reason="modes do not bind root")
 def test_unwritable_store_is_refused_with_a_reason(cas: Cas, work: Path, tree: Path) -> None:
-    """Without a lease, what is mounted could be removed by who may write there."""
+    """Without a lease, a user with write access could remove the mounted artifacts."""
     (cas.store / "tmp").chmod(0o555)
 
     done = cas("run", "--sysroot", "s=a", "--", "true", code=125)

@@ -20,7 +20,7 @@ from tests.helpers.support import CAS, ROOT, Cas, Tree, make, snapshot
 
 PROJECT = Path(__file__).parents[2]
 
-# What a build system does in the process of its own task.
+# The code of a build system in the process of its own task.
 _ENTER = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
@@ -82,7 +82,7 @@ def _bare(work: Path, code: str) -> list[str]:
 
 
 def _without_known(work: Path) -> Tree:
-    """What there is, but for the store's memory of which compositions have conflicts."""
+    """Return the files of the store, except the composition cache."""
     return {p: e for p, e in snapshot(work).items() if not p.startswith(b"store/known/")}
 
 

@@ -38,7 +38,7 @@ def _make(root: Path, wanted: dict[str, str]) -> None:
 
 
 def _copied_over(trees: Sequence[Tree]) -> Tree:
-    """Say, independently of the code under test, what copying the trees in turn gives."""
+    """Return, independently of the code under test, the result of copying the trees in order."""
     result: Tree = {}
     for tree in trees:
         for path in sorted(tree):
@@ -144,7 +144,7 @@ def test_linked_tree_shares_inodes_and_a_copy_does_not(store: Store, work: Path)
 def test_more_files_than_an_inode_may_have_links(store: Store, work: Path) -> None:
     """A tree that cannot be linked wholly is copied where it must be."""
     tree = make(work / "tree", {})
-    for number in range(40_000):  # twice that, and the layer's, is above what ext4 allows
+    for number in range(40_000):  # twice that, plus the layer's, exceeds the limit of ext4
         (tree / str(number)).touch()
     store.put("a:t:12345678", tree)
     with (

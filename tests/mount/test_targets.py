@@ -1,4 +1,4 @@
-"""Mounting at a target, and taking away what was mounted and nothing else."""
+"""Mounting at a target, and removing exactly what was mounted."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def test_more_trees_than_the_kernel_takes_are_mounted(cas: Cas, work: Path, stra
 
 
 def _killed(cas: Cas, *arguments: str, call: str, number: int) -> bool:
-    """Run a command that strace kills at its call `number`; tell whether it got so far."""
+    """Kill a command at its call `number`; return whether it got that far."""
     inject = f"inject={call}:signal=SIGKILL:when={number}"
     command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject,
                sys.executable, CAS, "--store", str(cas.store), *arguments]  # fmt: skip

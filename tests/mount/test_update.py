@@ -1,4 +1,4 @@
-"""`cas update`: a sysroot in use is exchanged, and nobody who uses it notices."""
+"""`cas update`: a sysroot is exchanged while it is in use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STRATEGIES = ["hardlink", "copy", *(["overlay"] if ROOT else [])]
 
 _GAP = re.compile(r"it was missing for [0-9]+\.[0-9]{3} ms \(.+\)")
 
-# Opens a file for as long as there is another one; tells what went wrong, and what was seen.
+# Opens a file in a loop while another one exists; prints failures and contents.
 _LOOP = """
 import os, sys
 seen, failed, opened = set(), set(), 0
@@ -113,7 +113,7 @@ def test_update_adds_and_drops_artifacts(cas: Cas, work: Path, trees: None, stra
     assert (work / "target/usr/x").read_text() == "new"
     cas("update", "target", "more", "--add", "old")
     assert _ids(cas) == ["more", "old"]
-    cas("rm", "new")  # nobody uses it any more
+    cas("rm", "new")  # it is unused now
     assert "in use" in cas("rm", "old", code=7).stderr
     cas("update", "target", "--drop", "old", "--drop", "more")
     assert os.listdir(work / "target") == []

@@ -36,14 +36,14 @@ def tree(cas: Cas, work: Path) -> Path:
 
 
 def _changed(tree: Path, work: Path) -> Tree:
-    """Say what the changes make of a tree, by making them in a copy of it."""
+    """Return the tree that the changes give, made in a copy."""
     subprocess.run(["cp", "-a", tree, work / "expected"], check=True)
     subprocess.run(["bash", "-euc", CHANGES.format(work / "expected")], check=True)
     return snapshot(work / "expected")
 
 
 def _content(store: Path) -> Tree:
-    """What the store holds: not its index, records and leases."""
+    """Return the files of the store without its index, records and leases."""
     places = (b"layers", b"objects", b"manifests", b"artifacts")
     return {p: e for p, e in snapshot(store).items() if p.split(b"/")[0] in places}
 
@@ -236,7 +236,7 @@ def test_writable_sysroot_of_no_or_one_artifact_works(store: Store, work: Path) 
 def test_link_as_upper_directory_lock_is_refused(
     cas: Cas, work: Path, tree: Path, target: str | None
 ) -> None:
-    """Whoever owns the directory can put anything there before root uses it."""
+    """The owner of the directory can put anything there before root uses it."""
     (work / "mine").write_text("mine")
     (work / "changes").mkdir()
     lock = work / "changes/lock"

@@ -1,4 +1,4 @@
-"""Linters and types are tests: what tools/lint and tools/types run finds nothing."""
+"""Linters and types: the commands of tools/lint and tools/types find nothing."""
 
 from __future__ import annotations
 

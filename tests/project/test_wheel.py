@@ -1,4 +1,4 @@
-"""What is installed: three packages and one command."""
+"""The wheel: three packages, one command, and its manual pages."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> None:
 
 
 def test_wheel_has_every_file_of_the_packages(wheel: Path) -> None:
-    """`[tool.check-wheel-contents]` in pyproject.toml says against what it is compared."""
+    """`[tool.check-wheel-contents]` in pyproject.toml names the packages to compare with."""
     argv = [sys.executable, "-m", "check_wheel_contents", str(wheel)]
     done = subprocess.run(argv, cwd=PROJECT, capture_output=True, text=True, check=False)
 

@@ -1,4 +1,4 @@
-"""Artifacts are shared through real object stores, and nothing of what comes is believed."""
+"""Sharing through real object stores, none of which is trusted."""
 
 from __future__ import annotations
 

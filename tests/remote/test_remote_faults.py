@@ -1,4 +1,4 @@
-"""Nothing that happens while artifacts are shared, and nothing left there by anybody, matters."""
+"""Faults and hostile data in a remote do no harm."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def stored(cas: Cas, trees: dict[str, Path]) -> dict[str, Path]:
 
 
 def struck(cas: Cas, proxy: Proxy, method: str, number: int, *command: str) -> bool:
-    """Kill a command when it has made its `number`th request of a kind; tell whether it was."""
+    """Kill a command at its `number`th request of a kind; return whether it got that far."""
     process = subprocess.Popen([CAS, "--store", cas.store, *command], stdout=subprocess.DEVNULL)
     seen = 0
 
@@ -171,7 +171,7 @@ def test_restart_of_the_server_is_survived(
     proxy.fault = fault
     done = cas("push", "--all", s3(work), code=None)
     assert struck_at
-    if done.returncode:  # it took longer than anybody waits for
+    if done.returncode:  # it took longer than any user would wait
         assert "hint: is it running" in done.stderr
         cas("push", "--all", s3(work))
     assert pulled(there, s3(work), *stored) == dict.fromkeys(stored, "pulled")
@@ -295,7 +295,7 @@ def test_static_mirror_can_be_pulled_from(
 
 @pytest.fixture
 def prepared(cas: Cas, work: Path) -> tuple[Path, Digest]:
-    """A remote with one small artifact, and what its tree is."""
+    """A remote with one small artifact, and the digest of its tree."""
     files = {"a": "a" * 1000, "b*": "b", "d/c": "c", "l@": "a", "nothing": ""}
     tree = make(work / "tree", files)
     (tree / "large").write_bytes(os.urandom(300_000))

@@ -1,4 +1,4 @@
-"""What others do meanwhile, slow links and servers that lie a little: told, and nothing is lost."""
+"""Concurrent changes, slow links and inexact servers: reported, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def mirror(work: Path) -> Iterator[Proxy]:
-    """A web server, behind a proxy, that has what is in `work`; it knows no ETags and no ranges."""
+    """A web server for `work` behind a proxy, without ETags and ranges."""
     handler = partial(_Quiet, directory=os.fspath(work))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))

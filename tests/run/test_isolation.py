@@ -1,4 +1,4 @@
-"""`cas run`: directories at other paths, and what the command shares with the machine."""
+"""`cas run`: bind mounts, and the resources that the command shares with the machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.helpers.users import as_user
 
 NOWHERE = "/cas-tests-no-such-directory"
 
-# Root cannot make anything in /usr then either; nobody else sees that.
+# Then root cannot write to /usr either; only this namespace sees that.
 _USR_READ_ONLY = (
     "unshare", "--mount", "sh", "-euc",
     'mount --bind /usr /usr; mount -o remount,bind,ro /usr; exec "$@"', "sh",
@@ -139,7 +139,7 @@ def test_mount_points_in_unwritable_directories(
 def test_runs_at_one_missing_path_do_not_disturb_each_other(
     cas: Cas, work: Path, stored: None
 ) -> None:
-    """rmdir(2) of a directory takes away what other namespaces have mounted on it."""
+    """rmdir(2) of a directory detaches the mounts of other namespaces on it."""
     with contextlib.ExitStack() as stack:
         runs = [
             stack.enter_context(

@@ -1,4 +1,4 @@
-"""`cas run`: what the command sees, what others do not, and what is left: nothing."""
+"""`cas run`: the view of the command, invisible to others, and without leftovers."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_signal_to_run_reaches_the_command_once(
 
 
 def test_control_c_on_a_terminal_reaches_the_command_once(cas: Cas, sysroot: str) -> None:
-    # Else the terminal may throw away what is printed at once on Ctrl-C (termios(3), NOFLSH).
+    # Otherwise the terminal may discard output on Ctrl-C (termios(3), NOFLSH).
     script = "stty noflsh; trap 'echo interrupted' INT; echo ready; read _; echo done; exit 5"
     pid, terminal = pty.fork()
     if pid == 0:
@@ -221,7 +221,7 @@ def test_command_sees_its_own_processes_only(cas: Cas, sysroot: str) -> None:
 
 
 def test_sysroot_is_read_only_and_the_store_unchanged(cas: Cas, work: Path, sysroot: str) -> None:
-    cas("run", sysroot, "--", "true")  # the store knows then that there are no conflicts
+    cas("run", sysroot, "--", "true")  # the store has cached then that there are no conflicts
     before = snapshot(cas.store)
     for attempt in (
         "echo y > sysroot/usr/x",

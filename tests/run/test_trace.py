@@ -1,4 +1,4 @@
-"""`cas run --trace`: what of its sysroots a task really used, and what it was given for nothing."""
+"""`cas run --trace`: the files that a task opened in its sysroots, and the unused artifacts."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ def test_trace_counts_programs_scripts_and_libraries(cas: Cas, work: Path) -> No
 
 
 def test_trace_credits_the_winner_and_possible_links(cas: Cas, work: Path) -> None:
-    """No facility tells that a link was followed, so who brings one that leads there is not named
-    as untouched."""
+    """No facility reports that a link was followed, so an artifact with a link to an opened
+    file does not count as untouched."""
     cas("put", "libz:t:12345678", make(work / "libz", {"usr/lib/libz.so.1": "z"}))
     cas("put", "dev:t:12345678", make(work / "dev", {"usr/lib/libz.so@": "./libz.so.1"}))
     cas("put", "dirs:t:12345678", make(work / "dirs", {"lib@": "usr/lib", "lib64@": "/../lib"}))
@@ -161,7 +161,7 @@ def test_trace_assigns_a_path_to_its_winner(cas: Cas, work: Path) -> None:
 
 
 def test_trace_separates_several_sysroots(cas: Cas, work: Path, stored: None) -> None:
-    """And what a bind mount covers is no artifact's; what is in one is."""
+    """A bind mount hides the files of artifacts; files of a sysroot within one count."""
     make(work / "bound", {"b.h": "not b's", "deep/b.h": "nor this"})
     make(work / "build", {})
     document = _traced(

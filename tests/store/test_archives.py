@@ -1,4 +1,4 @@
-"""A tar archive is stored as what tar(1) would unpack; or it is refused, and nothing is stored."""
+"""Tar archives: stored as tar(1) would extract them, or refused with nothing stored."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
 
 
 def odd_tree(root: Path) -> Path:
-    """Make a tree with what archives have headers of their own for."""
+    """Make a tree whose entries need special headers in an archive."""
     make(root, {
         "plain": "text", "tool*": "#!/bin/sh\n", "empty/": None, "empty-file": "",
         "link@": "../../somewhere", "d" * 120 + "/" + "f" * 200: "long name",

@@ -1,4 +1,4 @@
-"""A clock that goes back, or far ahead, between two commands loses nothing that is needed."""
+"""A clock that jumps between two commands, back or far ahead, loses nothing in use."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Clock:
         return done.stdout
 
     def json(self, shift: int, *arguments: str) -> Any:
-        """Run it with --json; return what it printed."""
+        """Run the command with --json; return its document."""
         command, *rest = arguments
         return json.loads(self(shift, command, "--json", *rest))
 
@@ -119,7 +119,7 @@ def test_fresh_artifact_keeps_its_grace_time_if_the_clock_goes_back(
 
     clock(now, "gc", "--max-age", "0d")
 
-    # Ahead, an hour has passed by all that can be known; then it goes, and nothing of it stays.
+    # Ahead, an hour seems to have passed, so it is removed completely.
     stays = now <= max(then, 0)
     assert len(clock.json(0, "ls")) == stays
     assert clock(now, "verify") == "all is well\n"

@@ -1,4 +1,4 @@
-"""`cas diff -u` shows what patch(1) takes, and nothing that is no text."""
+"""`cas diff -u`: patch(1) applies its output, and binary files are left out."""
 
 from __future__ import annotations
 

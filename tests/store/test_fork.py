@@ -25,7 +25,7 @@ _POLICY = Policy(max_age_ns=0, grace_ns=0)
 
 
 class _Child(Exception):
-    """What a test lets a child fall out of its parent's blocks with."""
+    """The exception with which a forked child leaves its parent's blocks."""
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def _fork() -> None:
 
 
 def _taken(lock: Path) -> bool:
-    """Tell whether somebody has a lock."""
+    """Return whether a lock is held."""
     with lock.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Collection: what nobody needs goes, what anybody needs stays, and the space comes back."""
+"""Garbage collection: unused artifacts are removed, used ones are kept, space is freed."""
 
 from __future__ import annotations
 
@@ -342,7 +342,7 @@ def test_unreachable_leftovers_are_removed(
 
     freed = cas.json("gc")["freed_bytes"]
 
-    # A lease is deleted by whoever meets it: its space is not counted.
+    # Any command may delete a stale lease, so its space is not counted.
     assert freed == with_it - disk_of(cas.store) or leave is _lease
     after = disk_of(cas.store / "objects"), snapshot(cas.store)
     assert after[0] == before[0]

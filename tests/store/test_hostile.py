@@ -1,7 +1,7 @@
-"""Whatever a file of the store, a plan or a list says: it is refused, or means what it may mean.
+"""Hostile files of the store, plans and lists: refused or harmless.
 
-Every reader gives a value that is sound, or raises its own error: nothing else, and never late.
-`CAS_TEST_FUZZ` says how many examples are tried of each; `corpus/` has cases that led astray once.
+Every reader returns a sound value or raises its own error, at once. `CAS_TEST_FUZZ` is the number
+of examples for each reader; `corpus/` has inputs that found a fault.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def _read_format(data: bytes, work: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads what is almost like `good`; `refused` is all that it may raise."""
+    """A reader of files like `good`; it may raise only `refused`."""
 
     read: Callable[[bytes, Path], None]
     good: bytes
@@ -231,7 +231,7 @@ _FOUND = sorted(CORPUS.iterdir())
 
 
 def _check(reader: Reader, data: bytes, work: Path) -> bool:
-    """Read; tell whether it was taken."""
+    """Return whether the reader accepts the file."""
     for name in ("leases", "pins", "mounts", "known", "objects", "tmp"):
         shutil.rmtree(work / name, ignore_errors=True)
         (work / name).mkdir()
@@ -333,7 +333,7 @@ _CODES = {*ExitCode} - {ExitCode.USAGE}
 
 @pytest.fixture
 def good(store: Store, cas: Cas, work: Path) -> Path:
-    """A store with something of each kind in it; what is in use is mounted at `mounted`."""
+    """A store with every kind of file; one artifact is mounted at `mounted`."""
     store.put("a:t:12345678", make(work / "tree", {"usr/x": "a", "usr/y*": "y", "l@": "usr"}))
     store.put("b:t:12345678", make(work / "b", {"usr/x": "b"}))
     store.pin("a", "reason")
@@ -392,7 +392,7 @@ def _harm(store: Path, place: str, change: bytes | _Harm) -> None:
 
 
 def _survive(work: Path, place: str, change: bytes | _Harm) -> None:
-    """Run every command on a store that was harmed; what is outside of it stays as it was."""
+    """Run every command on a damaged store; files outside the store stay unchanged."""
     for name in ("harmed", "mounted", "target", "aside"):
         subprocess.run(["chmod", "-R", "u+rwX", work / name], check=False, capture_output=True)
         shutil.rmtree(work / name, ignore_errors=True)

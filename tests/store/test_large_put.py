@@ -33,7 +33,7 @@ def tree(work: Path) -> Path:
 
 
 def _state(tree: Path) -> _State:
-    """Return what a tree is but for its contents: modes and times."""
+    """Return the modes and times of a tree."""
     found = {str(path): path.stat() for path in tree.glob("*/*")}
     return {name: (st.st_mode, st.st_mtime_ns) for name, st in found.items()}
 

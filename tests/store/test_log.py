@@ -1,4 +1,4 @@
-"""`cas log` tells what has happened to the store, and by whom."""
+"""`cas log`: the changes of a store, with times and users."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_log_records_damage_and_repair(cas: Cas) -> None:
 
 def test_log_records_artifacts_lost_to_a_power_failure(cas: Cas) -> None:
     _put(cas, ZLIB, "1")
-    cas("rebuild-index")  # what is in the new one is as if it came in another boot
+    cas("rebuild-index")  # the contents of the new one look as if they came in another boot
     (layer,) = (cas.store / "layers").iterdir()
     (layer / "usr").chmod(0o755)
     (layer / "usr/file").unlink()
@@ -186,7 +186,7 @@ def test_gc_removes_old_log_files(cas: Cas) -> None:
 def test_unwritable_log_does_not_stop_the_command(cas: Cas) -> None:
     cas("init")
     month = cas.store / "log" / time.strftime("%Y-%m", time.gmtime())
-    os.mkfifo(month)  # ENXIO to who opens it without waiting
+    os.mkfifo(month)  # ENXIO if it is opened without waiting
 
     done = cas("put", ZLIB, make(cas.directory / "tree", {"file": "1"}))
 

@@ -1,4 +1,4 @@
-"""Manifests are canonical, and what comes from outside cannot lead out of a tree."""
+"""Manifests: canonical, and no foreign manifest leads out of a tree."""
 
 from __future__ import annotations
 

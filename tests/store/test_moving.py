@@ -1,4 +1,4 @@
-"""`put --move`: the tree is consumed, and nobody is left who could write into the store."""
+"""`put --move`: the tree is consumed, and no open file can write to the store."""
 
 from __future__ import annotations
 

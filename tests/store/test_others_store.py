@@ -1,4 +1,4 @@
-"""A store of another user: what may be read is read, else the missing right is named."""
+"""Another user's store: readable if permitted, otherwise the missing permission is named."""
 
 from __future__ import annotations
 

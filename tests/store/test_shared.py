@@ -41,7 +41,7 @@ def place(work: Path) -> Path:
 
 @pytest.fixture
 def ann(cas: Cas, place: Path) -> Cas:
-    """The command run by her who makes the store."""
+    """The command, run by the user who creates the store."""
     user = as_user(cas, 4242, GROUP)
     user("init", "--shared", "--group", str(GROUP))
     return user
@@ -184,7 +184,7 @@ def test_existing_store_can_be_shared(cas: Cas, place: Path) -> None:
     bob("put", "b:t:12345678", _contents(place / "2", "b"))
     bob("rm", "a")
 
-    ann("init", "--shared")  # what is another's already is right
+    ann("init", "--shared")  # files of another user are right already
     sound(ann.store)
     tidy(ann.store)
 

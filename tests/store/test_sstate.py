@@ -52,7 +52,7 @@ NATIVE: list[Member] = [
 
 
 def imported(cas: Cas, path: Path, code: int = 0) -> list[dict[str, Any]]:
-    """Import what is at a path; return what became of each object."""
+    """Import a path; return the outcome of each object."""
     done: list[dict[str, Any]] = cas.json("import", "sstate", path, code=code)["objects"]
     return done
 

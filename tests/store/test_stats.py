@@ -1,4 +1,4 @@
-"""`cas stats` tells what the store holds and saves, and how it is used, and that is so."""
+"""`cas stats`: sizes, savings and use of a store, compared with the disk."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def test_merged_layers_count_as_growth_and_are_freed(cas: Cas, work: Path) -> No
     assert _grown(cas) - grown == disk_of(cas.store) - before - known > 0
     assert usage["own_bytes"] + usage["shared_bytes"] == usage["disk_bytes"]
     assert usage["shared_bytes"] >= 0
-    assert held["frees_bytes"] < free  # what is in use does not come back
+    assert held["frees_bytes"] < free  # artifacts in use are not freed
     assert cas.json("rm", "r0")["freed_bytes"] == free
 
 
@@ -282,7 +282,7 @@ def _killed_put(cas: Cas, work: Path) -> None:
 
 
 def _not_needed(cas: Cas, work: Path) -> None:
-    """Let what was found out about a composition be of no use any more."""
+    """Make the cached facts about a composition useless."""
     cas("run", "--sysroot", "s=one,two:do_x", "--", "true")
     cas("rm", "one")
 

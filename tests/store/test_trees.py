@@ -1,4 +1,4 @@
-"""What a tree keeps, what it loses, what is refused; and that a refusal leaves no trace."""
+"""Trees in a put: properties kept, dropped and refused; a refusal leaves no trace."""
 
 from __future__ import annotations
 

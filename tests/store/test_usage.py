@@ -1,4 +1,4 @@
-"""`cas du` tells what comes back, and that is what does."""
+"""`cas du`: the predicted free space is what rm frees."""
 
 from __future__ import annotations
 

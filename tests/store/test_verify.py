@@ -52,7 +52,7 @@ def _layer(cas: Cas, name: str) -> Path:
 
 
 def _write(path: Path, change: Callable[[bytes], bytes], *, keep_time: bool = False) -> None:
-    """Change a file of the store through whatever name, as a careless user or a bad disk would."""
+    """Change a file of the store through any of its names, like a careless user or a bad disk."""
     before = path.stat()
     path.chmod(0o644)
     path.write_bytes(change(path.read_bytes()))
@@ -77,7 +77,7 @@ def _kinds(cas: Cas, *options: str, damage: bool = True) -> set[str]:
 
 
 def _repaired(cas: Cas) -> list[str]:
-    """Repair; everything is in order then. Return what was done."""
+    """Repair, assert that the store is sound, and return the repairs."""
     document = cas.json("verify", "--repair")
     assert document["findings"] == []
     assert cas("verify").stdout == "all is well\n"
@@ -593,7 +593,7 @@ def test_lost_index_is_rebuilt(
     harm(cas.store / "index/data.mdb")
 
     others = (["ls"], ["has", "a:t:12345678"], ["put", "c:t:12345678", "a"])
-    # Some pages of what is cut in the middle are there: whoever needs no others has an answer.
+    # A truncated index still has some pages: a command that needs only those succeeds.
     for command in (["verify"], *(others if harm is not _cut else ())):
         done = cas(*command, code=6)
         assert "cas rebuild-index" in done.stderr, done.stderr

@@ -1,4 +1,4 @@
-"""Processes that share work: all is done, errors come through, and nobody outlives another."""
+"""Worker processes: all work is done, errors arrive, and workers end with their parent."""
 
 from __future__ import annotations
 
@@ -140,13 +140,13 @@ time.sleep(1000)
 
 
 def test_workers_end_with_a_killed_parent() -> None:
-    """They have its locks, too, which would hold what nobody uses any more."""
+    """The workers have its locks, too, which would be held for nothing."""
     parent = subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     assert len(parent.stdout.readline().split()) == 3
     parent.kill()
     parent.wait()
-    assert parent.stdout.read() == b""  # which nobody has open any more
+    assert parent.stdout.read() == b""  # which is closed everywhere
     parent.stdout.close()
 
 

@@ -52,7 +52,7 @@ class Build:
         (self.path / "conf/local.conf").write_text(f"{own}{text}\n")
 
     def python(self, *arguments: str, code: int = 0, wrapper: tuple[str, ...] = ()) -> str:
-        """Run the stand-in of BitBake's worker; return what it printed."""
+        """Run the stand-in for BitBake's worker; return its output."""
         done = subprocess.run(
             [*wrapper, sys.executable, PROJECT / "tests/yocto/bitbake/run.py", *arguments],
             cwd=self.path,
