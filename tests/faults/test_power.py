@@ -1,6 +1,7 @@
 """Power failures, as an ext4 that is shut down without its log shows them (ioctl_fs_shutdown).
 
-Everything that was not on the disk at that moment is lost, in any order. Then processes that see another boot ID mount the file system again.
+Everything that was not on the disk at that moment is lost, in any order. Then
+processes that see another boot ID mount the file system again.
 """
 
 from __future__ import annotations

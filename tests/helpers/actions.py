@@ -94,9 +94,9 @@ class Bench:
         run("pin", "kept")
 
     def meet(self, action: Action, calls: Iterable[str], fault: str) -> Iterator[Outcome]:
-        """Do an action once for each of its system calls of these names, with a fault in that.
+        """Do an action once for each of its system calls of these names, with a fault in that call.
 
-        Yields how it ended; what has to be true then is asserted after that.
+        Yields the outcome; then asserts the invariants.
         """
         self._begin(action)
         found = self._run.calls(*action.arguments, names=calls)
