@@ -1,4 +1,4 @@
-"""Sysroots as trees of hard links or copies: made, placed and removed.
+"""Sysroots as trees of hard links or copies: making, placing and removing them.
 
 Uses `mounter.plan`, `mounter.targets` and `mounter.records`.
 """

@@ -1,54 +1,55 @@
-"""Copying one file; the kernel shares the blocks where the file system can."""
+"""Copies a file, sharing its blocks where the file system can."""
 
 from __future__ import annotations
 
 import errno
 import os
 
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-"""A FIFO in the place of a file keeps nobody waiting."""
+# O_NONBLOCK: a FIFO that somebody put in a file's place must not block the open.
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_RANGE_UNSUPPORTED = (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+"""Errors of copy_file_range(2) that mean: use another call."""
 
 
 def copy_file(name: bytes, source_fd: int, target_fd: int) -> None:
     """Copy the file `name` from one open directory to another. Raises OSError.
 
-    It is read-only then, and has its old time.
+    The copy is read-only and keeps the modification time.
     """
-    old = os.open(name, _READ, dir_fd=source_fd)
+    source = os.open(name, _READ_FLAGS, dir_fd=source_fd)
     try:
-        found = os.fstat(old)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        new = os.open(name, flags, 0o600, dir_fd=target_fd)
+        state = os.fstat(source)
+        target = os.open(name, _CREATE_FLAGS, 0o600, dir_fd=target_fd)
         try:
-            _transfer(old, new, found.st_size)
-            os.fchmod(new, found.st_mode & 0o555)
-            os.utime(new, ns=(found.st_mtime_ns, found.st_mtime_ns))
+            _transfer(source, target, state.st_size)
+            os.fchmod(target, state.st_mode & 0o555)
+            os.utime(target, ns=(state.st_mtime_ns, state.st_mtime_ns))
         finally:
-            os.close(new)
+            os.close(target)
     finally:
-        os.close(old)
+        os.close(source)
 
 
-def _transfer(old: int, new: int, size: int) -> None:
-    transfer = _by_range
+def _transfer(source: int, target: int, size: int) -> None:
+    transfer = _copy_range
     done = 0
     while done < size:
         try:
-            count = transfer(old, new, size - done, done)
+            count = transfer(source, target, size - done, done)
         except OSError as error:
-            unsupported = (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
-            if transfer is _by_sendfile or error.errno not in unsupported:
+            if transfer is _send or error.errno not in _RANGE_UNSUPPORTED:
                 raise
-            transfer = _by_sendfile
+            transfer = _send
             continue
         if count == 0:
-            raise OSError(errno.EIO, "a file of the store is shorter than it was")
+            raise OSError(errno.EIO, "a file in the store was truncated while it was copied")
         done += count
 
 
-def _by_range(old: int, new: int, count: int, offset: int) -> int:
-    return os.copy_file_range(old, new, count, offset, offset)
+def _copy_range(source: int, target: int, count: int, offset: int) -> int:
+    return os.copy_file_range(source, target, count, offset, offset)
 
 
-def _by_sendfile(old: int, new: int, count: int, offset: int) -> int:
-    return os.sendfile(new, old, offset, count)
+def _send(source: int, target: int, count: int, offset: int) -> int:
+    return os.sendfile(target, source, offset, count)

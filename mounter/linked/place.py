@@ -1,4 +1,8 @@
-"""Linked trees at their targets: made beside them, renamed into place, and taken away."""
+"""Places linked trees at their targets, and removes them again.
+
+A tree is made at a staging path next to its target, `.NAME.cas-…`, and renamed over it; so a killed
+process leaves nothing incomplete at the target.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,7 @@ from collections.abc import Sequence
 
 from cas.disk import mount_records
 from cas.errors import InUse
-from cas.system import directories
-from cas.system.directories import open_directory
+from cas.system.directories import open_directory, remove_tree
 from cas.system.oserrors import adding_path
 from cas.system.progress import Progress, no_progress
 from cas.system.signals import signals_blocked
@@ -20,18 +23,18 @@ from mounter.plan import Plan, Strategy, StrategyRefused
 from mounter.records import new_record, recorded_plans
 from mounter.targets import directory_lock
 
-STORE_READ_ONLY = "the store is on a read-only file system, which can keep no record of it"
+STORE_READ_ONLY = "the store is on a read-only file system, so the tree cannot be recorded"
 
 
 def place_linked_tree(
     plan: Plan, strategy: Strategy, created: Sequence[bytes], progress: Progress = no_progress
 ) -> None:
-    """Make the tree beside the target, and rename it into place.
+    """Make the tree at a staging path, and rename it over the target.
 
-    Raises as `make_staged_tree` does, OSError.
+    Raises what `make_staged_tree` raises, OSError.
     """
-    parent_path, name, beside = new_staging_name(plan.target)
-    record = new_record(plan, strategy, created, staging=os.path.join(parent_path, beside))
+    parent_path, name, staging = new_staging_name(plan.target)
+    record = new_record(plan, strategy, created, staging=os.path.join(parent_path, staging))
     try:
         mount_records.write_record(plan.store, record)
     except OSError as error:
@@ -39,21 +42,21 @@ def place_linked_tree(
             raise StrategyRefused(STORE_READ_ONLY) from error
         raise
     with open_directory(parent_path) as parent:
-        make_staged_tree(plan, strategy, beside, parent, progress)
+        make_staged_tree(plan, strategy, staging, parent, progress)
         try:
-            os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
+            os.rename(staging, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
             with signals_blocked():
-                directories.remove_tree(beside, parent)
+                remove_tree(staging, parent)
             raise
 
 
 def remove_placed_tree(
     store: bytes, path: bytes, record: mount_records.MountRecord, progress: Progress = no_progress
 ) -> None:
-    """Take away what `place_linked_tree` made at `path`, and nothing else.
+    """Remove what `place_linked_tree` made at `path`, and nothing else.
 
-    Raises InUse, StoreDamaged, OSError.
+    The directory itself remains, with the mode from before. Raises InUse, StoreDamaged, OSError.
     """
     try:
         os.lstat(path)
@@ -68,7 +71,10 @@ def remove_placed_tree(
 
 
 def plan_on_disk(store: bytes, record: mount_records.MountRecord, root: int) -> Plan:
-    """Return the plan of what is open at `root`: of two, if an update was killed between them."""
+    """Return the plan that matches the tree open at `root`.
+
+    A record has two plans if an update was killed: the tree may be the old or the new one.
+    """
     plan, *others = recorded_plans(store, record)
     for other in others:
         with contextlib.suppress(InUse):
@@ -78,40 +84,40 @@ def plan_on_disk(store: bytes, record: mount_records.MountRecord, root: int) -> 
 
 
 def make_staged_tree(
-    plan: Plan, strategy: Strategy, beside: bytes, parent: int, progress: Progress = no_progress
+    plan: Plan, strategy: Strategy, staging: bytes, parent: int, progress: Progress = no_progress
 ) -> None:
-    """Make a plan's linked tree under the name `beside` in the directory open at `parent`.
+    """Make a plan's linked tree under the name `staging` in the directory open at `parent`.
 
-    It gets the target's owner. Raises as `make_linked_tree` does, and leaves nothing then.
+    The tree has the target's owner. Raises what `make_linked_tree` raises, and leaves nothing then.
     """
-    before = os.stat(plan.target)
+    target = os.stat(plan.target)
     try:
         with adding_path(parent):
-            os.mkdir(beside, 0o700, dir_fd=parent)
-        with open_directory(beside, parent) as root:
+            os.mkdir(staging, 0o700, dir_fd=parent)
+        with open_directory(staging, parent) as root:
             make_linked_tree(plan, strategy, plan.content(), root, progress)
             if plan.writable:
                 os.fchmod(root, 0o755)
-            if os.fstat(root).st_uid != before.st_uid:
-                os.fchown(root, before.st_uid, before.st_gid)
+            if os.fstat(root).st_uid != target.st_uid:
+                os.fchown(root, target.st_uid, target.st_gid)
     except BaseException:
         with signals_blocked():
-            directories.remove_tree(beside, parent)
+            remove_tree(staging, parent)
         raise
 
 
 def new_staging_name(target: bytes) -> tuple[bytes, bytes, bytes]:
-    """Return a target's parent, its name, and an unused name in the parent to make a tree at."""
+    """Return a target's parent, its name, and an unused name in the parent."""
     parent, name = os.path.split(target)
     return parent, name, b"." + name[:200] + b".cas-" + os.urandom(8).hex().encode()
 
 
 def remove_staging(record: mount_records.MountRecord) -> None:
-    """Remove the tree that a killed process left beside a target. Raises OSError."""
+    """Remove the tree that a killed process left next to a target. Raises OSError."""
     if record.staging is not None:
         parent, name = os.path.split(os.fsencode(record.staging))
         with (
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
             open_directory(parent) as fd,
         ):
-            directories.remove_tree(name, fd)
+            remove_tree(name, fd)

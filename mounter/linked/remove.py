@@ -1,4 +1,4 @@
-"""Taking a linked tree away: what was made, and nothing else."""
+"""Removes linked trees, if they hold nothing but what `make_linked_tree` made."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from functools import partial
 
 from cas.errors import InUse
 from cas.model.manifest import DIRECTORY
-from cas.system import directories
-from cas.system.directories import DirCursor, is_below, open_directory
+from cas.system.directories import DirCursor, is_below, open_directory, remove
 from cas.system.mountinfo import mount_lines
 from cas.system.oserrors import adding_path
 from cas.system.progress import Progress, counted, no_progress
 from cas.system.text import quoted
-from mounter.linked.make import (
-    PROGRESS_BATCH_NAMES,
+from mounter.linked.parts import (
     DirectoryPart,
+    batched_counts,
     directory_parts,
     layer_directory,
     run_by_name_count,
 )
 from mounter.plan import Plan, TreeContent
 
-_Stat = tuple[int, int]
-"""Size in bytes and time of change in nanoseconds."""
-_Part = tuple[bytes, list[DirectoryPart]]
-"""One of what `_parts` returns."""
+_FileState = tuple[int, int]
+"""Size in bytes, and modification time in nanoseconds."""
+_Directory = tuple[bytes, list[DirectoryPart]]
+"""The path of a directory, with its parts."""
+_MAX_PATHS_SHOWN = 5
 
 
 def remove_linked_tree(
     plan: Plan, content: TreeContent, root_fd: int, progress: Progress = no_progress
 ) -> None:
-    """Take away what `make_tree` made in the directory open at `root_fd`, and nothing else.
+    """Remove what `make_linked_tree` made in the directory open at `root_fd`, and nothing else.
 
-    What was writable goes whole. `progress` gets names, directories too. Raises InUse, before
-    anything is removed, if there is something that `make_tree` did not make.
+    A writable tree is removed with all changes. `progress` counts names, including directories.
+    Raises InUse, before anything is removed, if the tree holds anything else.
     """
     if plan.writable:
         _refuse_mounts(plan.target)
         _empty(root_fd)
         return
-    parts = _parts(plan, content)
+    parts = _parts_by_directory(plan, content)
     _refuse_foreign_in(plan, content, parts, root_fd)
     with DirCursor(root_fd) as cursor:
         for path in parts:
             with contextlib.suppress(FileNotFoundError):
                 os.fchmod(cursor.at(path), 0o755)
-    take = counted(progress, sum(map(_name_count, parts.items())))
-    run_by_name_count(partial(_unlink_parts, root_fd), parts.items(), take, weight=_name_count)
+    on_count = counted(progress, sum(map(_name_count, parts.items())))
+    run_by_name_count(partial(_unlink_parts, root_fd), parts.items(), on_count, weight=_name_count)
     del parts[b""]
     with DirCursor(root_fd) as cursor:
         for path in reversed(parts):
@@ -60,16 +60,16 @@ def remove_linked_tree(
 
 
 def refuse_foreign_files(plan: Plan, content: TreeContent, root_fd: int) -> None:
-    """Refuse a tree that holds something which `make_tree` did not make. Raises InUse."""
-    _refuse_foreign_in(plan, content, _parts(plan, content), root_fd)
+    """Refuse a tree that holds anything `make_linked_tree` did not make. Raises InUse."""
+    _refuse_foreign_in(plan, content, _parts_by_directory(plan, content), root_fd)
 
 
-def _parts(plan: Plan, content: TreeContent) -> dict[bytes, list[DirectoryPart]]:
-    """Return every directory of the tree, its root first, with what layers bring to it."""
+def _parts_by_directory(plan: Plan, content: TreeContent) -> dict[bytes, list[DirectoryPart]]:
+    """Return every directory of the tree with its parts, the root first."""
     parts: dict[bytes, list[DirectoryPart]] = {b"": []}
     parts |= {path: [] for path, (node, _) in content.items() if node == DIRECTORY}
-    for share in directory_parts(plan, content):
-        parts[share.path].append(share)
+    for part in directory_parts(plan, content):
+        parts[part.path].append(part)
     return parts
 
 
@@ -83,19 +83,18 @@ def _refuse_foreign_in(
         run_by_name_count(work, parts.items(), foreign.append, weight=_name_count)
     if foreign:
         foreign.sort()
-        shown = ", ".join(quoted(path) for path in foreign[:5])
-        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
+        listed = ", ".join(quoted(path) for path in foreign[:_MAX_PATHS_SHOWN])
+        if len(foreign) > _MAX_PATHS_SHOWN:
+            listed += f" and {len(foreign) - _MAX_PATHS_SHOWN} more"
         raise InUse(
-            f"{quoted(plan.target)} holds what `cas mount` did not put there: {shown}{more}",
-            hint="move that away and try again; nothing was removed",
+            f"{quoted(plan.target)} holds files that `cas mount` did not put there: {listed}",
+            hint="move them away and try again; nothing was removed",
         )
 
 
 def _refuse_mounts(target: bytes) -> None:
-    """Refuse a tree that others have mounted something in, or over. Raises InUse.
-
-    What is there is not ours, even if it is the store's own, and nothing else tells it from that.
-    """
+    """Refuse a tree in or over which something else is mounted. Raises InUse."""
+    # A mounted file can be one of the store's own, so sizes and times would not reveal it.
     for line in mount_lines():
         if is_below(line.point, target):
             raise InUse(
@@ -104,84 +103,76 @@ def _refuse_mounts(target: bytes) -> None:
             )
 
 
-def _name_count(part: _Part) -> int:
-    return 1 + sum(len(share.entries) for share in part[1])
+def _name_count(directory: _Directory) -> int:
+    return 1 + sum(len(part.entries) for part in directory[1])
 
 
 def _find_foreign(
     content: TreeContent,
     store_fd: int,
     root_fd: int,
-    parts: Sequence[_Part],
-    give: Callable[[bytes], None],
+    directories: Sequence[_Directory],
+    emit_path: Callable[[bytes], None],
 ) -> None:
-    """Give what is in directories of the tree, and is not what `make_tree` made."""
+    """Emit the paths in some directories of the tree that `make_linked_tree` did not make."""
     with DirCursor(root_fd) as root:
-        for directory, its_shares in parts:
+        for directory, parts in directories:
             try:
                 fd = root.at(directory)
             except (FileNotFoundError, NotADirectoryError):
-                continue  # what is in its place is in the directory above
-            stored = _stored_files(its_shares, store_fd)
+                continue  # found as a foreign entry of the parent, or gone
+            stored = _stored_files(parts, store_fd)
             prefix = directory and directory + b"/"
             with os.scandir(fd) as entries:
                 for entry in entries:
                     name = os.fsencode(entry.name)
-                    found = entry.stat(follow_symlinks=False)
+                    state = entry.stat(follow_symlinks=False)
                     node, _ = content.get(prefix + name, (b"", 0))
-                    if not _is_as_made(found, node, name, fd, stored):
-                        give(prefix + name)
+                    if not _is_as_made(state, node, name, fd, stored):
+                        emit_path(prefix + name)
 
 
 def _is_as_made(
-    found: os.stat_result, node: bytes, name: bytes, fd: int, stored: Mapping[bytes, _Stat]
+    state: os.stat_result, node: bytes, name: bytes, fd: int, stored: Mapping[bytes, _FileState]
 ) -> bool:
     if node == DIRECTORY:
-        return stat.S_ISDIR(found.st_mode)
+        return stat.S_ISDIR(state.st_mode)
     if node.startswith(b"l"):
-        return stat.S_ISLNK(found.st_mode) and os.readlink(name, dir_fd=fd) == node[2:]
-    if not node or not stat.S_ISREG(found.st_mode):
+        return stat.S_ISLNK(state.st_mode) and os.readlink(name, dir_fd=fd) == node[2:]
+    if not node or not stat.S_ISREG(state.st_mode):
         return False
-    if name not in stored:  # the store has lost it, which must not keep the tree
-        return found.st_size == int(node.split(b" ")[1])
-    return (found.st_size, found.st_mtime_ns) == stored[name]
+    if name not in stored:
+        # The store has lost the file; that must not make the tree impossible to remove.
+        return state.st_size == int(node.split(b" ")[1])
+    return (state.st_size, state.st_mtime_ns) == stored[name]
 
 
-def _stored_files(its_shares: Sequence[DirectoryPart], store_fd: int) -> dict[bytes, _Stat]:
-    """Return size and time of the store's own files. Raises OSError."""
-    found: dict[bytes, _Stat] = {}
-    for share in its_shares:
-        lost = contextlib.suppress(FileNotFoundError, NotADirectoryError)
-        with lost, layer_directory(share, store_fd) as fd:
-            for name in share.entries:
+def _stored_files(parts: Sequence[DirectoryPart], store_fd: int) -> dict[bytes, _FileState]:
+    """Return the state of the store's own files, by name. Raises OSError."""
+    states: dict[bytes, _FileState] = {}
+    for part in parts:
+        if_missing = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+        with if_missing, layer_directory(part, store_fd) as fd:
+            for name in part.entries:
                 with contextlib.suppress(FileNotFoundError):
-                    its = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    found[name] = its.st_size, its.st_mtime_ns
-    return found
+                    state = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    states[name] = state.st_size, state.st_mtime_ns
+    return states
 
 
 def _empty(root_fd: int) -> None:
-    with os.scandir(root_fd) as entries:
-        found = list(entries)
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            directories.remove_tree(os.fsencode(entry.name), root_fd)
-        else:
-            os.unlink(entry.name, dir_fd=root_fd)
+    for name in os.listdir(root_fd):
+        remove(os.fsencode(name), root_fd)
 
 
-def _unlink_parts(root_fd: int, parts: Sequence[_Part], give: Callable[[int], None]) -> None:
-    gone = 0
-    with DirCursor(root_fd) as cursor:
-        for directory, its_shares in parts:
+def _unlink_parts(
+    root_fd: int, directories: Sequence[_Directory], emit_count: Callable[[int], None]
+) -> None:
+    with DirCursor(root_fd) as cursor, batched_counts(emit_count) as add_count:
+        for path, parts in directories:
             with contextlib.suppress(FileNotFoundError):
-                fd = cursor.at(directory)
-                for name in (name for share in its_shares for name in share.entries):
+                fd = cursor.at(path)
+                for name in (name for part in parts for name in part.entries):
                     with contextlib.suppress(FileNotFoundError), adding_path(fd):
                         os.unlink(name, dir_fd=fd)
-            gone += _name_count((directory, its_shares))
-            if gone >= PROGRESS_BATCH_NAMES:
-                give(gone)
-                gone = 0
-    if gone:
-        give(gone)
+            add_count(_name_count((path, parts)))
