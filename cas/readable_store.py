@@ -25,7 +25,7 @@ from cas.model.signature import NoSuchSignature, Signature, named_by
 from cas.system.closeable import Closeable
 from cas.system.directories import DIRECTORY_FLAGS
 from cas.system.oserrors import adding_paths
-from cas.system.progress import Progress, no_progress
+from cas.system.progress import NO_PROGRESS, Progress
 from cas.system.text import quoted
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class StoreQuestions(OpenStore):
     def groups(
         self,
         name_of: Callable[[Artifact], str],
-        progress: Progress = no_progress,
+        progress: Progress = NO_PROGRESS,
     ) -> list[Group]:
         """Return what groups of artifacts take; see `cas.usage.statistics.groups`."""
         from cas.usage.statistics import groups

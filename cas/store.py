@@ -23,7 +23,7 @@ from cas.model.conflicts import ConflictPolicy
 from cas.model.signature import NoSuchSignature, Signature
 from cas.readable_store import StoreQuestions, StrPath
 from cas.system.oserrors import adding_path, adding_paths
-from cas.system.progress import Progress, no_progress
+from cas.system.progress import NO_PROGRESS, Progress
 
 if TYPE_CHECKING:
     from cas.content.findings import Finding
@@ -51,7 +51,7 @@ class Store(StoreQuestions):
         move: bool = False,
         replace: bool = False,
         place: Place = bytes,
-        progress: Progress = no_progress,
+        progress: Progress = NO_PROGRESS,
     ) -> PutResult:
         """Store a directory, or a tar archive's tree, under a whole signature; see `put_tree`."""
         from cas.put.put import put_tree
@@ -123,7 +123,7 @@ class Store(StoreQuestions):
 
     @adding_paths
     def remove(
-        self, names: Iterable[str], *, force: bool = False, progress: Progress = no_progress
+        self, names: Iterable[str], *, force: bool = False, progress: Progress = NO_PROGRESS
     ) -> Removed:
         """Forget artifacts; give back the space that nothing else uses.
 
@@ -174,7 +174,7 @@ class Store(StoreQuestions):
         return signature
 
     @adding_paths
-    def share(self, group: int, progress: Progress = no_progress) -> None:
+    def share(self, group: int, progress: Progress = NO_PROGRESS) -> None:
         """Let everybody in the group with this id put, use and collect here.
 
         `progress` gets files. Raises InputRefused, OSError.
@@ -189,12 +189,12 @@ class Store(StoreQuestions):
         return self._collector.plan(self.artifacts(), policy)
 
     @adding_paths
-    def gc(self, plan: GcPlan, progress: Progress = no_progress) -> Collected:
+    def gc(self, plan: GcPlan, progress: Progress = NO_PROGRESS) -> Collected:
         """Carry out a plan of `plan_gc`, and delete what nothing reaches; see Collector.collect."""
         return self._collector.collect(plan, progress)
 
     @adding_paths
-    def sync(self, progress: Progress = no_progress) -> int:
+    def sync(self, progress: Progress = NO_PROGRESS) -> int:
         """Make all that was put survive a power failure; see `cas.verify.sync.sync`."""
         from cas.verify.sync import sync
 
@@ -205,7 +205,7 @@ class Store(StoreQuestions):
         names: Iterable[str] = (),
         *,
         quick: bool = False,
-        progress: Progress = no_progress,
+        progress: Progress = NO_PROGRESS,
     ) -> Iterator[Finding]:
         """Yield what is wrong with artifacts, or without names with anything in the store.
 

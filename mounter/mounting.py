@@ -13,7 +13,7 @@ from cas.errors import CasError, InUse
 from cas.system.directories import open_directory
 from cas.system.mountinfo import mount_namespace, source_of
 from cas.system.oserrors import adding_path
-from cas.system.progress import Progress, no_progress
+from cas.system.progress import NO_PROGRESS, Progress
 from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 from mounter import syscalls
@@ -91,7 +91,7 @@ def mount(
     *,
     writable: bool = False,
     upper: StrPath | None = None,
-    progress: Progress = no_progress,
+    progress: Progress = NO_PROGRESS,
 ) -> Mount:
     """Make a composition appear at the directory `target`, read-only.
 
@@ -109,7 +109,7 @@ def mount(
     return carry_out(plan, progress)
 
 
-def carry_out(plan: Plan, progress: Progress = no_progress) -> Mount:
+def carry_out(plan: Plan, progress: Progress = NO_PROGRESS) -> Mount:
     """Mount as a plan says; see `mount`. The caller has a lease on what the plan uses."""
     check_target(plan)
     created = make_directories(plan.target)
@@ -146,7 +146,7 @@ def mounted(
 
 
 def umount(
-    store: StrPath, target: StrPath, *, forget: bool = False, progress: Progress = no_progress
+    store: StrPath, target: StrPath, *, forget: bool = False, progress: Progress = NO_PROGRESS
 ) -> Strategy:
     """Take away what `mount` made at `target` from the store in the directory `store`.
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from cas.disk.layout import EMPTY
 from cas.errors import CasError
 from cas.system.directories import open_directory, remove_tree
-from cas.system.progress import Progress, no_progress
+from cas.system.progress import NO_PROGRESS, Progress
 from mounter import syscalls
 from mounter.overlay.overlay import attach_overlay
 from mounter.plan import Plan, StrategyRefused
@@ -28,7 +28,7 @@ class ProbeResult(NamedTuple):
     detail: str
 
 
-def probe(directory: bytes, progress: Progress = no_progress) -> Iterator[ProbeResult]:
+def probe(directory: bytes, progress: Progress = NO_PROGRESS) -> Iterator[ProbeResult]:
     """Try on the file system of `directory`, a writable one, what the mounter relies on.
 
     Nothing is left behind. Takes about a second, for the links, which `progress` gets. Raises
@@ -114,7 +114,7 @@ def _count_links(directory: int, progress: Progress) -> ProbeResult:
     os.mkdir("links", dir_fd=directory)
     for count in range(2, _MAX_LINKS):
         if count % 1000 == 0:
-            progress(count, _MAX_LINKS, 0)
+            progress.update(count, _MAX_LINKS, 0)
         try:
             os.link("one", f"links/{count}", src_dir_fd=directory, dst_dir_fd=directory)
         except OSError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from cas.disk.scratch import scratch
 from cas.errors import InputRefused
 from cas.system.directories import is_below, make_directory, open_directory
-from cas.system.progress import Progress, no_progress
+from cas.system.progress import NO_PROGRESS, Progress
 from cas.system.text import quoted
 from mounter.linked.make import make_linked_tree
 from mounter.mounting import carry_out, planned, umount
@@ -73,7 +73,7 @@ def run_plans(
     note: _Note = lambda text: None,
     sandbox: Sandbox = _DEFAULT_SANDBOX,
     tracer: Tracer | None = None,
-    progress: Progress = no_progress,
+    progress: Progress = NO_PROGRESS,
 ) -> int:
     """Run `command` with what each plan says at its target; see `run`.
 
@@ -90,7 +90,7 @@ def run_plans_detailed(
     note: _Note = lambda text: None,
     sandbox: Sandbox = _DEFAULT_SANDBOX,
     tracer: Tracer | None = None,
-    progress: Progress = no_progress,
+    progress: Progress = NO_PROGRESS,
 ) -> RunResult:
     """Run `command` like `run_plans`, and tell how. Raises what that raises."""
     arguments = [os.fsencode(argument) for argument in command]

@@ -12,7 +12,7 @@ from cas.errors import InputRefused, InUse
 from cas.model.signature import NoSuchSignature, Signature
 from cas.system.directories import open_directory
 from cas.system.oserrors import adding_path
-from cas.system.progress import Progress, no_progress
+from cas.system.progress import NO_PROGRESS, Progress
 from cas.system.text import quoted
 from mounter import syscalls
 from mounter.linked.place import make_staged_tree, new_staging_name, plan_on_disk, remove_staging
@@ -81,7 +81,7 @@ def remove_ids(ids: Sequence[str], drop: Iterable[str], *, missing_ok: bool = Fa
 
 
 def update(
-    composition: Composition, target: StrPath, progress: Progress = no_progress
+    composition: Composition, target: StrPath, progress: Progress = NO_PROGRESS
 ) -> UpdateResult:
     """Exchange what is mounted at `target` for a composition, by the same strategy, at once.
 
@@ -156,7 +156,7 @@ def _replace_mount(plan: Plan, source: str, made: int | None) -> int:
 
 
 def _swap_tree(
-    plan: Plan, record: mount_records.MountRecord, progress: Progress = no_progress
+    plan: Plan, record: mount_records.MountRecord, progress: Progress = NO_PROGRESS
 ) -> UpdateResult:
     """Make the new tree beside the old one, and swap their names (renameat2(2))."""
     with open_directory(plan.target) as root:

@@ -10,7 +10,7 @@ from cas.content import digest as hashing
 from cas.content.census import ContentFile
 from cas.system.directories import shortened_path
 from cas.system.files import open_file
-from cas.system.progress import Progress, no_progress
+from cas.system.progress import NO_PROGRESS, Progress
 from cas.system.workers import run_parallel
 
 _TOGETHER = 20_000_000
@@ -24,7 +24,7 @@ _Hashed = tuple[int, list[tuple[ContentFile, str]]]
 
 
 def damaged_contents(
-    root_fd: int, contents: Sequence[ContentFile], progress: Progress = no_progress
+    root_fd: int, contents: Sequence[ContentFile], progress: Progress = NO_PROGRESS
 ) -> list[tuple[ContentFile, str]]:
     """Hash contents below `root_fd`, by all processors; `progress` gets bytes.
 
@@ -38,7 +38,7 @@ def damaged_contents(
         nonlocal done
         done += hashed[0]
         damaged.extend(hashed[1])
-        progress(done, total, done)
+        progress.update(done, total, done)
 
     run_parallel(partial(_hash, root_fd), contents, take, weight=_weight, least=_LITTLE)
     return sorted(damaged)

@@ -70,7 +70,7 @@ def share(store_fd: int, group: int, progress: Progress) -> None:
         )
     _open_to(store_fd, b".", group, 0o2775)
     for number, node in enumerate(walk(store_fd, vanishing=True)):
-        progress(number, 0, 0)
+        progress.update(number, 0, 0)
         if stat.S_ISDIR(node.stat.st_mode):
             _open_to(node.dir_fd, node.name, group, 0o2775)
         elif node.path in _WRITTEN_IN_PLACE or node.path.startswith(b"log/"):

@@ -21,7 +21,7 @@ from cas.store import Store
 from cas.system.compression import SUFFIXES, compressing, is_archive
 from cas.system.directories import DirCursor, is_within, open_directory, remove
 from cas.system.oserrors import adding_path
-from cas.system.progress import Progress, no_progress
+from cas.system.progress import NO_PROGRESS, Progress
 from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 
@@ -48,7 +48,7 @@ def export(
     store: Store,
     name: str,
     target: str | bytes | os.PathLike[str],
-    progress: Progress = no_progress,
+    progress: Progress = NO_PROGRESS,
 ) -> Artifact:
     """Write the tree of the artifact that `name` stands for to `target`, which is made.
 
@@ -145,7 +145,7 @@ def _counted(manifest: Manifest, layer: bytes, progress: Progress) -> _Entries:
     for number, (entry, fd) in enumerate(contents_of(manifest, layer), 1):
         yield entry, fd
         size += entry.size
-        progress(number, len(manifest.nodes), size)
+        progress.update(number, len(manifest.nodes), size)
 
 
 def _write_directory(entries: _Entries, root_fd: int) -> None:

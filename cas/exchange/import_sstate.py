@@ -14,7 +14,7 @@ from cas.model.artifact import Artifact
 from cas.model.signature import Signature
 from cas.put.put import SignatureConflict
 from cas.store import Store
-from cas.system.progress import either
+from cas.system.progress import Progress, result_or_bytes
 from cas.system.workers import run_parallel
 
 _COST_OF_AN_OBJECT = 100_000
@@ -60,7 +60,8 @@ def import_sstate(
             take(Imported(path, None, None, refused=error))
     weights = {s: sum(map(_size, of_one)) + _COST_OF_AN_OBJECT for s, of_one in groups.items()}
     work = partial(_import_part, store, os.getpid(), groups)
-    run_parallel(work, groups, either(take, stored), weight=weights.__getitem__, least=_LITTLE)
+    on_output = result_or_bytes(take, stored)
+    run_parallel(work, groups, on_output, weight=weights.__getitem__, least=_LITTLE)
 
 
 def _import_part(
@@ -78,22 +79,27 @@ def _import_part(
             give(_import(store, signature, path, give))
 
 
+class _BytesRead(Progress):
+    """Emits how many more bytes a put has read, in steps that are worth a message."""
+
+    def __init__(self, emit: Callable[[int], None]) -> None:
+        self._emit = emit
+        self._emitted = 0
+
+    def update(self, done: int, total: int = 0, size: int = 0) -> None:
+        if size - self._emitted >= _TOLD_AT_ONCE:
+            self._emit(size - self._emitted)
+            self._emitted = size
+
+
 def _import(
     store: Store, signature: Signature, path: bytes, give: Callable[[int], None]
 ) -> Imported:
-    told = 0
-
-    def show(done: int, total: int, size: int) -> None:
-        nonlocal told
-        if size - told >= _TOLD_AT_ONCE:
-            give(size - told)
-            told = size
-
     try:
         if (known := store.find(signature)) is not None:
             return Imported(path, signature, known, known=True)
         place = SstateMapping(signature.recipe).place
-        done = store.put(signature, path, place=place, progress=show)
+        done = store.put(signature, path, place=place, progress=_BytesRead(give))
     except SignatureConflict:  # another process has just stored it
         return Imported(path, signature, store.find(signature), known=True)
     except InputRefused as error:

@@ -66,6 +66,17 @@ class Collected(NamedTuple):
     freed: int
 
 
+class _PlanProgress(Progress):
+    """Reports the bytes that one batch frees as a part of the bytes that the whole plan frees."""
+
+    def __init__(self, progress: Progress, planned: int, freed: int) -> None:
+        self._progress, self._planned, self._freed = progress, planned, freed
+
+    def update(self, done: int, total: int = 0, size: int = 0) -> None:
+        freed = self._freed + size
+        self._progress.update(min(freed, self._planned), self._planned, freed)
+
+
 class Collector:
     """Collects in the store whose open parts it borrows."""
 
@@ -113,18 +124,15 @@ class Collector:
         IndexUnavailable.
         """
 
-        def show(_: int, __: int, size: int) -> None:
-            progress(min(freed + size, plan.frees), plan.frees, freed + size)
-
         gone: list[Artifact] = []
         with spare_space(self._storage.fd):
             freed = self._sweep.run()
             for start in range(0, len(plan.doomed), _BATCH):
                 batch = plan.doomed[start : start + _BATCH]
-                for done in self._remove(batch, show):
+                for done in self._remove(batch, _PlanProgress(progress, plan.frees, freed)):
                     gone += done.artifacts
                     freed += done.freed
-                show(0, 0, 0)
+                progress.update(min(freed, plan.frees), plan.frees, freed)
             freed += self._sweep.compositions(plan.before_ns)
         forget_old(self._storage.fd)
         return Collected(tuple(gone), freed)

@@ -20,7 +20,7 @@ from cas.index.parts import StoreParts
 from cas.model.artifact import Artifact
 from cas.model.manifest import Digest
 from cas.model.signature import Signature
-from cas.system.progress import Progress, no_progress
+from cas.system.progress import NO_PROGRESS, Progress
 from cas.system.signals import signals_blocked
 from cas.system.workers import run_parallel
 
@@ -57,7 +57,7 @@ class Removal:
         choose: Callable[[Writer], Sequence[Artifact]],
         kind: EventKind,
         why: Callable[[Artifact], str] = lambda artifact: "",
-        progress: Progress = no_progress,
+        progress: Progress = NO_PROGRESS,
     ) -> Removed:
         """Forget the artifacts that `choose` returns, and what only they need.
 
@@ -75,7 +75,7 @@ class Removal:
                     log(
                         self._storage.fd, [event(kind, a.signature, what=why(a)) for a in artifacts]
                     )
-                    progress(0, 0, 0)
+                    progress.committed()
                 freed = sum(artifact_links.remove(self._storage.fd, a.signature) for a in artifacts)
             trees = {artifact.tree for artifact in artifacts}
             return Removed(artifacts, self.discard(trees, progress=progress, freed=freed))
@@ -84,7 +84,7 @@ class Removal:
         self,
         trees: Iterable[Digest],
         merged: Sequence[Merged] = (),
-        progress: Progress = no_progress,
+        progress: Progress = NO_PROGRESS,
         freed: int = 0,
     ) -> int:
         """Delete those trees that no record names and nobody uses; return the bytes freed.
@@ -123,7 +123,7 @@ class Removal:
         def take(freed: int) -> None:
             nonlocal total
             total += freed
-            progress(0, 0, total)
+            progress.update(0, 0, total)
 
         weight = partial(layers.withdrawn_size, scratch=aside)
         run_parallel(work, trees, take, weight=weight, least=_LITTLE)

@@ -43,7 +43,7 @@ def read_archive(
     for number, (member, content) in enumerate(members(path), 1):
         unpacking.add(member, content)
         size += member.size
-        progress(number, 0, size)
+        progress.update(number, 0, size)
     return unpacking.reading()
 
 

@@ -153,7 +153,7 @@ def read_tree(
 
     def take(part: ScanResult) -> None:
         reading.add(part)
-        progress(reading.kinds[Kind.FILE], len(files), reading.size)
+        progress.update(reading.kinds[Kind.FILE], len(files), reading.size)
 
     work = partial(_read_files, root, root_fd, objects, journal, move)
     run_parallel(work, files, take, weight=files.__getitem__, least=_LITTLE)

@@ -24,7 +24,7 @@ from cas.remote.push import PushOptions, push
 from cas.remote.requests import RequestPool
 from cas.remote.results import Outcome, Pulled, Pushed
 from cas.store import Store
-from cas.system.progress import either
+from cas.system.progress import result_or_bytes
 from cas.system.shared_queue import SharedQueue
 from cas.system.workers import Worker, run_parallel
 
@@ -60,7 +60,7 @@ def pull_from(
     wanted = dict.fromkeys(signatures, 1)  # how large they are is not known yet
     with SharedQueue(wanted) as turns:
         work = partial(_pull_in_turn, turns, keys)
-        _spread(store, remote, work, wanted, either(take, moved))
+        _spread(store, remote, work, wanted, result_or_bytes(take, moved))
 
 
 def push_to(
@@ -80,7 +80,9 @@ def push_to(
     """
     refuse_read_only(remote)
     sizes = {one.signature: one.size + _COST_OF_AN_ARTIFACT for one in artifacts}
-    _spread(store, remote, partial(push, terms=terms), sizes, either(take, moved), create=True)
+    _spread(
+        store, remote, partial(push, terms=terms), sizes, result_or_bytes(take, moved), create=True
+    )
 
 
 def missing_in(

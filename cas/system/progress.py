@@ -1,4 +1,4 @@
-"""How far something is, for who waits for it."""
+"""Progress reporting."""
 
 from __future__ import annotations
 
@@ -6,35 +6,47 @@ from collections.abc import Callable
 from typing import TypeVar
 
 _Result = TypeVar("_Result")
-Progress = Callable[[int, int, int], None]
-"""Gets how many things are done, of how many (0 if nobody knows), and how many bytes they had."""
 
 
-def no_progress(done: int, total: int, size: int) -> None:
-    """Be a Progress that nobody looks at."""
+class Progress:
+    """Is called while an operation works. This one ignores all calls; a subclass may show them."""
+
+    __slots__ = ()
+
+    def update(self, done: int, total: int = 0, size: int = 0) -> None:
+        """Report that `done` items of `total` (0 if unknown), of `size` bytes in all, are done."""
+
+    def alive(self) -> None:
+        """Report that an operation still works that has nothing to count."""
+
+    def committed(self) -> None:
+        """Report that the records are deleted: the removal counts, even if interrupted."""
 
 
-def either(
-    take: Callable[[_Result], None], moved: Callable[[int], None]
-) -> Callable[[_Result | int], None]:
-    """Return what takes results, and numbers of bytes, of one worker."""
-
-    def take_either(one: _Result | int) -> None:
-        if isinstance(one, int):
-            moved(one)
-        else:
-            take(one)
-
-    return take_either
+NO_PROGRESS = Progress()
 
 
-def counted(progress: Progress, total: int) -> Callable[[int], None]:
-    """Return a function that is told how many more of `total` are done, and tells `progress`."""
+def counter(progress: Progress, total: int) -> Callable[[int], None]:
+    """Return a function that adds a number to the items done, and reports them to `progress`."""
     done = 0
 
-    def take(more: int) -> None:
+    def add(more: int) -> None:
         nonlocal done
         done += more
-        progress(done, total, 0)
+        progress.update(done, total)
 
-    return take
+    return add
+
+
+def result_or_bytes(
+    on_result: Callable[[_Result], None], on_bytes: Callable[[int], None]
+) -> Callable[[_Result | int], None]:
+    """Return a function for the output of a worker, which emits results and numbers of bytes."""
+
+    def on_output(output: _Result | int) -> None:
+        if isinstance(output, int):
+            on_bytes(output)
+        else:
+            on_result(output)
+
+    return on_output

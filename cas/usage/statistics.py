@@ -13,7 +13,7 @@ from cas.errors import StoreDamaged
 from cas.index import artifact_links
 from cas.index.parts import StoreParts
 from cas.model.artifact import Artifact
-from cas.system.progress import Progress, counted, no_progress
+from cas.system.progress import NO_PROGRESS, Progress, counter
 from cas.usage.artifacts import sizes_of
 from cas.usage.space import Space, space
 
@@ -130,13 +130,13 @@ def groups(
     storage: StoreParts,
     artifacts: Sequence[Artifact],
     name_of: Callable[[Artifact], str],
-    progress: Progress = no_progress,
+    progress: Progress = NO_PROGRESS,
 ) -> list[Group]:
     """Work out what groups of artifacts take, the largest share first.
 
     `progress` gets artifacts. Raises OSError, StoreDamaged.
     """
-    step = counted(progress, len(artifacts))
+    step = counter(progress, len(artifacts))
     members: dict[str, list[Artifact]] = defaultdict(list)
     for artifact in artifacts:
         members[name_of(artifact)].append(artifact)

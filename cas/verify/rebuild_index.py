@@ -24,7 +24,7 @@ from cas.model.manifest import Digest, Kind, is_digest
 from cas.model.signature import Signature
 from cas.system.directories import open_directory
 from cas.system.oserrors import adding_path
-from cas.system.progress import Progress, no_progress
+from cas.system.progress import NO_PROGRESS, Progress
 from cas.system.text import quoted
 
 _DATA = b"index/data.mdb"
@@ -39,7 +39,7 @@ class Rebuilt(NamedTuple):
 
 
 def rebuild_index(
-    store: str | bytes | os.PathLike[str], progress: Progress = no_progress
+    store: str | bytes | os.PathLike[str], progress: Progress = NO_PROGRESS
 ) -> Rebuilt:
     """Make a new index for the store at a path from its links, manifests and layers.
 
@@ -78,7 +78,7 @@ def _rebuild(store: bytes, store_fd: int, work: bytes, work_fd: int, progress: P
             if error.errno not in _NOT_THERE:  # the disk, say: it may be there
                 raise
             lost.append(f"{signature}: {error.strerror}")
-        progress(number, len(signatures), 0)
+        progress.update(number, len(signatures), 0)
     make_subdirectory(b"index", work_fd)
     os.close(os.open(b"lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=work_fd))
     index = Index(os.path.join(work, b"index"), os.path.join(work, b"lock"), create=True)

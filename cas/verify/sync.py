@@ -52,6 +52,6 @@ def _write_all(store: bytes, progress: Progress) -> str | None:
             try:
                 _, errors = process.communicate(timeout=_SIGN_OF_LIFE_S)
             except subprocess.TimeoutExpired:
-                progress(0, 0, 0)
+                progress.alive()
             else:
                 return errors.strip() if process.returncode else None

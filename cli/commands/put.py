@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cas.system.progress import NO_PROGRESS, Progress
 from cli.options.common import complete_id, json_option, open_store, store_option
 from cli.output.interruption import summary_on_interrupt
 from cli.output.printing import acknowledge, detail
@@ -108,6 +109,23 @@ def _tell(as_json: bool, result: PutResult, pushed: str | None) -> None:
     )
 
 
+_REMOVED = "all named artifacts were removed; `cas gc` frees the rest of their space"
+
+
+class _RemovalProgress(Progress):
+    """Remembers whether the records are deleted, and passes all other reports on to `shown`."""
+
+    def __init__(self) -> None:
+        self.shown = NO_PROGRESS
+        self.is_committed = False
+
+    def update(self, done: int, total: int = 0, size: int = 0) -> None:
+        self.shown.update(done, total, size)
+
+    def committed(self) -> None:
+        self.is_committed = True
+
+
 @click.command("rm")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_id)
 @click.option("--force", is_flag=True, help="Forget what is in use or pinned, too.")
@@ -124,20 +142,14 @@ def rm_command(ctx: click.Context, ids: tuple[str, ...], force: bool, as_json: b
     cas rm zlib:9f2c
     """
     store = open_store(ctx)
-    forgotten = False
+    removal = _RemovalProgress()
 
-    def told() -> str:
-        rest = "all that was named was removed; `cas gc` gives back the rest of its space"
-        return rest if forgotten else "nothing was removed"
+    def summary() -> str:
+        return _REMOVED if removal.is_committed else "nothing was removed"
 
-    with summary_on_interrupt(told), progress("Removing") as show:
-
-        def step(done: int, total: int, size: int) -> None:
-            nonlocal forgotten
-            forgotten = True
-            show(done, total, size)
-
-        removed = store.remove(ids, force=force, progress=step)
+    with summary_on_interrupt(summary), progress("Removing") as shown:
+        removal.shown = shown
+        removed = store.remove(ids, force=force, progress=removal)
     names = [str(artifact.signature) for artifact in removed.artifacts]
     acknowledge(
         as_json,

@@ -159,12 +159,12 @@ def pull_missing(ctx: click.Context, store: Store, remote: str, names: Iterable[
 
     done: list[Pulled] = []
     total = 0
-    with _told("not pulled"), progress("Pulling") as show:
+    with _told("not pulled"), progress("Pulling") as shown:
 
         def moved(size: int) -> None:
             nonlocal total
             total += size
-            show(0, 0, total)
+            shown.update(0, size=total)
 
         pull_from(store, chosen, config.trusted_keys, missing, done.append, moved)
     for one in done:

@@ -25,7 +25,7 @@ def gathering(
     def told() -> str:
         return f"{len(done)} of {wanted} {things} were done; {GOES_ON}"
 
-    with summary_on_interrupt(told, of_errors=True), progress(label, things) as show:
+    with summary_on_interrupt(told, of_errors=True), progress(label, things) as shown:
 
         def take(one: _Done) -> None:
             done.append(one)
@@ -34,6 +34,6 @@ def gathering(
         def moved(size: int) -> None:
             nonlocal total
             total += size
-            show(len(done), wanted, total)
+            shown.update(len(done), wanted, total)
 
         yield take, moved

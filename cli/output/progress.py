@@ -1,4 +1,4 @@
-"""How far a command is, shown to a person who waits for it at a terminal."""
+"""The progress line of a command on a terminal."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ import sys
 import time
 from collections.abc import Iterator
 
-from cas.system.progress import Progress, no_progress
+from cas.system.progress import NO_PROGRESS, Progress
 from cli.output.printing import is_quiet
 from cli.output.quantities import size_text
 
 DELAY_S = 0.7
-"""What is done by then needs no bar."""
+"""A command that ends earlier shows no progress line (seconds)."""
 PAUSE_S = 0.1
-"""How long a bar stays as it is, at least."""
-_WIDTH = 24
+"""The line is redrawn at most this often (seconds)."""
+_BAR_WIDTH = 24
 
 
 @contextlib.contextmanager
 def progress(label: str, things: str = "") -> Iterator[Progress]:
-    """Give, for a `with` block, what shows how far something is, if it lasts.
+    """Yield a progress that shows a line on a terminal until the block ends.
 
-    `things` is what is counted. Nobody but a person at a terminal sees it, unless with --quiet, and
-    nothing of it stays.
+    `things` names the items that are counted, in the plural. Without a terminal on standard error,
+    and with --quiet, nothing is shown.
     """
     if not sys.stderr.isatty() or is_quiet():
-        yield no_progress
+        yield NO_PROGRESS
         return
     bar = _Bar(label, things)
     try:
-        yield bar.show
+        yield bar
     finally:
         bar.wipe()
 
 
-class _Bar:
-    """A line of a terminal. It is drawn when there is news, so it costs nothing else."""
+class _Bar(Progress):
+    """A progress line. It is redrawn only when progress is reported, so there is no timer."""
 
     def __init__(self, label: str, things: str) -> None:
         self._label = label
@@ -46,8 +46,8 @@ class _Bar:
         self._next = self._began + DELAY_S
         self._width = 0
 
-    def show(self, done: int, total: int, size: int) -> None:
-        """Draw how far it is, if it is time to; be gone at the end, before others write."""
+    def update(self, done: int, total: int = 0, size: int = 0) -> None:
+        """Redraw the line if it is time to; wipe it when all is done, before others write."""
         now = time.monotonic()
         if now >= self._next:
             self._next = now + PAUSE_S
@@ -55,8 +55,12 @@ class _Bar:
         if total and done >= total:
             self.wipe()
 
+    def alive(self) -> None:
+        """Draw the label alone."""
+        self.update(0)
+
     def wipe(self) -> None:
-        """Let nothing of it be seen."""
+        """Remove the line from the terminal."""
         if self._width:
             self._draw("")
             _write("\r")
@@ -70,10 +74,10 @@ class _Bar:
         if size:
             parts.append(size_text(size))
             parts.append(f"{size_text(int(size / max(seconds, 0.001)))}/s")
-        room = _columns() - 1  # a line that is full would begin another one
+        room = _columns() - 1  # a full line would wrap
         while len(parts) > 1 and len("  ".join(parts)) > room:
             del parts[-1]
-        width = min(_WIDTH, room - len("  ".join(parts)) - 4)
+        width = min(_BAR_WIDTH, room - len("  ".join(parts)) - 4)
         if total and width > 0:
             full = width * done // total
             parts.insert(1, f"[{'#' * full}{'-' * (width - full)}]")
@@ -91,6 +95,6 @@ def _columns() -> int:
 
 
 def _write(text: str) -> None:
-    with contextlib.suppress(OSError):  # the terminal is gone; what is done goes on
+    with contextlib.suppress(OSError):  # the terminal is gone; the command continues
         sys.stderr.write(text)
         sys.stderr.flush()

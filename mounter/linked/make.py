@@ -10,7 +10,7 @@ from functools import partial
 from cas.errors import CasError
 from cas.model.manifest import DIRECTORY
 from cas.system.directories import DirCursor, open_directory
-from cas.system.progress import Progress, counted, no_progress
+from cas.system.progress import NO_PROGRESS, Progress, counter
 from cas.system.text import quoted
 from mounter.linked.copy_file import copy_file
 from mounter.linked.parts import (
@@ -44,7 +44,7 @@ def make_linked_tree(
     strategy: Strategy,
     content: TreeContent,
     root_fd: int,
-    progress: Progress = no_progress,
+    progress: Progress = NO_PROGRESS,
 ) -> None:
     """Make a plan's tree in the empty directory open at `root_fd`, by HARDLINK or COPY.
 
@@ -63,7 +63,7 @@ def make_linked_tree(
                 for path in directories:
                     parent, _, name = path.rpartition(b"/")
                     os.mkdir(name, 0o700, dir_fd=cursor.at(parent))
-            on_count = counted(progress, len(content) - len(directories))
+            on_count = counter(progress, len(content) - len(directories))
             work = partial(_fill_directories, strategy, store, root_fd)
             run_by_name_count(work, parts, on_count, weight=_name_count)
         # Last, since a directory with mode 0555 takes no entries.

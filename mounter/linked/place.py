@@ -15,7 +15,7 @@ from cas.disk import mount_records
 from cas.errors import InUse
 from cas.system.directories import open_directory, remove_tree
 from cas.system.oserrors import adding_path
-from cas.system.progress import Progress, no_progress
+from cas.system.progress import NO_PROGRESS, Progress
 from cas.system.signals import signals_blocked
 from mounter.linked.make import make_linked_tree
 from mounter.linked.remove import refuse_foreign_files, remove_linked_tree
@@ -27,7 +27,7 @@ STORE_READ_ONLY = "the store is on a read-only file system, so the tree cannot b
 
 
 def place_linked_tree(
-    plan: Plan, strategy: Strategy, created: Sequence[bytes], progress: Progress = no_progress
+    plan: Plan, strategy: Strategy, created: Sequence[bytes], progress: Progress = NO_PROGRESS
 ) -> None:
     """Make the tree at a staging path, and rename it over the target.
 
@@ -52,7 +52,7 @@ def place_linked_tree(
 
 
 def remove_placed_tree(
-    store: bytes, path: bytes, record: mount_records.MountRecord, progress: Progress = no_progress
+    store: bytes, path: bytes, record: mount_records.MountRecord, progress: Progress = NO_PROGRESS
 ) -> None:
     """Remove what `place_linked_tree` made at `path`, and nothing else.
 
@@ -84,7 +84,7 @@ def plan_on_disk(store: bytes, record: mount_records.MountRecord, root: int) -> 
 
 
 def make_staged_tree(
-    plan: Plan, strategy: Strategy, staging: bytes, parent: int, progress: Progress = no_progress
+    plan: Plan, strategy: Strategy, staging: bytes, parent: int, progress: Progress = NO_PROGRESS
 ) -> None:
     """Make a plan's linked tree under the name `staging` in the directory open at `parent`.
 

@@ -13,7 +13,7 @@ from cas.model.manifest import DIRECTORY
 from cas.system.directories import DirCursor, is_below, open_directory, remove
 from cas.system.mountinfo import mount_lines
 from cas.system.oserrors import adding_path
-from cas.system.progress import Progress, counted, no_progress
+from cas.system.progress import NO_PROGRESS, Progress, counter
 from cas.system.text import quoted
 from mounter.linked.parts import (
     DirectoryPart,
@@ -32,7 +32,7 @@ _MAX_PATHS_SHOWN = 5
 
 
 def remove_linked_tree(
-    plan: Plan, content: TreeContent, root_fd: int, progress: Progress = no_progress
+    plan: Plan, content: TreeContent, root_fd: int, progress: Progress = NO_PROGRESS
 ) -> None:
     """Remove what `make_linked_tree` made in the directory open at `root_fd`, and nothing else.
 
@@ -49,7 +49,7 @@ def remove_linked_tree(
         for path in parts:
             with contextlib.suppress(FileNotFoundError):
                 os.fchmod(cursor.at(path), 0o755)
-    on_count = counted(progress, sum(map(_name_count, parts.items())))
+    on_count = counter(progress, sum(map(_name_count, parts.items())))
     run_by_name_count(partial(_unlink_parts, root_fd), parts.items(), on_count, weight=_name_count)
     del parts[b""]
     with DirCursor(root_fd) as cursor:

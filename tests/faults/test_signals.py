@@ -59,7 +59,7 @@ def _truth(cas: Cas, name: str) -> str:
         stored = found is not None and found.files == 3
         return f"{NEW} was stored" if stored else "nothing was stored"
     if command == "rm":
-        gone = "all that was named was removed; `cas gc` gives back the rest of its space"
+        gone = "all named artifacts were removed; `cas gc` frees the rest of their space"
         return "nothing was removed" if found else gone
     if command == "gc":
         return f"{int(found is None)} of 1 artifacts were removed; {GOES_ON}"

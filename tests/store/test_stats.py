@@ -15,6 +15,7 @@ import pytest
 
 from cas.disk.counters import DAY_NS, FIRST_DAY, Counts, count, read_counts
 from cas.store import Store
+from cas.system.progress import Progress
 from tests.helpers.support import ROOT, Cas, disk_of, killed, make
 from tests.helpers.users import as_user
 
@@ -303,17 +304,25 @@ def test_leftovers_are_counted_and_freed(
     assert filled.json("stats")["gc_frees_bytes"] == 0
 
 
+class _Remover(Progress):
+    """Removes two artifacts at the first report of progress."""
+
+    def __init__(self, cas: Cas) -> None:
+        self._cas = cas
+        self.is_done = False
+
+    def update(self, done: int, total: int = 0, size: int = 0) -> None:
+        if not self.is_done:
+            self._cas("rm", THREE, TWO)
+            self.is_done = True
+
+
 def test_stats_skip_artifacts_removed_meanwhile(filled: Cas) -> None:
     with Store(filled.store) as store:
-        gone: list[object] = []
+        remover = _Remover(filled)
+        groups = store.groups(lambda artifact: artifact.signature.recipe, remover)
 
-        def remove(done: int, total: int, size: int) -> None:
-            if not gone:
-                gone.append(filled("rm", THREE, TWO))
-
-        groups = store.groups(lambda artifact: artifact.signature.recipe, remove)
-
-    assert gone
+    assert remover.is_done
     assert {group.name: group.own for group in groups}["two"] == 0
 
 
