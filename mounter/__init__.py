@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mounter.handover import decide, enter, held, hold
     from mounter.listing import all_mounts, umount_stale
-    from mounter.mounting import Mount, carry_out, mount, mounted, planned, umount
+    from mounter.mounting import Mount, carry_out, mount, mounted, planned
     from mounter.plan import NoStrategy, Plan, Strategy
     from mounter.running import run, run_plans
     from mounter.sandbox.isolation import Bind, Sandbox
     from mounter.trace.tracer import Tracer
+    from mounter.unmounting import umount
     from mounter.updating import update
 
 _HOME = {
@@ -42,7 +43,7 @@ _HOME = {
     "planned": "mounting",
     "run": "running",
     "run_plans": "running",
-    "umount": "mounting",
+    "umount": "unmounting",
     "umount_stale": "listing",
     "update": "updating",
 }

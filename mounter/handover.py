@@ -31,10 +31,9 @@ from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
 from mounter.probe import try_in_child
 from mounter.records import count_sysroots
 from mounter.running import refuse_unmountable_paths
+from mounter.sandbox.namespaces import NO_NAMESPACES
 from mounter.sandbox.rootfs import MountSpec, RootFs
 from mounter.targets import nearest_directory, refuse_store_overlap
-
-NO_NAMESPACES = "the kernel gives no namespaces here"
 
 
 def hold(plan: Plan, purpose: str = "a plan") -> Lease:

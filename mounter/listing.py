@@ -9,8 +9,8 @@ from typing import NamedTuple
 from cas.disk import mount_records
 from cas.disk.leases import held_leases
 from cas.system.text import name_of_user
-from mounter.mounting import umount
 from mounter.plan import Strategy
+from mounter.unmounting import umount
 
 
 class MountInfo(NamedTuple):

@@ -13,14 +13,16 @@ from cas.system.directories import is_below, make_directory, open_directory
 from cas.system.progress import NO_PROGRESS, Progress
 from cas.system.text import quoted
 from mounter.linked.make import make_linked_tree
-from mounter.mounting import carry_out, planned, umount
+from mounter.mounting import carry_out, planned
 from mounter.overlay.upper import upper_lock
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
 from mounter.records import count_sysroots, new_source_name
 from mounter.sandbox.isolation import Sandbox
-from mounter.sandbox.processes import NamespaceRefused, run_sandboxed, run_without_namespaces
+from mounter.sandbox.namespaces import NamespaceRefused
+from mounter.sandbox.processes import run_sandboxed, run_without_namespaces
 from mounter.sandbox.rootfs import MountSpec
 from mounter.targets import StrPath, nearest_directory, refuse_store_overlap
+from mounter.unmounting import umount
 
 if TYPE_CHECKING:
     from cas.compose.composition import Composition

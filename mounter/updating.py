@@ -17,11 +17,12 @@ from cas.system.text import quoted
 from mounter import syscalls
 from mounter.linked.place import make_staged_tree, new_staging_name, plan_on_disk, remove_staging
 from mounter.linked.remove import refuse_foreign_files, remove_linked_tree
-from mounter.mounting import Mount, NotMounted, is_unrecorded_mount, refuse_unreachable_mount
+from mounter.mounting import Mount
 from mounter.overlay.overlay import MountApiMissing, attach_overlay, make_overlay
 from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
 from mounter.records import count_sysroots, new_record, new_source_name
 from mounter.targets import StrPath, resolve_target
+from mounter.unmounting import NotMounted, is_unrecorded_mount, refuse_unreachable_mount
 
 if TYPE_CHECKING:
     from cas.compose.composition import Composition

@@ -31,9 +31,10 @@ from cli.options.compose import (
 from cli.output.interruption import GOES_ON, summary_on_interrupt
 from cli.output.printing import acknowledge, emit, text_of
 from cli.output.progress import progress
-from mounter.mounting import Mount, mount, umount
+from mounter.mounting import Mount, mount
 from mounter.plan import Strategy
 from mounter.targets import absolute_target, resolve_target
+from mounter.unmounting import umount
 
 
 @click.command("mount")

@@ -1,4 +1,4 @@
-"""The file system as a sandboxed command sees it: sysroots and directories at their places.
+"""The file system of a sandboxed command: sysroots and bind mounts at their targets.
 
 All of this happens in a mount namespace that belongs to one command.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -23,13 +22,13 @@ from mounter.sandbox.isolation import Bind
 from mounter.targets import MountPoint, nearest_directory
 
 _READ_ONLY = syscalls.MOUNT_ATTR_RDONLY
-_SYSROOT = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+_SYSROOT_ATTRIBUTES = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 
 
 class MountSpec(NamedTuple):
-    """What is to be at a plan's target: its overlay, or the linked tree `tree`.
+    """The mount to make at a plan's target: its overlay, or the linked tree at the path `tree`.
 
-    `source` is what mount(8) shows as the mount's source.
+    `source` is the mount's source as mount(8) shows it.
     """
 
     plan: Plan
@@ -39,98 +38,90 @@ class MountSpec(NamedTuple):
 
 @dataclass(slots=True)
 class RootFs:
-    """The mounts of one command, made in this process's mount namespace."""
+    """The mounts of one command, in this process's mount namespace."""
 
-    _points: list[MountPoint] = field(default_factory=list)
+    _mount_points: list[MountPoint] = field(default_factory=list)
     _replicas: list[bytes] = field(default_factory=list)
 
     def assemble(self, sysroots: Sequence[MountSpec], binds: Sequence[Bind]) -> None:
         """Mount everything, outer paths before inner ones.
 
-        The working directory is looked up again, since it may be below a mount point now, or
-        hidden by a mount. Raises InputRefused, StrategyRefused, CasError, OSError.
+        Enters the working directory again, since a mount may cover it now.
+        Raises InputRefused, StrategyRefused, CasError, OSError.
         """
-        here = None
+        working_directory = None
         with contextlib.suppress(FileNotFoundError):
-            here = os.getcwdb()
-        # Mounts made here must not be seen outside; those made outside may be seen here.
+            working_directory = os.getcwdb()
+        # Slave: later mounts outside appear here, but mounts made here never appear outside.
         syscalls.mount(None, b"/", None, syscalls.MS_SLAVE | syscalls.MS_REC)
         with contextlib.ExitStack() as stack:
-            places: list[tuple[bytes, MountSpec | int]] = [(p.plan.target, p) for p in sysroots]
-            for bind in binds:  # from what is there before anything is covered
-                places.append((bind.target, stack.enter_context(_cloned(bind))))
-            for target, what in sorted(places, key=lambda place: place[0].count(b"/")):
+            mounts: list[tuple[bytes, MountSpec | int]] = [
+                (spec.plan.target, spec) for spec in sysroots
+            ]
+            # Cloned first, so that a bind mount never shows a sysroot mounted over its source.
+            for bind in binds:
+                mounts.append((bind.target, stack.enter_context(_clone(bind))))
+            for target, mount in sorted(mounts, key=lambda entry: entry[0].count(b"/")):
                 self._make_mount_point(target)
-                if isinstance(what, MountSpec):
-                    _attach(what)
+                if isinstance(mount, MountSpec):
+                    _attach(mount)
                 else:
                     with open_directory(target) as directory:
-                        syscalls.move_mount(what, directory, target)
-        for replica in self._replicas:  # by path: one made later may have taken in others
+                        syscalls.move_mount(mount, directory, target)
+        # Opened again by path: a later replica may have cloned an earlier one.
+        for replica in self._replicas:
             with open_directory(replica) as fd:
                 syscalls.mount_setattr(fd, _READ_ONLY)
-        if here is not None:
+        if working_directory is not None:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                os.chdir(here)
+                os.chdir(working_directory)
 
     def release(self) -> None:
-        """Unmount, and remove the directories that were made for it, once nobody uses them."""
-        for point in reversed(self._points):
+        """Unmount, and remove mount points that were made for this command and are unused."""
+        for point in reversed(self._mount_points):
             while True:
                 try:
                     syscalls.umount(point.path, syscalls.MNT_DETACH)
-                except OSError:  # EINVAL: nothing is mounted there any more
+                except OSError:  # EINVAL: it is not a mount point any more
                     break
             point.release()
 
     def _make_mount_point(self, target: bytes) -> None:
-        """Make sure that there is a directory to mount at.
+        """Make a directory to mount at, unless it exists.
 
-        Where none can be made, or the root directory would get a new entry, the directory that
-        would hold it is replaced by a tmpfs that has all its entries.
+        If the directory above is read-only or the root, it is covered by a tmpfs that shows all its
+        entries, and the new directory is made there.
         """
-        there = nearest_directory(target)
-        if there in self._replicas:
+        existing = nearest_directory(target)
+        if existing in self._replicas:
             os.makedirs(target, exist_ok=True)
-        elif there != target and (there == b"/" or not os.access(there, os.W_OK)):
-            _replicate(there)
-            self._replicas.append(there)
+        elif existing != target and (existing == b"/" or not os.access(existing, os.W_OK)):
+            _replicate(existing)
+            self._replicas.append(existing)
             os.makedirs(target)
         else:
-            self._points.append(MountPoint(target))
+            self._mount_points.append(MountPoint(target))
 
 
-def mount_proc() -> None:
-    """Show the processes of this PID namespace in /proc; say so if the kernel refuses."""
-    try:
-        flags = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
-        syscalls.mount(b"proc", b"/proc", b"proc", flags)  # equal to the MS_ flags of these names
-    except PermissionError:
-        print(
-            "cas: the command sees the processes of others in /proc: the kernel gives it none of "
-            "its own where parts of that are hidden, as in a container",
-            file=sys.stderr,
-        )
-
-
-def _attach(placed: MountSpec) -> None:
-    plan = placed.plan
+def _attach(spec: MountSpec) -> None:
+    plan = spec.plan
     with open_directory(plan.target) as directory:
-        if placed.tree is None:
-            with upper_directories(plan, placed.source, directory) as upper:
-                attach_overlay(plan, placed.source, directory, upper)
+        if spec.tree is None:
+            with upper_directories(plan, spec.source, directory) as upper:
+                attach_overlay(plan, spec.source, directory, upper)
             return
-        made = syscalls.open_tree(placed.tree)
+        fd = syscalls.open_tree(spec.tree)
         try:
-            attributes = _SYSROOT if plan.writable else _SYSROOT | _READ_ONLY
-            syscalls.mount_setattr(made, attributes)
-            syscalls.move_mount(made, directory, plan.target)
+            attributes = _SYSROOT_ATTRIBUTES if plan.writable else _SYSROOT_ATTRIBUTES | _READ_ONLY
+            syscalls.mount_setattr(fd, attributes)
+            syscalls.move_mount(fd, directory, plan.target)
         finally:
-            os.close(made)
+            os.close(fd)
 
 
 @contextlib.contextmanager
-def _cloned(bind: Bind) -> Iterator[int]:
+def _clone(bind: Bind) -> Iterator[int]:
+    """Yield a descriptor of a bind mount that is attached nowhere yet."""
     if not os.path.isdir(bind.source):
         raise InputRefused(
             f"{quoted(bind.source)} is not a directory", hint="give a directory to --bind"
@@ -145,9 +136,9 @@ def _cloned(bind: Bind) -> Iterator[int]:
 
 
 def _replicate(directory: bytes) -> None:
-    """Cover a directory with a tmpfs in which all its entries appear.
+    """Cover a directory with a tmpfs that shows all its entries, as bind mounts.
 
-    Entries that this user may not even clone, it could not have used either.
+    Entries that this user may not clone are left out: the user cannot open them either.
     """
     with contextlib.ExitStack() as stack:
         clones: list[tuple[bytes, bool, int]] = []
@@ -176,19 +167,17 @@ def _replicate(directory: bytes) -> None:
                 os.mkdir(name, 0o755, dir_fd=root)
             else:
                 os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, dir_fd=root))
-            place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
-            stack.callback(os.close, place)
-            syscalls.move_mount(clone, place, os.path.join(directory, name))
+            mount_point = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+            stack.callback(os.close, mount_point)
+            syscalls.move_mount(clone, mount_point, os.path.join(directory, name))
 
 
-def _become_root(root: int, place: bytes) -> None:
-    """Make the mount open at `root` the root directory; `place` is covered for a moment.
-
-    With `.` twice, pivot_root(2) puts the old root over the new one, from where it is detached.
-    """
-    with open_directory(place) as covered:
-        syscalls.move_mount(root, covered, place)
-    os.chdir(place)
+def _become_root(root: int, directory: bytes) -> None:
+    """Make the mount open at `root` the root directory; covers `directory` for a moment."""
+    with open_directory(directory) as covered:
+        syscalls.move_mount(root, covered, directory)
+    os.chdir(directory)
+    # With "." twice, pivot_root(2) stacks the old root over the new one, where it is detached.
     syscalls.pivot_root(b".", b".")
     syscalls.umount(b".", syscalls.MNT_DETACH)
     os.chdir("/")

@@ -71,7 +71,7 @@ def test_run_without_namespaces_links_at_the_path_and_says_why(
 
     assert done.stdout == "atool\n3\n"
     assert done.returncode == 6
-    assert "no namespaces here" in done.stderr
+    assert "refuses namespaces here" in done.stderr
     assert not (work / "sysroot").exists()
     assert os.listdir(cas.store / "mounts") == os.listdir(cas.store / "leases") == []
 
@@ -176,7 +176,7 @@ def test_option_that_needs_namespaces_is_refused_without_them(
     ):
         done = _without_privileges(cas, "run", *options, "--", "true", wrapper=NO_NAMESPACES)
         assert done.returncode == 125
-        assert "no namespaces here" in done.stderr
+        assert "refuses namespaces here" in done.stderr
     assert not (work / "s").exists()
     options = ["--chdir", "tree", "--clear-env", "--env", "A=b", "--rw", "--sysroot", f"{work}/s=a"]
     script = f"pwd; echo $A; cd {work}/s/usr; echo new > new; cat new; stat -c %h x"

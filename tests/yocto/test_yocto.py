@@ -405,7 +405,7 @@ def test_refused_mount_falls_back_to_links_and_is_logged(build: Build) -> None:
     app(build, "true")
     log = build.task("app", "prepare_recipe_sysroot", "zlib", wrapper=REFUSING)
     assert log.count("NOTE: app: its sysroots are linked, not mounted: ") == 1, log
-    assert "overlay: the kernel gives no namespaces here" in log
+    assert "overlay: the kernel refuses namespaces here" in log
     assert "linked by the stand-in" in log
     for task in ("configure", "compile"):
         log = build.task("app", task, "zlib", wrapper=REFUSING)
