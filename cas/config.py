@@ -1,10 +1,10 @@
-"""What a store is told once for all who use it: `config.toml` in its directory."""
+"""The configuration of a store: `config.toml` in its directory, for all of its users."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cas.errors import CasError, ExitCode
@@ -13,24 +13,26 @@ from cas.system.text import quoted, suggestion
 
 NAME = b"config.toml"
 _PUBLIC_KEY = re.compile(r"ed25519:[A-Za-z0-9+/]{43}=")
-_HINT = "docs/configuration.md says what may be in it"
-_OF_GC = ("max_age", "max_size", "keep_last", "grace")
+_MAX_TIMEOUT_S = 1e6
+_GC_SETTINGS = ("max_age", "max_size", "keep_last", "grace")
 
 
 class BadConfig(CasError):
-    """The configuration of a store says something that is not understood."""
+    """The configuration of a store has an unknown setting or an invalid value."""
 
     exit_code = ExitCode.USAGE
 
-    def __init__(self, path: bytes, why: str) -> None:
-        super().__init__(f"{quoted(path)}: {why}", hint=_HINT)
+    def __init__(self, path: bytes, reason: str) -> None:
+        hint = "docs/configuration.md lists the settings"
+        super().__init__(f"{quoted(path)}: {reason}", hint=hint)
 
 
 class Config(NamedTuple):
-    """`remotes` are URLs by name; `trusted_keys` the public keys whose records count.
+    """The settings of a store.
 
-    `remote_timeout_s` is how long (seconds) a remote may give no sign before it is given up. The
-    others are what commands take if nothing is said to them, as it would be said; None is nothing.
+    `remotes` maps names to URLs; `trusted_keys` are the public keys whose records are accepted.
+    `remote_timeout_s` is how long (seconds) a remote may stay silent. The others are defaults of
+    options, written as on the command line; None is unset.
     """
 
     conflicts: str | None = None
@@ -43,80 +45,80 @@ class Config(NamedTuple):
 
 
 def config_path(store: bytes) -> bytes:
-    """Return where the configuration of the store at the absolute path `store` is."""
+    """Return the path of the configuration of the store at the absolute path `store`."""
     return os.path.join(store, NAME)
 
 
 def read_config(store: bytes) -> Config:
-    """Read the configuration of the store at the absolute path `store`; none is an empty one.
+    """Read the configuration of the store at the absolute path `store`; a missing file is empty.
 
     Raises BadConfig, OSError.
     """
     path = config_path(store)
     try:
         data = read_file(path)
-        import tomllib  # most commands find no file, and need not wait for it
+        import tomllib  # most stores have no configuration, and need not load it
 
-        document = tomllib.loads(data.decode())
+        return _config(tomllib.loads(data.decode()))
     except FileNotFoundError:
         return Config()
-    except ValueError as error:  # also what is no TOML, and no UTF-8
-        raise BadConfig(path, str(error)) from error
-    try:
-        return _config(document)
-    except ValueError as error:
+    except ValueError as error:  # includes invalid TOML and invalid UTF-8
         raise BadConfig(path, str(error)) from error
 
 
 def _config(document: dict[str, Any]) -> Config:
-    for name in document:
-        if name not in Config._fields:
-            raise ValueError(_unknown(name, Config._fields))
-    remotes, keys = document.get("remotes", {}), document.get("trusted_keys", [])
-    if not isinstance(remotes, dict) or not all(map(_is_url, remotes.values())):
-        raise ValueError('remotes have to be lines of NAME = "URL"')
-    if not _are_texts(keys):
-        raise ValueError("trusted_keys have to be a list of texts")
-    for name in ("conflicts", "strategy"):
-        if not isinstance(document.get(name, ""), str):
-            raise ValueError(f"{name} has to be a text, in quotes")
-    globs = document.get("allow_overlap")
-    if globs is not None and not _are_texts(globs):
-        raise ValueError("allow_overlap has to be a list of texts")
-    gc = document.get("gc", {})
-    if not isinstance(gc, dict) or not all(type(value) in (str, int) for value in gc.values()):
-        raise ValueError("gc has to be lines of NAME = VALUE")
-    for name in gc:
-        if name not in _OF_GC:
-            raise ValueError(_unknown(f"gc.{name}", [f"gc.{known}" for known in _OF_GC]))
-    timeout_s = document.get("remote_timeout_s", Config().remote_timeout_s)
-    if type(timeout_s) not in (int, float) or not 0 < timeout_s < 1e6:
-        raise ValueError("remote_timeout_s has to be a number of seconds")
-    return Config(
-        document.get("conflicts"),
-        None if globs is None else tuple(globs),
-        document.get("strategy"),
-        gc,
-        remotes,
-        tuple(map(_key, keys)),
-        float(timeout_s),
-    )
+    for name, value in document.items():
+        if name not in _CHECKS:
+            raise ValueError(_unknown(name, list(_CHECKS)))
+        is_valid, expected = _CHECKS[name]
+        if not is_valid(value):
+            raise ValueError(f"{name} must be {expected}")
+    for name in document.get("gc", {}):
+        if name not in _GC_SETTINGS:
+            raise ValueError(_unknown(f"gc.{name}", [f"gc.{known}" for known in _GC_SETTINGS]))
+    for key in document.get("trusted_keys", []):
+        if not _PUBLIC_KEY.fullmatch(key):
+            raise ValueError(f"{key[:100]!r} is not a public key of `cas key generate`")
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
+    }
+    if "remote_timeout_s" in values:
+        values["remote_timeout_s"] = float(values["remote_timeout_s"])
+    return Config(**values)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _are_urls(value: object) -> bool:
+    return isinstance(value, dict) and all(_is_text(u) and "://" in u for u in value.values())
+
+
+def _are_amounts(value: object) -> bool:
+    return isinstance(value, dict) and all(type(v) in (str, int) for v in value.values())
+
+
+def _is_timeout(value: object) -> bool:
+    # type() and not isinstance(): true is an int, too
+    return type(value) in (int, float) and 0 < value < _MAX_TIMEOUT_S  # type: ignore[operator]
+
+
+_CHECKS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "conflicts": (_is_text, "a string"),
+    "allow_overlap": (_are_texts, "a list of strings"),
+    "strategy": (_is_text, "a string"),
+    "gc": (_are_amounts, "a table of strings and whole numbers"),
+    "remotes": (_are_urls, 'a table of NAME = "URL"'),
+    "trusted_keys": (_are_texts, "a list of strings"),
+    "remote_timeout_s": (_is_timeout, "a positive number of seconds"),
+}
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
     near = suggestion(name, known)
-    return f"there is no setting `{name}`; {near or 'there are ' + ', '.join(known)}"
-
-
-def _are_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
-
-
-def _key(text: str) -> str:
-    if not _PUBLIC_KEY.fullmatch(text):
-        raise ValueError(f"{text[:100]!r} is no public key, as `cas key generate` prints one")
-    return text
-
-
-def _is_url(value: object) -> bool:
-    return isinstance(value, str) and "://" in value
+    return f"there is no setting `{name}`; {near or 'the settings are ' + ', '.join(known)}"

@@ -1,4 +1,4 @@
-"""What can go wrong, as classes; and the one table of exit codes."""
+"""Errors with their hints, and the table of exit codes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 
 class ExitCode(enum.IntEnum):
-    """Exit codes of every `cas` command but `run`, a contract for scripts."""
+    """Exit codes of every `cas` command except `run`, a contract for scripts."""
 
     DONE = 0
     FAILURE = 1
@@ -35,10 +35,10 @@ MEANINGS = {
 
 
 class CasError(Exception):
-    """An error that a user can cause or meet: a sentence, a way out, and an exit code.
+    """An error that a user can cause or meet, with an exit code.
 
-    `message` says what is wrong and with which path or signature; `hint`, where there is one,
-    says what to do.
+    `message` is a sentence that says what failed, and names the path or the ID. `hint` says what to
+    do about it, or is None.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.FAILURE
@@ -49,49 +49,49 @@ class CasError(Exception):
         self.hint = hint
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let other processes raise it: most kinds are made of other arguments than a message."""
-        return _again, (type(self), self.args), self.__dict__
+        """Make the error picklable for workers: most subclasses have other arguments."""
+        return _unpickled, (type(self), self.args), self.__dict__
 
 
-def _again(kind: type[CasError], args: tuple[object, ...]) -> CasError:
+def _unpickled(kind: type[CasError], args: tuple[object, ...]) -> CasError:
     error = kind.__new__(kind)
     error.args = args
     return error
 
 
 class InputRefused(CasError):
-    """The input is something that this program does not take."""
+    """The input is not accepted."""
 
     exit_code = ExitCode.REFUSED
 
 
 _HINTS = {
-    errno.EACCES: "this user may not do that: change the mode or the owner, or be another user",
-    errno.EDQUOT: "the user's quota is used up: make room, `cas gc` in the store",
-    errno.EIO: "the disk may be failing: look at the kernel's messages",
-    errno.EMFILE: "let the process open more files (`ulimit -n`)",
-    errno.ENOENT: "check the path, and what it is relative to",
-    errno.ENOMEM: "memory is short, or limited (`ulimit -a`, cgroups): let there be more",
-    errno.ENOSPC: "the disk is full: make room, `cas gc` in the store",
-    errno.ENOSYS: "this kernel is too old for that; README and docs/design.md say what needs which",
-    errno.ENOTDIR: "check the path, and what it is relative to",
-    errno.EPERM: "this user may not do that: be another user, or one with more capabilities",
-    errno.EROFS: "mount the file system for writing, or use another place",
+    errno.EACCES: "change the mode or the owner of the path, or run the command as another user",
+    errno.EDQUOT: "the disk quota is used up: free space, for example with `cas gc`",
+    errno.EIO: "the disk may be failing: check the kernel's messages (`dmesg`)",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
+    errno.ENOENT: "check the path, and the directory that it is relative to",
+    errno.ENOMEM: "out of memory: check `ulimit -a` and the cgroup's limit",
+    errno.ENOSPC: "the disk is full: free space, for example with `cas gc`",
+    errno.ENOSYS: "this kernel is too old: docs/design.md lists the kernel version of each feature",
+    errno.ENOTDIR: "check the path, and the directory that it is relative to",
+    errno.EPERM: "run the command as another user, or with more capabilities",
+    errno.EROFS: "mount the file system read-write, or use another directory",
 }
 
 
 def hint_for(error: OSError) -> str | None:
-    """Return what a person may do about a failed system call, if that is known."""
+    """Return advice about a failed system call, or None."""
     return _HINTS.get(error.errno or 0)
 
 
 class InUse(CasError):
-    """Something living holds what was to be taken away."""
+    """A running process or a mount uses the artifact, target or directory."""
 
     exit_code = ExitCode.IN_USE
 
 
 class StoreDamaged(CasError):
-    """What is on disk is not what this program wrote."""
+    """The files of the store are damaged or missing."""
 
     exit_code = ExitCode.DAMAGED

@@ -40,7 +40,7 @@ def damaged_contents(
         damaged.extend(hashed[1])
         progress.update(done, total, done)
 
-    run_parallel(partial(_hash, root_fd), contents, take, weight=_weight, least=_LITTLE)
+    run_parallel(partial(_hash, root_fd), contents, take, weight=_weight, min_weight=_LITTLE)
     return sorted(damaged)
 
 

@@ -32,7 +32,7 @@ class ObjectKey(NamedTuple):
 
     @classmethod
     def of(cls, entry: Entry) -> ObjectKey | None:
-        """Return the key of an entry's content; None if it is no regular file."""
+        """Return the key of an entry's content; None if it is not a regular file."""
         return None if entry.digest is None else cls(entry.digest, entry.executable)
 
     @property

@@ -182,7 +182,7 @@ def _open_month(directory: int, name: str, store_fd: int) -> int:
                 return fd
             os.close(fd)
             if not stat.S_ISREG(found.st_mode):
-                raise OSError(errno.EINVAL, "it is no regular file")
+                raise OSError(errno.EINVAL, "it is not a regular file")
         with unnamed_file(store_fd) as new, contextlib.suppress(FileExistsError):
             allowed = os.fstat(directory)
             os.fchmod(new, allowed.st_mode & 0o666)

@@ -61,7 +61,7 @@ def import_sstate(
     weights = {s: sum(map(_size, of_one)) + _COST_OF_AN_OBJECT for s, of_one in groups.items()}
     work = partial(_import_part, store, os.getpid(), groups)
     on_output = result_or_bytes(take, stored)
-    run_parallel(work, groups, on_output, weight=weights.__getitem__, least=_LITTLE)
+    run_parallel(work, groups, on_output, weight=weights.__getitem__, min_weight=_LITTLE)
 
 
 def _import_part(

@@ -126,7 +126,7 @@ class Removal:
             progress.update(0, 0, total)
 
         weight = partial(layers.withdrawn_size, scratch=aside)
-        run_parallel(work, trees, take, weight=weight, least=_LITTLE)
+        run_parallel(work, trees, take, weight=weight, min_weight=_LITTLE)
         return total
 
     def discard_merged(self, before_ns: int = 0) -> int:

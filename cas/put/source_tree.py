@@ -156,7 +156,7 @@ def read_tree(
         progress.update(reading.kinds[Kind.FILE], len(files), reading.size)
 
     work = partial(_read_files, root, root_fd, objects, journal, move)
-    run_parallel(work, files, take, weight=files.__getitem__, least=_LITTLE)
+    run_parallel(work, files, take, weight=files.__getitem__, min_weight=_LITTLE)
     if place is not bytes:
         reading.rearrange(place)
     return reading

@@ -131,9 +131,9 @@ def _spread(
         weights,
         take,
         weight=weights.__getitem__,
-        least=0,
-        apart=True,
-        most=processes,
+        min_weight=0,
+        always_fork=True,
+        max_workers=processes,
     )
 
 

@@ -1,4 +1,4 @@
-"""The context manager that most things with a `close` are."""
+"""Base class for objects that close at the end of a `with` block."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Self
 
 
 class Closeable:
-    """Closes itself at the end of a `with` block."""
+    """An object that closes itself at the end of a `with` block."""
 
     __slots__ = ()
 
     def close(self) -> None:
-        """Give back what is held; subclasses say what that is."""
+        """Release the resources of the object."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:

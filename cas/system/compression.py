@@ -1,4 +1,4 @@
-"""Compressed files: how the name of one ends says how it is compressed."""
+"""Compression of archives, chosen by the suffix of the name, and of single blobs."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from cas.errors import CasError, InputRefused
 from cas.system.text import quoted
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst")
-"""How names of archives end."""
+"""Suffixes of archive names."""
 _LEVEL = 1
-"""Of single contents: 3 takes 1.5 times as long, and makes a tenth less of 1.3 GB of packages."""
+"""Of `compress`. Level 3 takes 1.5 times as long, and makes 1.3 GB of packages a tenth smaller."""
 
 
 class NoZstd(CasError):
-    """zstd is in the standard library from Python 3.14 on; before that it is an extra."""
+    """zstd is missing: it is in the standard library since Python 3.14, and an extra before."""
 
     def __init__(self) -> None:
         super().__init__(
             "this Python has no zstd",
-            hint="install the extra that brings it: pip install 'sysroot-cas[zstd]'",
+            hint="install the extra: pip install 'sysroot-cas[zstd]'",
         )
 
 
 class Unreadable(Exception):
-    """What was compressed cannot be read, is cut or changed; the text says how."""
+    """Compressed data is unreadable, truncated or corrupt; the text says how."""
 
 
 class Decompressed:
-    """Reads what the open file `raw` (borrowed), with the name `path`, holds.
+    """The decompressed content of the open file `raw` (borrowed), whose name is `path`.
 
-    Raises NoZstd, InputRefused (no name of an archive).
+    Raises NoZstd, InputRefused (not the name of an archive).
     """
 
     def __init__(self, raw: IO[bytes], path: bytes) -> None:
@@ -52,7 +52,7 @@ class Decompressed:
             self._file = zstd.open(raw, "rb")
 
     def read(self, size: int) -> bytes:
-        """Return up to `size` bytes, none at the end. Raises Unreadable."""
+        """Return up to `size` bytes; no bytes mean the end. Raises Unreadable."""
         try:
             data: bytes = self._file.read(size)
         except self._damage as error:
@@ -62,15 +62,15 @@ class Decompressed:
 
 
 def compressing(raw: IO[bytes], path: bytes) -> contextlib.AbstractContextManager[Any]:
-    """Return a file whose content goes to `raw` (borrowed), compressed as the name `path` says.
+    """Return a file that writes to `raw` (borrowed), compressed according to the name `path`.
 
-    Raises NoZstd, InputRefused (no name of an archive).
+    Raises NoZstd, InputRefused (not the name of an archive).
     """
     kind = _compression_of(path)
     if kind == "gzip":
         import gzip
 
-        # Without name and time: equal contents, equal files.
+        # Without name and time, equal contents give equal files.
         return gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0)
     if kind == "zstd":
         opened: contextlib.AbstractContextManager[Any] = _zstd().open(raw, "wb")
@@ -79,37 +79,37 @@ def compressing(raw: IO[bytes], path: bytes) -> contextlib.AbstractContextManage
 
 
 def compress(data: bytes) -> bytes:
-    """Return data as one frame of zstd. Raises NoZstd."""
+    """Return `data` as one zstd frame. Raises NoZstd."""
     compressed: bytes = _zstd().compress(data, _LEVEL)
     return compressed
 
 
-def decompress(data: bytes, at_most: int) -> bytes:
-    """Return what one frame of zstd holds, which must be no more than `at_most` bytes.
+def decompress(data: bytes, max_bytes: int) -> bytes:
+    """Return the content of one zstd frame of at most `max_bytes` decompressed bytes.
 
-    Raises Unreadable if it is more, or anything but that; NoZstd.
+    Raises Unreadable if the content is larger, or if `data` is not exactly one frame; NoZstd.
     """
     zstd = _zstd()
     decompressor = zstd.ZstdDecompressor()
     try:
-        unpacked: bytes = decompressor.decompress(data, at_most + 1)
+        unpacked: bytes = decompressor.decompress(data, max_bytes + 1)
     except zstd.ZstdError as error:
         raise Unreadable(str(error)) from error
-    if len(unpacked) > at_most or not decompressor.eof or decompressor.unused_data:
-        raise Unreadable("it is larger than it says, or cut")
+    if len(unpacked) > max_bytes or not decompressor.eof or decompressor.unused_data:
+        raise Unreadable("it is larger than declared, or truncated")
     return unpacked
 
 
 def is_archive(path: bytes) -> bool:
-    """Tell whether a name ends like that of an archive."""
+    """Return whether a name has the suffix of an archive."""
     return path.endswith(tuple(map(str.encode, SUFFIXES)))
 
 
 def _compression_of(path: bytes) -> str | None:
     if not is_archive(path):
         raise InputRefused(
-            f"{quoted(path)} is no name of an archive",
-            hint=f"end it in one of {', '.join(SUFFIXES)}, which says how it is compressed",
+            f"{quoted(path)} is not the name of an archive",
+            hint=f"use one of the suffixes {', '.join(SUFFIXES)}",
         )
     if path.endswith(b".zst"):
         return "zstd"

@@ -1,4 +1,4 @@
-"""Trees by directory descriptors: of any depth, and never through a symbolic link."""
+"""Directory trees through descriptors: of any depth, and never through a symbolic link."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from cas.system.text import quoted
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _VANISHED = (FileNotFoundError, PermissionError)
+"""PermissionError, too: another user may have created the entry just now, without a mode yet."""
 
 
 class TooDeep(CasError):
-    """A tree is nested deeper than this process may have files open."""
+    """A tree is nested deeper than the limit of open files."""
 
     def __init__(self, path: bytes) -> None:
         depth = path.count(b"/") + 1
         super().__init__(
-            f"a tree is nested {depth} directories deep, more than files may be open here",
-            hint="raise the limit (`ulimit -n`)",
+            f"a tree is nested {depth} directories deep, more than the limit of open files",
+            hint="raise the limit of open files (`ulimit -n`)",
         )
 
 
 @contextlib.contextmanager
 def open_directory(path: bytes, dir_fd: int | None = None) -> Iterator[int]:
-    """Open a directory, below `dir_fd` if that is given, for a `with` block. Raises OSError."""
+    """Open a directory, relative to `dir_fd` if given, for a `with` block. Raises OSError."""
     with adding_path(b"" if dir_fd is None else dir_fd):
         fd = os.open(path, DIRECTORY_FLAGS, dir_fd=dir_fd)
     try:
@@ -41,7 +42,7 @@ def open_directory(path: bytes, dir_fd: int | None = None) -> Iterator[int]:
 
 
 class Node(NamedTuple):
-    """A path met by `walk`: `name` in the directory open at `dir_fd`, until the next step."""
+    """A path yielded by `walk`: `name` in the directory open at `dir_fd`, until the next step."""
 
     path: bytes
     name: bytes
@@ -52,7 +53,7 @@ class Node(NamedTuple):
 def walk(root_fd: int, *, vanishing: bool = False) -> Iterator[Node]:
     """Yield every path below the directory `root_fd` (borrowed), a directory before its content.
 
-    `vanishing` and what is raised: see `iter_directories`.
+    `iter_directories` explains `vanishing` and the exceptions.
     """
     for prefix, fd, entries in iter_directories(root_fd, vanishing=vanishing):
         for entry in entries:
@@ -69,14 +70,13 @@ def walk(root_fd: int, *, vanishing: bool = False) -> Iterator[Node]:
 def iter_directories(
     root_fd: int, *, vanishing: bool = False
 ) -> Iterator[tuple[bytes, int, list[os.DirEntry[str]]]]:
-    """Yield the directory `root_fd` (borrowed) and every one below it, each before those in it.
+    """Yield the directory `root_fd` (borrowed) and all directories below it, parents first.
 
-    Of each: how the paths in it begin (b"", or with a slash at the end), a descriptor, until the
-    next step, and what is in it.
+    Yields the prefix of the paths in the directory (b"", or ending in a slash), a descriptor that
+    is open until the next step, and the entries.
 
-    With `vanishing`, what others delete meanwhile is passed over, and directories that this user
-    may not read, as one that another has made just now. Raises OSError and TooDeep. One descriptor
-    is open for each level of depth.
+    With `vanishing`, entries that disappear, and directories that this user may not read, are
+    skipped. Raises OSError and TooDeep. One descriptor is open for each level of depth.
     """
     stack: list[tuple[int, bytes, Iterator[os.DirEntry[str]]]] = []
 
@@ -112,7 +112,7 @@ def iter_directories(
 
 
 def stat_of(entry: os.DirEntry[str], fd: int) -> os.stat_result:
-    """Return the state of an entry of the directory open at `fd`. Raises OSError, with its path."""
+    """Return the stat of an entry of the directory open at `fd`. Raises OSError, with its path."""
     try:
         return entry.stat(follow_symlinks=False)
     except OSError as error:
@@ -121,7 +121,7 @@ def stat_of(entry: os.DirEntry[str], fd: int) -> os.stat_result:
 
 
 def _entries(fd: int) -> list[os.DirEntry[str]]:
-    """Return what is in an open directory; if that cannot be read, close it."""
+    """Return the entries of an open directory; close it if it cannot be read."""
     try:
         with os.scandir(fd) as entries:
             return list(entries)
@@ -143,9 +143,9 @@ def _open_child(fd: int, name: bytes, path: bytes) -> int:
 
 
 class DirCursor(Closeable):
-    """Gives descriptors of the directories below a root; cheap when asked in sorted order.
+    """Opens directories below a root, cheaply if they are requested in sorted order.
 
-    The root descriptor is borrowed. The descriptors given stay open only until the next call.
+    The root descriptor is borrowed. A returned descriptor stays open only until the next call.
     """
 
     def __init__(self, root_fd: int) -> None:
@@ -156,7 +156,7 @@ class DirCursor(Closeable):
     def at(self, path: bytes) -> int:
         """Return a descriptor of the directory at `path` (b"" is the root).
 
-        Raises OSError (ELOOP or ENOTDIR if a part of it is a symbolic link) and TooDeep.
+        Raises OSError (ELOOP or ENOTDIR if a component is a symbolic link) and TooDeep.
         """
         if path == self._path:
             return self._fds[-1]
@@ -176,7 +176,7 @@ class DirCursor(Closeable):
         return self._fds[-1]
 
     def close(self) -> None:
-        """Close all descriptors but that of the root."""
+        """Close all descriptors except the root."""
         self._up_to(0)
 
     def _up_to(self, depth: int) -> None:
@@ -188,10 +188,10 @@ class DirCursor(Closeable):
 
 @contextlib.contextmanager
 def shortened_path(path: bytes, dir_fd: int) -> Iterator[tuple[bytes, int]]:
-    """Yield a path and a directory that one system call can take for `path` below `dir_fd`.
+    """Yield a path and a directory descriptor that system calls accept for `path` below `dir_fd`.
 
-    They are what was given, unless the path is longer than the kernel takes (PATH_MAX, 4096
-    with the final NUL). Raises OSError and TooDeep.
+    These are the arguments, unless the path is longer than the kernel accepts (PATH_MAX, 4096
+    bytes with the final NUL). Raises OSError and TooDeep.
     """
     if len(path) < 4096:
         yield path, dir_fd
@@ -202,21 +202,21 @@ def shortened_path(path: bytes, dir_fd: int) -> Iterator[tuple[bytes, int]]:
 
 
 def make_directory(name: bytes, mode: int, dir_fd: int) -> None:
-    """Create a directory with exactly `mode`, whatever the umask is. Raises OSError."""
+    """Create a directory with exactly `mode`, independent of the umask. Raises OSError."""
     with adding_path(dir_fd):
         os.mkdir(name, mode, dir_fd=dir_fd)
         os.chmod(name, mode, dir_fd=dir_fd)
 
 
 def disk_use(found: os.stat_result) -> int:
-    """Return the bytes of disk that go when a name of a file or directory goes (stat(2))."""
+    """Return the disk space (bytes) that removing one name of a file or directory frees."""
     if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
         return 0
     return found.st_blocks * 512
 
 
 def disk_use_at(path: bytes, dir_fd: int | None = None) -> int:
-    """Return what `disk_use` does of what is at a path, not followed; 0 if nothing is.
+    """Return the `disk_use` of a path without following a link; 0 if it does not exist.
 
     Raises OSError.
     """
@@ -227,16 +227,15 @@ def disk_use_at(path: bytes, dir_fd: int | None = None) -> int:
 
 
 def remove_tree(name: bytes, dir_fd: int) -> int:
-    """Delete the directory `name` in `dir_fd` with all that is in it; none there is no error.
+    """Delete the directory `name` in `dir_fd` and its content; do nothing if it does not exist.
 
-    Returns the bytes of disk given back. Directories that may not be written to are made writable
-    first. Another file system that is mounted in it is not entered: that is EBUSY. Raises OSError
-    and TooDeep.
+    Returns the disk space freed, in bytes. Read-only directories are made writable first. A file
+    system mounted inside is not entered, but raises EBUSY. Raises OSError and TooDeep.
     """
     freed = 0
     device = os.fstat(dir_fd).st_dev
     try:
-        stack = [_removing(name, dir_fd, name, device)]
+        stack = [_open_writable(name, dir_fd, name, device)]
     except FileNotFoundError:
         return freed
     try:
@@ -252,7 +251,7 @@ def remove_tree(name: bytes, dir_fd: int) -> int:
                     os.rmdir(own_name, dir_fd=parent)
             elif entry.is_dir(follow_symlinks=False):
                 name = os.fsencode(entry.name)
-                stack.append(_removing(name, fd, b"/" * len(stack), device))
+                stack.append(_open_writable(name, fd, b"/" * len(stack), device))
             else:
                 freed += disk_use(entry.stat(follow_symlinks=False))
                 os.unlink(entry.name, dir_fd=fd)
@@ -266,7 +265,7 @@ def remove_tree(name: bytes, dir_fd: int) -> int:
 
 
 def remove(name: bytes, dir_fd: int) -> int:
-    """Delete what `name` in `dir_fd` is, like `remove_tree`; return the bytes given back."""
+    """Delete the file or tree `name` in `dir_fd`; return the disk space freed, in bytes."""
     try:
         return remove_tree(name, dir_fd)
     except NotADirectoryError:
@@ -275,7 +274,7 @@ def remove(name: bytes, dir_fd: int) -> int:
         return freed
 
 
-def _removing(
+def _open_writable(
     name: bytes, dir_fd: int, path: bytes, device: int
 ) -> tuple[int, bytes, Iterator[os.DirEntry[str]]]:
     fd = _open_child(dir_fd, name, path)
@@ -293,9 +292,9 @@ def _removing(
 
 
 def attributes(path: bytes | int) -> list[str]:
-    """Return the names of the extended attributes of what is at a path, or open (listxattr(2)).
+    """Return the names of the extended attributes of a path or descriptor (listxattr(2)).
 
-    A file system that knows of none has none. Raises OSError.
+    A file system without extended attributes has none. Raises OSError.
     """
     try:
         return os.listxattr(path, follow_symlinks=isinstance(path, int))
@@ -306,7 +305,7 @@ def attributes(path: bytes | int) -> list[str]:
 
 
 def parents(path: bytes) -> Iterator[bytes]:
-    """Yield the paths of the directories that a path is in, the outermost first."""
+    """Yield the directories above a relative path, the outermost first."""
     end = path.find(b"/")
     while end >= 0:
         yield path[:end]
@@ -319,14 +318,14 @@ def path_text(path: bytes, root: bytes) -> str:
 
 
 def is_below(path: bytes, directory: bytes) -> bool:
-    """Return whether an absolute path names a directory or something in it; looks at no disk."""
+    """Return whether an absolute path is `directory` or lies in it, by the names alone."""
     return os.path.commonpath([path, directory]) == directory
 
 
 def is_within(path: bytes, directory: bytes) -> bool:
-    """Tell whether an absolute path is a directory's or of something in it, by whatever name.
+    """Return whether an absolute path is `directory` or lies in it, under any name.
 
-    It may be mounted at several, as by a bind mount. What does not exist is where its parent is.
+    A bind mount gives a directory several names. A missing path is judged by its parent.
     """
     if is_below(path, directory):
         return True

@@ -1,4 +1,4 @@
-"""Files and JSON that may be anybody's: read so that nothing in them leads anywhere else."""
+"""Safe reading of untrusted files, and files with a checksum."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import zlib
 
 from cas.system.oserrors import adding_path
 
-_LARGEST = 1 << 30  # bytes; what is larger is no manifest and no record
+_MAX_BYTES = 1 << 30
+"""Manifests and records are smaller."""
 
 
 def open_file(path: bytes, dir_fd: int | None = None) -> int:
-    """Open a regular file to read it: without waiting, and not through a link at its end.
+    """Open a regular file for reading, without following a final link or waiting for a FIFO.
 
-    Raises OSError, and ValueError if it is something else.
+    Raises OSError, and ValueError if it is not a regular file.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
@@ -23,36 +24,36 @@ def open_file(path: bytes, dir_fd: int | None = None) -> int:
             fd = os.open(path, flags, dir_fd=dir_fd)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise ValueError("it is no regular file") from error
+            raise ValueError("it is not a regular file") from error
         raise
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     return fd
 
 
 def read_file(path: bytes, dir_fd: int | None = None) -> bytes:
-    """Read a regular file; see `open_file`. Raises ValueError too if it is absurdly large."""
+    """Return the content of a regular file. Raises as `open_file`, and ValueError above 1 GiB."""
     with open(open_file(path, dir_fd), "rb", buffering=0) as file:
-        if os.fstat(file.fileno()).st_size > _LARGEST:
-            raise ValueError("it is larger than any such file")
+        if os.fstat(file.fileno()).st_size > _MAX_BYTES:
+            raise ValueError("it is larger than 1 GiB")
         return file.readall()
 
 
 def seal(content: str | bytes) -> bytes:
-    """Return what `read_sealed` takes: a checksum, and the content."""
+    """Return the content behind a checksum (CRC-32), for `read_sealed`."""
     data = content.encode() if isinstance(content, str) else content
     return b"%08x\n" % zlib.crc32(data) + data
 
 
 def unseal(data: bytes) -> bytes:
-    """Return the content of what `seal` gave. Raises ValueError if a bit of it has changed."""
+    """Return the content of sealed data. Raises ValueError if a bit of it has changed."""
     checksum, content = data[:9], data[9:]
     if checksum != seal(content)[:9]:
-        raise ValueError("its checksum is not that of its content")
+        raise ValueError("its checksum does not match its content")
     return content
 
 
 def read_sealed(path: bytes, dir_fd: int | None = None) -> bytes:
-    """Read the content of a sealed file. Raises what `read_file` and `unseal` raise."""
+    """Return the content of a sealed file. Raises as `read_file` and `unseal`."""
     return unseal(read_file(path, dir_fd))

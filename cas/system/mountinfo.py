@@ -1,4 +1,4 @@
-"""The mounts that the kernel has, as proc(5) tells of them (/proc/self/mountinfo)."""
+"""The mounts of this namespace, from /proc/self/mountinfo (proc(5))."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def mount_namespace() -> int:
 
 
 class MountLine(NamedTuple):
-    """A mount as proc(5) shows it: what of its file system, where it is, and its source."""
+    """A mount: the mounted directory of its file system, the mount point, and the source."""
 
     root: bytes
     point: bytes
@@ -22,20 +22,19 @@ class MountLine(NamedTuple):
 
 
 def source_of(path: bytes | str) -> str | None:
-    """Return the source of the file system that is mounted at a path; None if there is none.
+    """Return the source of the file system that is mounted at a path; None if none is.
 
-    A bind mount of the file system that the path is on is none. To find the source, the kernel
-    lists all mounts, with all their layers; hence the question before.
+    A bind mount within the same file system does not count. Listing the mounts makes the kernel
+    print all layers of all overlays, so ismount(3) is asked first.
     """
     found = mount_of(path) if os.path.ismount(path) else None
     return None if found is None else found.source
 
 
 def mount_of(path: str | bytes) -> MountLine | None:
-    """Return the mount that a path is on; None if there is no such path.
+    """Return the mount that a path is on; None if the path does not exist.
 
-    Its number would not tell it from others: the kernel gives that to another mount as soon as it
-    is free.
+    The mount ID alone does not identify it: the kernel reuses the ID of an unmounted mount.
     """
     try:
         fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -50,9 +49,9 @@ def mount_of(path: str | bytes) -> MountLine | None:
 
 
 def mount_lines(number: bytes = b"") -> Iterator[MountLine]:
-    """Yield the mounts of this namespace, or the one with a number."""
+    """Yield the mounts of this namespace, or only the one with the mount ID `number`."""
     beginning = number and number + b" "
-    # Read at once, since the kernel lists all layers of an overlay in its line.
+    # A large buffer: the line of an overlay has all its layers.
     with open("/proc/self/mountinfo", "rb", buffering=1 << 18) as file:
         for line in file:
             if line.startswith(beginning):

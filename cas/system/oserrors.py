@@ -1,4 +1,4 @@
-"""Making an OSError name a whole path, so that somebody can look at it."""
+"""Whole paths in OSErrors."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _Result = TypeVar("_Result")
 
 
 def add_path(error: OSError, directory: int | bytes, name: bytes = b"") -> None:
-    """Make an error name a whole path: that of an open directory, and what in it is meant.
+    """Complete the path of an error with that of a directory, given by its path or descriptor.
 
-    Python names what a system call was given, which may be a path below the directory, a number,
-    or nothing; then it is `name`. A path that is whole stays.
+    Python puts the argument of the system call into the error: a relative path, a descriptor, or
+    nothing. Without a path, `name` is used. An absolute path is kept.
     """
     given = error.filename
     below = os.fsencode(given) if isinstance(given, (str, bytes)) else name
@@ -30,7 +30,7 @@ def add_path(error: OSError, directory: int | bytes, name: bytes = b"") -> None:
 
 @contextlib.contextmanager
 def adding_path(directory: int | bytes) -> Iterator[None]:
-    """`add_path` errors of a `with` block that works in one directory."""
+    """Call `add_path` on an OSError of a `with` block that works in one directory."""
     try:
         yield
     except OSError as error:
@@ -47,7 +47,7 @@ class _Open(Protocol):
 def adding_paths(
     method: Callable[Concatenate[_Self, _Arguments], _Result],
 ) -> Callable[Concatenate[_Self, _Arguments], _Result]:
-    """Let errors of a method name whole paths: most are given to the system as below `self.fd`."""
+    """Complete the paths in OSErrors of a method that works below `self.fd`."""
 
     @functools.wraps(method)
     def named(self: _Self, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:

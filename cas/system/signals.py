@@ -1,4 +1,4 @@
-"""Signals: those of a crash, and steps that none of the others may come between."""
+"""Signals of crashes, and blocks that no other signal interrupts."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import signal
 from collections.abc import Iterator
 
 CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV)
-"""What flipped bits in an index can end a process with."""
+"""Signals that a corrupt index can raise in LMDB."""
 _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Keep signals that end a process back until the end of a short `with` block.
+    """Block signals that end the process until the end of a short `with` block.
 
-    Python turns SIGINT into an exception wherever it comes: a file that has just been linked would
-    not be noted by anybody, and so not be taken back.
+    Python raises KeyboardInterrupt at any point: between link(2) and the note of it, say, so that
+    the link would never be removed.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:

@@ -13,8 +13,8 @@ _ESCAPES = {0x07: r"\a", 0x08: r"\b", 0x09: r"\t", 0x0A: r"\n", 0x0B: r"\v", 0x0
 def quoted(path: bytes | str | os.PathLike[str]) -> str:
     """Return `path` on one line: as it is, or like git in double quotes with C escapes.
 
-    Quotes are used when it is empty or holds a control character, `"`, a backslash, a space at
-    an end, or bytes that are not UTF-8; so two different paths never look the same.
+    It is quoted if it is empty or contains a control character, `"`, a backslash, a leading or
+    trailing space, or bytes that are not UTF-8, so different paths never look the same.
     """
     raw = os.fsencode(path)
     try:
@@ -39,7 +39,7 @@ def _byte(byte: int) -> str:
 
 
 def suggestion(word: str, words: Iterable[str]) -> str | None:
-    """Return a question for those of some words that are most like a word; None if none is."""
+    """Return "did you mean …?" with the words most like `word`; None if none is similar."""
     import difflib
 
     near = difflib.get_close_matches(word, words)
@@ -47,7 +47,7 @@ def suggestion(word: str, words: Iterable[str]) -> str | None:
 
 
 def name_of_user(uid: int) -> str:
-    """Return the name of a user, or the number of one who has none here."""
+    """Return the name of a user, or the number if the user has no name here."""
     try:
         return pwd.getpwuid(uid).pw_name
     except (KeyError, OverflowError):

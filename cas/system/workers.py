@@ -1,7 +1,7 @@
-"""Work for all processors: spread over processes, since threads of Python take turns.
+"""Parallel work in forked processes, since Python's threads do not run in parallel.
 
-Each is a fork, which has all that its parent had, and ends with it, however that ends: the locks
-that it has too would hold what nobody uses. (Workers of `concurrent.futures` wait for ever then.)
+A worker inherits everything from its parent, including locks, so the kernel ends it when the parent
+ends in any way. (Workers of `concurrent.futures` would then wait for ever, and keep the locks.)
 """
 
 from __future__ import annotations
@@ -26,60 +26,65 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 _LENGTH = struct.Struct("=Q")
-_AT_ONCE = 1 << 20  # bytes
+_READ_BYTES = 1 << 20
 
 
 class WorkerEnded(CasError):
-    """A process did not come to its end. `signal` ended it, or 0."""
+    """A worker process ended early; `signal` is the signal that killed it, or 0."""
 
     def __init__(self, code: int) -> None:
         self.signal = -min(code, 0)
-        what = signal.strsignal(self.signal) if self.signal else f"exit code {code}"
+        end = (
+            f"killed ({signal.strsignal(self.signal)})"
+            if self.signal
+            else f"ended (exit code {code})"
+        )
         super().__init__(
-            f"a process that took a part of the work was ended ({what})",
-            hint="try again; `cas gc` gives back what was left; was memory short? (`dmesg`)",
+            f"a worker process was {end}",
+            hint="try again; `cas gc` removes leftovers; `dmesg` shows whether memory ran out",
         )
 
 
 def run_parallel(
     work: Callable[[Sequence[_Item], Callable[[_Result], None]], None],
     items: Iterable[_Item],
-    take: Callable[[_Result], None],
+    on_result: Callable[[_Result], None],
     *,
     weight: Callable[[_Item], int],
-    least: int,
-    apart: bool = False,
-    most: int | None = None,
+    min_weight: int,
+    always_fork: bool = False,
+    max_workers: int | None = None,
 ) -> None:
-    """Let each processor do `work` with a part of the items; `take` gets what that gives, here.
+    """Split the items over the processors; call `work(part, emit)` in one process for each part.
 
-    The parts have equal weights, as far as they can, and begin with their heaviest items. If all
-    have no more than `least`, or there is one processor or item only, it is done here; and so is
-    the part of a process that cannot be made. Nothing is done here if it is to be done `apart`.
-    `most` is how many processes there are at most.
+    `on_result` is called in this process with each result that a worker emits. The parts have about
+    equal weights, and begin with their heaviest items. Without `always_fork`, this process does the
+    work itself if all items together weigh at most `min_weight`, or if there is only one processor
+    or item, and it does the part of a process that cannot be forked. `max_workers` limits the
+    number of processes.
 
-    What `work` raises is raised here, and ends all; and what was given before that, or before an
-    exception of another source, is taken before. Raises WorkerEnded, OSError.
+    An exception of `work` is raised here, and ends all workers; results emitted before it, or
+    before any other exception, are delivered first. Raises WorkerEnded, OSError.
     """
-    parts = _parts(items, weight, least, most)
-    if len(parts) == 1 and not apart:
-        return work(parts[0], take)
+    parts = _parts(items, weight, min_weight, max_workers)
+    if len(parts) == 1 and not always_fork:
+        return work(parts[0], on_result)
     workers: list[Worker[_Result]] = []
     try:
         with signals_blocked():
-            while parts and (worker := _forked(partial(work, parts[0]), needed=apart)):
+            while parts and (worker := _forked(partial(work, parts[0]), needed=always_fork)):
                 workers.append(worker)
                 del parts[0]
         for part in parts:
-            work(part, take)
+            work(part, on_result)
         running, waiting = {worker.fd: worker for worker in workers}, select.poll()
         for fd in running:
             waiting.register(fd)
         while running:
             for fd, _ in waiting.poll():
-                with signals_blocked():  # nothing is lost between reading and taking it
+                with signals_blocked():  # no result is lost between reading and delivering it
                     for result in running[fd].results():
-                        take(result)
+                        on_result(result)
                 if running[fd].has_ended:
                     waiting.unregister(fd)
                     del running[fd]
@@ -87,15 +92,15 @@ def run_parallel(
         with signals_blocked():
             for worker in workers:
                 for result in worker.end():
-                    take(result)
+                    on_result(result)
 
 
 def _forked(
     work: Callable[[Callable[[_Result], None]], None], *, needed: bool
 ) -> Worker[_Result] | None:
-    """Return a new process; None if there may be no more, or no memory for one (fork(2)).
+    """Return a new worker; None if a process limit or lack of memory forbids it (fork(2)).
 
-    Raises OSError, also for that if it is `needed`.
+    If the worker is `needed`, that raises OSError, too.
     """
     try:
         return Worker(work)
@@ -106,12 +111,12 @@ def _forked(
 
 
 def _parts(
-    items: Iterable[_Item], weight: Callable[[_Item], int], least: int, most: int | None
+    items: Iterable[_Item], weight: Callable[[_Item], int], min_weight: int, max_workers: int | None
 ) -> list[list[_Item]]:
-    """Give one item after the other, the heaviest first, to the part that is lightest then."""
+    """Assign the items, the heaviest first, each to the part that is lightest so far."""
     heaviest_first = sorted(items, key=weight, reverse=True)
-    count = len(os.sched_getaffinity(0)) if sum(map(weight, heaviest_first)) > least else 1
-    count = count if most is None else min(count, most)
+    count = len(os.sched_getaffinity(0)) if sum(map(weight, heaviest_first)) > min_weight else 1
+    count = count if max_workers is None else min(count, max_workers)
     parts: list[list[_Item]] = [[] for _ in range(count)]
     weights = [(0, number) for number in range(count)]
     for item in heaviest_first:
@@ -122,20 +127,20 @@ def _parts(
 
 
 class _End:
-    """Comes after the last result."""
+    """The message after the last result."""
 
 
 class Worker(Generic[_Result]):
-    """A process that does `work`, which gives its results to the function that it gets.
+    """A forked process that calls `work(emit)`; each emitted result arrives through `fd`.
 
-    They come through `fd`. The process is to be ended by who made it.
+    The creator must call `end`.
     """
 
     def __init__(self, work: Callable[[Callable[[_Result], None]], None]) -> None:
         self.has_ended = False
         self._data = bytearray()
         self.fd, results_end = os.pipe()
-        alive, self._alive = os.pipe()  # nothing is written to it: it closes when this one ends
+        alive, self._alive = os.pipe()  # never written to: it closes when this process ends
         parent = os.getpid()
         try:
             self._pid = os.fork()
@@ -151,26 +156,26 @@ class Worker(Generic[_Result]):
             os.close(alive)
 
     def results(self) -> Iterator[_Result]:
-        """Wait for something to come, and yield what is complete; or note that it has ended.
+        """Wait for data, and yield the complete results; set `has_ended` after the last one.
 
-        Raises WorkerEnded, and what `work` raised.
+        Raises WorkerEnded, and the exception of `work`.
         """
-        data = os.read(self.fd, _AT_ONCE)
+        data = os.read(self.fd, _READ_BYTES)
         if not data:
             raise WorkerEnded(self._wait())
         self._data += data
         for result in self._complete():
             if isinstance(result, _End):
-                self._wait()  # others that were forked meanwhile may keep the pipe open
+                self._wait()  # later forks may keep the pipe open
             elif isinstance(result, Exception):
                 raise result
             else:
                 yield result
 
     def all_results(self) -> list[_Result]:
-        """Wait for all results; then, or if there is an error, the process has ended.
+        """Wait for all results and return them; then, or after an error, the process has ended.
 
-        Raises what `results` raises.
+        Raises as `results`.
         """
         found: list[_Result] = []
         try:
@@ -181,29 +186,29 @@ class Worker(Generic[_Result]):
             tuple(self.end())
 
     def end(self) -> Iterator[_Result]:
-        """End the process, and wait for that; yield the results that were left."""
+        """Kill the process, wait for its end, and yield the results that were left."""
         if not self.has_ended:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
             self._wait()
         os.set_blocking(self.fd, False)
         with contextlib.suppress(BlockingIOError):
-            while data := os.read(self.fd, _AT_ONCE):
+            while data := os.read(self.fd, _READ_BYTES):
                 self._data += data
         os.close(self.fd)
         os.close(self._alive)
         yield from (r for r in self._complete() if not isinstance(r, Exception | _End))
 
     def _wait(self) -> int:
-        """Wait for the end of the process; return its exit code, as far as that is known."""
+        """Wait for the end of the process; return its exit code, 0 if it is unknown."""
         self.has_ended = True
         try:
             return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-        except ChildProcessError:  # as where SIGCHLD is ignored (wait(2))
+        except ChildProcessError:  # SIGCHLD is ignored, so the kernel reaped it (wait(2))
             return 0
 
     def _complete(self) -> Iterator[_Result | Exception | _End]:
-        """Yield what has come as a whole: its length in bytes comes first."""
+        """Yield the complete messages; each begins with its length in bytes."""
         while len(self._data) >= _LENGTH.size:
             end = _LENGTH.size + _LENGTH.unpack_from(self._data)[0]
             if len(self._data) < end:
@@ -219,7 +224,7 @@ def _serve(
     code = 1
     try:
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # it is for the parent to end this one
+            signal.signal(number, signal.SIG_IGN)  # the parent ends its workers
         for number in (signal.SIGIO, *CRASHES):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGIO])
@@ -228,22 +233,22 @@ def _serve(
             os._exit(code)
         with os.fdopen(results, "wb") as file:
 
-            def give(result: object) -> None:
+            def emit(result: object) -> None:
                 message = pickle.dumps(result, pickle.HIGHEST_PROTOCOL)
                 file.write(_LENGTH.pack(len(message)) + message)
                 file.flush()
 
             try:
-                work(give)
-                give(_End())
+                work(emit)
+                emit(_End())
             except Exception as error:
-                give(error)
+                emit(error)
         code = 0
     finally:
         os._exit(code)
 
 
 def _end_when_closed(pipe: int) -> None:
-    """Let the kernel end this process by SIGIO when nobody has the other end of a pipe open."""
+    """Let the kernel end this process by SIGIO when the other end of a pipe is closed."""
     fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(pipe, fcntl.F_SETFL, os.O_RDONLY | os.O_ASYNC)

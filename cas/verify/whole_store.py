@@ -90,7 +90,7 @@ class Verification:
             self._names.setdefault(artifact.tree, []).append(str(artifact.signature))
         self._places: list[tuple[int, bytes]] = []  # inode numbers, and paths below objects/
         self._objects: dict[int, bytes] = {}  # one of them for each
-        self._no_files: set[int] = set()  # those of what is no regular file there
+        self._no_files: set[int] = set()  # those of what is not a regular file there
         self._compared = _Compared(Census())
         self._all_counted = True  # all links, but for what this user may not read
 
@@ -105,7 +105,7 @@ class Verification:
             self._names,
             self._compared.add,
             weight=lambda tree: entries.get(tree, _MANY) + 5,
-            least=1000,
+            min_weight=1000,
         )
         yield from sorted(self._compared.findings, key=lambda found: found.path)
         yield from self._records()
@@ -202,7 +202,7 @@ class Verification:
         found, census = self._stat(b"objects/" + path), self._compared.census  # links were counted
         if not stat.S_ISREG(found.st_mode):
             self._no_files.add(inode)
-            return FaultKind.FOREIGN, "is no regular file"
+            return FaultKind.FOREIGN, "is not a regular file"
         extra = found.st_nlink - 1 - (census.links[inode] or inode in census.sizes)
         if extra > 0 and self._all_counted and found.st_ctime_ns < self._began_ns:
             return FaultKind.LINKS, f"has {extra} more links than the store made"

@@ -70,7 +70,7 @@ def run_by_name_count(
     # Imported late: `cas run` loads this module, and an overlay needs no workers.
     from cas.system.workers import run_parallel
 
-    run_parallel(work, items, on_result, weight=weight, least=MIN_NAMES_PER_WORKER)
+    run_parallel(work, items, on_result, weight=weight, min_weight=MIN_NAMES_PER_WORKER)
 
 
 @contextmanager

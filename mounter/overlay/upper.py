@@ -159,7 +159,7 @@ def _open_lock(upper: bytes, flags: int, lock: int = fcntl.LOCK_EX) -> int:
 
 def _not_a_lock_file(path: bytes) -> InputRefused:
     hint = "no command makes that: look who did, or give another directory"
-    return InputRefused(f"{quoted(path)} is no regular file", hint=hint)
+    return InputRefused(f"{quoted(path)} is not a regular file", hint=hint)
 
 
 def _refuse_unusable(plan: Plan) -> None:

@@ -243,8 +243,8 @@ def test_link_as_upper_directory_lock_is_refused(
     os.mkfifo(lock) if target is None else lock.symlink_to(work / target)
 
     run = ["run", "--sysroot", "s=a", "--upper", "changes", "--", "true"]
-    assert "is no regular file" in cas(*run, code=125).stderr
-    assert "is no regular file" in cas("mount", "t", "a", "--upper", "changes", code=8).stderr
+    assert "is not a regular file" in cas(*run, code=125).stderr
+    assert "is not a regular file" in cas("mount", "t", "a", "--upper", "changes", code=8).stderr
     assert (work / "mine").read_text() == "mine"
     assert not (work / "nowhere").exists()
 

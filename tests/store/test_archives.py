@@ -267,7 +267,7 @@ def test_file_that_is_not_an_archive_is_refused(tmp_path: Path, cas: Cas) -> Non
         "text.tar": "is damaged, or no tar archive",
         "text.tar.zst": "is damaged, or no tar archive",
         "text.txt": "is not a directory",
-        "fifo.tar": "cannot be read: it is no regular file",
+        "fifo.tar": "cannot be read: it is not a regular file",
         "absent.tar": "cannot be read: No such file",
     }.items():
         assert reason in cas("put", ID, tmp_path / name, code=ExitCode.REFUSED).stderr

@@ -27,7 +27,7 @@ def _doubled(numbers: Sequence[int], give: _Give) -> None:
 
 def _spread(work: Callable[[Sequence[int], _Give], None], items: Iterable[int]) -> list[Any]:
     done: list[Any] = []
-    run_parallel(work, items, done.append, weight=lambda number: number, least=10)
+    run_parallel(work, items, done.append, weight=lambda number: number, min_weight=10)
     return done
 
 
@@ -57,7 +57,15 @@ def test_shared_queue_gives_each_item_once_without_waiting() -> None:
             time.sleep(0.2 if item == 0 else 0)
 
     with SharedQueue(range(100)) as turns:
-        run_parallel(work, (1, 2), done.append, weight=lambda _: 1, least=0, apart=True, most=2)
+        run_parallel(
+            work,
+            (1, 2),
+            done.append,
+            weight=lambda _: 1,
+            min_weight=0,
+            always_fork=True,
+            max_workers=2,
+        )
 
     assert sorted(item for _, item in done) == list(range(100))
     slow = next(pid for pid, item in done if item == 0)
@@ -71,7 +79,9 @@ def test_shared_queue_gives_no_item_twice() -> None:
     for _ in range(10):
         done: list[list[int]] = []
         with SharedQueue(range(20_000)) as turns:
-            run_parallel(work, (1, 2, 3, 4), done.append, weight=lambda _: 1, least=0, apart=True)
+            run_parallel(
+                work, (1, 2, 3, 4), done.append, weight=lambda _: 1, min_weight=0, always_fork=True
+            )
         assert sorted(item for items in done for item in items) == list(range(20_000))
 
 
@@ -95,7 +105,7 @@ def test_worker_error_arrives_after_its_results(error: Exception) -> None:
 
     done: list[int] = []
     with pytest.raises(type(error)) as raised:
-        run_parallel(work, range(100), done.append, weight=lambda number: 1, least=10)
+        run_parallel(work, range(100), done.append, weight=lambda number: 1, min_weight=10)
     assert set(done) >= set(range(1, 100, len(os.sched_getaffinity(0))))
     assert str(raised.value) == str(error)
     if isinstance(error, TooDeep):
@@ -119,7 +129,7 @@ def test_interrupt_ends_all_workers_and_loses_no_result() -> None:
 
     done: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        run_parallel(work, range(100), done.append, weight=lambda number: 1, least=10)
+        run_parallel(work, range(100), done.append, weight=lambda number: 1, min_weight=10)
     for pid in done:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -153,7 +163,7 @@ def test_workers_end_with_a_killed_parent() -> None:
 _IN_ODD_COMPANY = """
 import os, signal, time
 from cas.turns import Turns
-from cas.workers import spread
+from cas.workers import run_parallel
 others = []
 def fork():
     if not others:
@@ -170,7 +180,7 @@ done = []
 def work(items, give):
     for item in items:
         give(item)
-spread(work, range(100), done.append, weight=lambda item: 1, least=10)
+run_parallel(work, range(100), done.append, weight=lambda item: 1, min_weight=10)
 print(sorted(done) == list(range(100)))
 for other in others[1:]:
     os.kill(other, signal.SIGKILL)

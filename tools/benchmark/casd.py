@@ -113,7 +113,9 @@ class Remote:
                     give(result)
 
         results: list[Any] = []
-        run_parallel(work, [None], results.append, weight=lambda _: 1, least=0, apart=True)
+        run_parallel(
+            work, [None], results.append, weight=lambda _: 1, min_weight=0, always_fork=True
+        )
         return results
 
     @staticmethod

@@ -187,7 +187,9 @@ class _Peer:
                     pass
 
         items = range(len(self._items))
-        run_parallel(work, items, lambda _: None, weight=lambda _: 1, least=0, apart=True)
+        run_parallel(
+            work, items, lambda _: None, weight=lambda _: 1, min_weight=0, always_fork=True
+        )
 
     def _push(self, bucket: ObjectStore, number: int) -> None:
         bucket.put(str(number), self._read(self._items[number]))
