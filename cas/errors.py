@@ -25,7 +25,7 @@ MEANINGS = {
     ExitCode.DONE: "done",
     ExitCode.FAILURE: "other failure",
     ExitCode.USAGE: "usage",
-    ExitCode.NO_SIGNATURE: "no such signature, or an ambiguous abbreviation",
+    ExitCode.NO_SIGNATURE: "no such ID, or an ambiguous abbreviation",
     ExitCode.CONFLICT: "conflict between artifacts, or with what is stored",
     ExitCode.NO_STRATEGY: "no strategy worked",
     ExitCode.DAMAGED: "store damaged or of a newer format",

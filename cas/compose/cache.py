@@ -1,7 +1,7 @@
 """What was found out about a composition before: its overlaps, and its merged layer.
 
 Each is a small file in the store's `known/`, named by what it is and by the trees in their
-order. They can be found out again, so a file that is missing or makes no sense is just not there.
+order. They can be recomputed, so a missing or corrupt file is a cache miss.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def read_dependencies(text: str) -> list[str]:
         return [_entry(entry) for entry in entries]
     except ValueError as error:
         raise InputRefused(
-            f"the dependency list makes no sense: {error}",
+            f"the dependency list is invalid: {error}",
             hint='give an ID a line, or JSON like ["glibc", {"id": "zlib", "priority": 1}]',
         ) from error
 

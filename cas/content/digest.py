@@ -59,8 +59,8 @@ def verified_manifest(data: bytes, tree: Digest, *, to_compare: bool = False) ->
     """Decode the canonical bytes of the manifest of a stored `tree`. Raises BadManifest.
 
     The right digest does not make paths right: both may be another's. Only what is no more than
-    compared, with `to_compare`, need not be looked at; see `Manifest.of_own`.
+    compared, with `to_compare`, need not be looked at; see `Manifest.decode_trusted`.
     """
     if of_bytes(data) != tree:
         raise BadManifest(f"its bytes are not those of tree {tree}")
-    return Manifest.of_own(data) if to_compare else Manifest.decode(data)
+    return Manifest.decode_trusted(data) if to_compare else Manifest.decode(data)

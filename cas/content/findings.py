@@ -12,11 +12,11 @@ from cas.system.text import quoted
 class FaultKind(enum.Enum):
     """The kinds of what can be wrong.
 
-    INDEX: the index cannot be read, or a record in it makes no sense. RECORD: it does not agree
+    INDEX: the index cannot be read, or a record in it is corrupt. RECORD: it does not agree
     with its manifest. MANIFEST, LAYER: it is missing, a manifest damaged. ENTRY: a path of a
     layer is missing, or is not what was stored. CONTENT: bytes are not those of their digest.
     WRITTEN: the time of a file shows that it was written to. MODE: not the permissions it was
-    given. STATE: a pin, a lease or the record of a mount makes no sense. OBJECT: a content has
+    given. STATE: a pin, a lease or the record of a mount is corrupt. OBJECT: a content has
     lost its name. LINK: the link of an artifact is missing or wrong. LINKS: more hard links
     than the store made. STRAY: not the name of anything. FOREIGN: something is where nothing,
     or something else, has to be.

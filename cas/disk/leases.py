@@ -147,7 +147,7 @@ def _read(path: bytes, directory: int) -> LeaseRecord | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise StoreDamaged(f"the lease {quoted(path)} makes no sense: {error}") from error
+        raise StoreDamaged(f"the lease {quoted(path)} is corrupt: {error}") from error
 
 
 def held_leases(store: bytes) -> Iterator[LeaseRecord]:

@@ -277,7 +277,7 @@ def remove_cut(store: bytes) -> None:
 
 def _nonsense(path: bytes, why: ValueError) -> StoreDamaged:
     return StoreDamaged(
-        f"the mount record {quoted(path)} makes no sense: {why}",
+        f"the mount record {quoted(path)} is corrupt: {why}",
         hint="if nothing of this store is mounted there any more (`findmnt`), delete that file",
     )
 

@@ -88,7 +88,7 @@ class Pins:
             return None
         except ValueError as error:
             raise StoreDamaged(
-                f"the pin {quoted(path)} makes no sense: {error}",
+                f"the pin {quoted(path)} is corrupt: {error}",
                 hint=f"pin {signature} again, or unpin it",
             ) from error
 

@@ -87,6 +87,7 @@ class _BytesRead(Progress):
         self._emitted = 0
 
     def update(self, done: int, total: int = 0, size: int = 0) -> None:
+        """Emit the bytes since the last message, if they are many."""
         if size - self._emitted >= _TOLD_AT_ONCE:
             self._emit(size - self._emitted)
             self._emitted = size

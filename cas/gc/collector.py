@@ -73,6 +73,7 @@ class _PlanProgress(Progress):
         self._progress, self._planned, self._freed = progress, planned, freed
 
     def update(self, done: int, total: int = 0, size: int = 0) -> None:
+        """Report the bytes freed by all batches so far."""
         freed = self._freed + size
         self._progress.update(min(freed, self._planned), self._planned, freed)
 

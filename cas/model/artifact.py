@@ -1,4 +1,4 @@
-"""Artifact records: what the index says of a task signature."""
+"""Artifacts, and their records in the index."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _REST = struct.Struct("<6Q3I")
 _ENTRIES = struct.Struct("<3Q")
 _LENGTH = _BOOT.stop + _REST.size
 _NO_BOOT = bytes(36)
-_HINT = "`cas verify --repair` makes it again from the artifact"
+_HINT = "run `cas verify --repair`, which rebuilds the record from the artifact"
 
 
 class Dropped(NamedTuple):
-    """How many files of a tree had what the store does not keep."""
+    """The number of files that had properties which the store does not keep."""
 
     set_id_bits: int = 0
     xattrs: int = 0
@@ -32,11 +32,11 @@ class Dropped(NamedTuple):
 
 
 class Artifact(NamedTuple):
-    """A stored tree: `files` regular files of `size` bytes together, and other entries.
+    """A stored tree under its ID: `files` regular files of `size` bytes in all, and other entries.
 
-    `overhead` is the bytes of disk that its layer and manifest take besides the contents.
-    `created_ns` is the time of the put in nanoseconds since 1970. `boot_id` names the boot in
-    which it was put; None once its data is known to be on the disk.
+    `overhead` is the disk space (bytes) of its layer and manifest without the contents.
+    `created_ns` is the time of the put (nanoseconds since 1970). `boot_id` is the boot in which it
+    was put, or None if its data is known to be on the disk.
     """
 
     signature: Signature
@@ -51,7 +51,7 @@ class Artifact(NamedTuple):
     dropped: Dropped = Dropped()
 
     def record(self) -> IndexRecord:
-        """Return the record as the index keeps it."""
+        """Return the record that the index stores."""
         counts = (self.files, self.directories, self.symlinks)
         dropped = (self.dropped.set_id_bits, self.dropped.xattrs, self.dropped.owners)
         rest = _REST.pack(*counts, self.size, self.overhead, self.created_ns, *dropped)
@@ -61,9 +61,9 @@ class Artifact(NamedTuple):
 
 
 class IndexRecord(NamedTuple):
-    """The `data` that the index keeps of the artifact with the signature `name`.
+    """The `data` that the index stores for the ID `name`.
 
-    What a composition needs of it is told without reading the rest: there may be hundreds.
+    A composition may have hundreds of records, so the properties that it needs are decoded alone.
     """
 
     name: str
@@ -80,7 +80,7 @@ class IndexRecord(NamedTuple):
 
     @property
     def entries(self) -> int:
-        """How many files, directories and symbolic links the artifact's tree has."""
+        """The number of files, directories and symbolic links of the tree."""
         return sum(_ENTRIES.unpack_from(self.data, _BOOT.stop))
 
     @property
@@ -89,7 +89,7 @@ class IndexRecord(NamedTuple):
         return self.data[_BOOT] == _NO_BOOT
 
     def is_of_boot(self, boot_id: str) -> bool:
-        """Tell whether the artifact was put in a boot."""
+        """Return whether the artifact was put in the given boot."""
         return self.data[_BOOT] == _boot(boot_id)
 
     def artifact(self) -> Artifact:
@@ -102,10 +102,10 @@ class IndexRecord(NamedTuple):
         try:
             boot_id = None if self.is_safe else self.data[_BOOT].decode("ascii").rstrip()
             if max(sizes) not in NUMBERS:
-                raise ValueError(f"it has the number {max(sizes)}")
+                raise ValueError(f"{max(sizes)} is out of range")
         except ValueError as error:
-            what = f"the record of {self.name} makes no sense: {error}"
-            raise StoreDamaged(what, hint=_HINT) from error
+            message = f"the record of {self.name} is corrupt: {error}"
+            raise StoreDamaged(message, hint=_HINT) from error
         return Artifact(
             signature=signature,
             tree=tree,
@@ -121,12 +121,14 @@ class IndexRecord(NamedTuple):
 
 
 def recorded_signature(name: str) -> Signature:
-    """Return the signature that the index names. Raises StoreDamaged."""
+    """Parse an ID from the index. Raises StoreDamaged."""
     try:
         return Signature.parse(name)
     except BadSignature as error:
-        hint = "`cas rebuild-index` makes it again from the store"
-        raise StoreDamaged(f"the index names {quoted(name)}, no signature", hint=hint) from error
+        hint = "run `cas rebuild-index`, which rebuilds the index from the store"
+        raise StoreDamaged(
+            f"the index has {quoted(name)}, which is not an ID", hint=hint
+        ) from error
 
 
 def _boot(boot_id: str | None) -> bytes:
@@ -134,5 +136,5 @@ def _boot(boot_id: str | None) -> bytes:
 
 
 def _checksum(name: str, data: bytes) -> int:
-    """Return what tells a record that a disk has changed: neither file nor LMDB would."""
+    """Return the checksum of a record; LMDB has none, so a flipped bit would go unseen."""
     return zlib.crc32(data, zlib.crc32(os.fsencode(name)))

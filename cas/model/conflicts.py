@@ -1,4 +1,4 @@
-"""Conflicts: paths that several trees of a composition bring, with something different."""
+"""Conflicts: paths at which the trees of a composition differ."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cas.model.signature import Signature
 from cas.model.union import providers, remove_below
 from cas.system.text import quoted
 
-_SHOWN = 20
+_MAX_SHOWN = 20
 
 
 class ConflictPolicy(enum.Enum):
-    """What is done about conflicts that are not allowed by name."""
+    """The treatment of conflicts that are not explicitly allowed."""
 
     WARN = "warn"
     ERROR = "error"
@@ -26,9 +26,9 @@ class ConflictPolicy(enum.Enum):
 
 
 class Overlap(NamedTuple):
-    """The tree numbered `winner` hides what those numbered `hidden`, lowest first, have at `path`.
+    """The tree number `winner` hides the entries of the trees `hidden` (lowest first) at `path`.
 
-    `directory` tells that a whole directory is hidden by something that is none.
+    `directory` means that a file or link hides whole directories.
     """
 
     path: bytes
@@ -38,7 +38,7 @@ class Overlap(NamedTuple):
 
 
 class Conflict(NamedTuple):
-    """An overlap with the artifacts that are in it."""
+    """An overlap, with the IDs of the artifacts."""
 
     path: bytes
     winner: Signature
@@ -47,28 +47,30 @@ class Conflict(NamedTuple):
 
     def __str__(self) -> str:
         recipes = {signature.recipe for signature in (self.winner, *self.hidden)}
-        whole = len(recipes) <= len(self.hidden)  # recipes alone would not tell them apart
+        whole = len(recipes) <= len(self.hidden)  # recipes alone would be ambiguous
         winner, *hidden = (str(s) if whole else s.recipe for s in (self.winner, *self.hidden))
         what = "hides the whole directory of" if self.directory else "wins over"
         return f"{quoted(self.path)}: {winner} {what} {', '.join(hidden)}"
 
 
 class ConflictRefused(CasError):
-    """A composition has conflicts that must not be; `conflicts` holds them."""
+    """A composition has `conflicts` that are not allowed."""
 
     exit_code = ExitCode.CONFLICT
 
     def __init__(self, conflicts: Sequence[Conflict], hint: str) -> None:
         self.conflicts = tuple(conflicts)
-        shown = "".join(f"\n  {conflict}" for conflict in conflicts[:_SHOWN])
-        more = f"\n  … and {len(conflicts) - _SHOWN} more" if len(conflicts) > _SHOWN else ""
-        super().__init__(f"artifacts bring different things at one path:{shown}{more}", hint=hint)
+        shown = "".join(f"\n  {conflict}" for conflict in conflicts[:_MAX_SHOWN])
+        more = (
+            f"\n  … and {len(conflicts) - _MAX_SHOWN} more" if len(conflicts) > _MAX_SHOWN else ""
+        )
+        super().__init__(f"artifacts conflict at these paths:{shown}{more}", hint=hint)
 
 
 def find_overlaps(manifests: Sequence[Manifest]) -> list[Overlap]:
-    """Find the paths at which trees, lowest first, differ; sorted.
+    """Return the overlaps of trees (lowest first), sorted by path.
 
-    Equal nodes (kind, content, executable bit, link target) are no overlap.
+    Equal nodes (kind, content, executable bit, link target) do not overlap.
     """
     nodes: dict[bytes, bytes] = {}
     differing: dict[bytes, bool] = {}
@@ -84,19 +86,19 @@ def find_overlaps(manifests: Sequence[Manifest]) -> list[Overlap]:
     found: list[Overlap] = []
     for path, directory in sorted(differing.items()):
         if path in nodes:
-            brought = providers(path, manifests)
-            found += _hidden_directories(path, brought) if directory else ()
-            *lower, (winner, node) = brought
+            provided = providers(path, manifests)
+            found += _hidden_directories(path, provided) if directory else ()
+            *lower, (winner, node) = provided
             hidden = tuple(n for n, other in lower if other not in (node, DIRECTORY))
             if hidden:
                 found.append(Overlap(path, winner, hidden, False))
     return found
 
 
-def _hidden_directories(path: bytes, brought: Sequence[tuple[int, bytes]]) -> Iterator[Overlap]:
-    """Yield what is no directory at a path, with the directories that it hides there."""
+def _hidden_directories(path: bytes, provided: Sequence[tuple[int, bytes]]) -> Iterator[Overlap]:
+    """Yield an overlap for each file or link at a path that hides directories."""
     directories: list[int] = []
-    for number, node in brought:
+    for number, node in provided:
         if node == DIRECTORY:
             directories.append(number)
         elif directories:
@@ -107,21 +109,21 @@ def _hidden_directories(path: bytes, brought: Sequence[tuple[int, bytes]]) -> It
 def apply_policy(
     conflicts: Iterable[Conflict], policy: ConflictPolicy, allowed: Sequence[str]
 ) -> tuple[Conflict, ...]:
-    """Return the conflicts that are to be told.
+    """Return the conflicts to report.
 
-    `allowed` are patterns as in a shell's `case` (`*` matches `/` too), matched against paths.
-    A hidden directory is allowed by its very path only. Raises ConflictRefused.
+    `allowed` are patterns of paths as in a shell's `case` (`*` also matches `/`). A hidden
+    directory is only allowed by its exact path. Raises ConflictRefused.
     """
     left = [conflict for conflict in conflicts if not _allowed(conflict, allowed)]
     directories = [conflict for conflict in left if conflict.directory]
     if directories:
         raise ConflictRefused(
             directories,
-            "leave one of them out, or allow the very path (`--allow-overlap PATH`)",
+            "omit one of the artifacts, or allow the exact path (`--allow-overlap PATH`)",
         )
     if left and policy is ConflictPolicy.ERROR:
         raise ConflictRefused(
-            left, "leave one of them out, or allow the paths (`--allow-overlap GLOB`)"
+            left, "omit one of the artifacts, or allow the paths (`--allow-overlap GLOB`)"
         )
     return () if policy is ConflictPolicy.IGNORE else tuple(left)
 

@@ -1,4 +1,4 @@
-"""Manifests: what a tree consists of, as canonical bytes."""
+"""Manifests: the entries of a tree as canonical bytes."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ Digest = NewType("Digest", str)
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 MAGIC = b"sysroot-cas manifest 1"
-_SIZE = rb"0|[1-9][0-9]{0,17}|[1-8][0-9]{18}"  # what fits into the kernel's 63 bits
+_SIZE = rb"0|[1-9][0-9]{0,17}|[1-8][0-9]{18}"  # up to 63 bits, as in the kernel
 _NODE = re.compile(rb"d|[fx] (?:%s) [0-9a-f]{64}|l [^\0]{1,4095}" % _SIZE, re.DOTALL)
 
 DIRECTORY = b"d"
-"""The node of a directory. See `docs/format.md` for nodes."""
+"""The node of a directory; `docs/format.md` specifies nodes."""
 
 
 def is_digest(text: str) -> bool:
-    """Tell whether a text has the form of a digest."""
+    """Return whether a text has the form of a digest."""
     return _DIGEST.fullmatch(text) is not None
 
 
 class BadManifest(StoreDamaged):
-    """Bytes are not a canonical manifest."""
+    """The bytes are not a canonical manifest."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__(f"manifest damaged: {why}")
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"manifest damaged: {reason}")
 
 
 class Kind(enum.Enum):
-    """What an entry of a tree is."""
+    """The kind of an entry."""
 
     FILE = "file"
     DIRECTORY = "directory"
@@ -44,7 +44,7 @@ class Kind(enum.Enum):
 
 
 class Entry(NamedTuple):
-    """One path of a tree. `size` (bytes) and `digest` are those of a file's content."""
+    """One path of a tree; `size` (bytes) and `digest` describe the content of a file."""
 
     path: bytes
     kind: Kind
@@ -55,7 +55,7 @@ class Entry(NamedTuple):
 
     @classmethod
     def of(cls, path: bytes, node: bytes) -> Entry:
-        """Read a manifest's node, which must be valid."""
+        """Return the entry of a valid node."""
         if node == DIRECTORY:
             return cls(path, Kind.DIRECTORY)
         if node.startswith(b"l"):
@@ -78,22 +78,22 @@ def symlink_node(target: bytes) -> bytes:
 class Manifest:
     """The content of a tree: a node for each path below its root.
 
-    `nodes` is sorted by path (as bytes), so a directory comes before what is in it. A node is
-    the bytes that say all there is to say of a path: two paths of equal nodes have equal content.
+    `nodes` is sorted by path (as bytes), so a directory comes before its content. A node describes
+    a path completely: two paths with equal nodes have equal content.
     """
 
     nodes: dict[bytes, bytes]
 
     @classmethod
     def of(cls, nodes: dict[bytes, bytes]) -> Manifest:
-        """Make a manifest of valid nodes in any order."""
+        """Return the manifest of valid nodes in any order."""
         return cls(dict(sorted(nodes.items())))
 
     def __iter__(self) -> Iterator[Entry]:
         return (Entry.of(path, node) for path, node in self.nodes.items())
 
     def encode(self) -> bytes:
-        """Return the canonical bytes, whose BLAKE3 is the tree digest."""
+        """Return the canonical bytes; their BLAKE3 digest identifies the tree."""
         fields = [MAGIC]
         for path, node in self.nodes.items():
             fields += (path, node)
@@ -101,34 +101,34 @@ class Manifest:
 
     @classmethod
     def decode(cls, data: bytes) -> Manifest:
-        """Read canonical bytes, which may come from anybody.
+        """Decode untrusted bytes.
 
-        What is returned has only relative paths without `.` and `..`, each below a directory of
-        the same manifest. Raises BadManifest for anything else.
+        The result has only relative paths without `.` and `..`, each below a directory of the same
+        manifest. Raises BadManifest for anything else.
         """
         nodes = _split(data)
         _check(nodes)
         return cls(nodes)
 
     @classmethod
-    def of_own(cls, data: bytes) -> Manifest:
-        """Read bytes whose digest says that they are those of `encode`, to compare them only.
+    def decode_trusted(cls, data: bytes) -> Manifest:
+        """Decode bytes with a verified digest, for comparisons only.
 
-        They are looked at no further, which takes a fifth of the time: paths and nodes may be
-        anything where the digest itself is a liar's. Raises BadManifest.
+        Skipping the validation takes a fifth of the time. If the digest itself comes from an
+        attacker, paths and nodes can be anything. Raises BadManifest.
         """
         return cls(_split(data))
 
 
 def _split(data: bytes) -> dict[bytes, bytes]:
     if not data.startswith(MAGIC + b"\0"):
-        raise BadManifest("it does not begin like one of format 1")
+        raise BadManifest("it does not begin like a manifest of format 1")
     fields = data.split(b"\0")
     if fields.pop() or len(fields) % 2 == 0:
-        raise BadManifest("it is cut short")
+        raise BadManifest("it is truncated")
     nodes = dict(zip(fields[1::2], fields[2::2], strict=True))
     if 2 * len(nodes) + 1 != len(fields):
-        raise BadManifest("a path is in it twice")
+        raise BadManifest("a path occurs twice")
     return nodes
 
 
@@ -137,11 +137,11 @@ def _check(nodes: dict[bytes, bytes]) -> None:
     for path, node in nodes.items():
         parent, _, name = path.rpartition(b"/")
         if name in (b"", b".", b"..") or len(name) > 255:
-            raise BadManifest(f"{quoted(path)} is no path")
+            raise BadManifest(f"{quoted(path)} is not a valid path")
         if (parent and nodes.get(parent) != DIRECTORY) or path.startswith(b"/"):
             raise BadManifest(f"{quoted(path)} is not in a directory")
         if path <= before:
             raise BadManifest(f"{quoted(path)} is out of order")
         if not _NODE.fullmatch(node):
-            raise BadManifest(f"what {quoted(path)} is makes no sense")
+            raise BadManifest(f"the node of {quoted(path)} is invalid")
         before = path

@@ -12,41 +12,39 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 from cas.model.manifest import Digest, is_digest
 
 _Record = TypeVar("_Record")
-_DEEPEST = 50
+_MAX_DEPTH = 50
 NUMBERS = range(1 << 63)
-"""What a file system or a clock can give."""
+"""The sizes of a file system and the times of a clock."""
 
 
 def parse(text: str | bytes) -> Any:
-    """Read JSON, in UTF-8. Raises ValueError.
+    """Parse JSON in UTF-8. Raises ValueError.
 
-    Refused is also what readers of JSON differ in, or can be brought down by: a key that is in an
-    object twice, what is no number of JSON, deep nesting.
+    Refuses input that JSON parsers treat differently or crash on: duplicate keys, NaN and
+    Infinity, deep nesting.
     """
     if isinstance(text, bytes):
         text = text.decode()
     try:
         document = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
-    if text.count("[") + text.count("{") > _DEEPEST:
+        raise ValueError("it is nested too deeply") from None
+    if text.count("[") + text.count("{") > _MAX_DEPTH:
         _check_depth(document)
     return document
 
 
 def record_of(kind: type[_Record], document: Any, **known: object) -> _Record:
-    """Make a record (a NamedTuple) of a JSON object, whose fields have to be of its types, and of
-    `known` ones.
+    """Return a NamedTuple with the fields of a JSON object, checked for their types, and `known`.
 
-    Whole numbers are those that a file system or a clock can give, a text is one that can be a
-    path. Raises ValueError.
+    Integers must be in `NUMBERS`, strings must be valid as paths. Raises ValueError.
     """
     if not isinstance(document, dict):
-        raise ValueError("it is no object")
+        raise ValueError("it is not an object")
     fields = _fields(cast(Hashable, kind))
     for name, value in document.items():
         if name not in fields or name in known:
-            raise ValueError(f"it has a field {name!a:.40}")
+            raise ValueError(f"it has an unknown field {name!a:.40}")
         if not has_type(value, fields[name]):
             raise ValueError(f"its {name} is {value!a:.40}")
     try:
@@ -56,8 +54,8 @@ def record_of(kind: type[_Record], document: Any, **known: object) -> _Record:
 
 
 def has_type(value: object, kind: Any) -> bool:
-    """Tell whether what JSON gave is of a type: one of `int`, `str`, `bool`, `None`, `Digest`,
-    lists and dictionaries of such, unions, and `Any`."""
+    """Return whether a JSON value has a type: `int`, `str`, `bool`, `None`, `Digest`, `Any`, and
+    lists, dictionaries and unions of these."""
     if kind is int:
         return type(value) is int and value in NUMBERS
     if kind is str:
@@ -68,13 +66,13 @@ def has_type(value: object, kind: Any) -> bool:
         return True
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is list:
-        return isinstance(value, list) and all(has_type(one, arguments[0]) for one in value)
+        return isinstance(value, list) and all(has_type(item, arguments[0]) for item in value)
     if origin is dict:
         return isinstance(value, dict) and all(
-            has_type(one, arguments[1]) for one in value.values()
+            has_type(item, arguments[1]) for item in value.values()
         )
     if origin in (Union, types.UnionType):
-        return any(has_type(value, one) for one in arguments)
+        return any(has_type(value, choice) for choice in arguments)
     return isinstance(value, kind)
 
 
@@ -88,7 +86,7 @@ def _is_text(value: str) -> bool:
         return True
     try:
         os.fsencode(value)
-    except UnicodeEncodeError:  # half of a pair of surrogates
+    except UnicodeEncodeError:  # a lone surrogate
         return False
     return True
 
@@ -96,24 +94,24 @@ def _is_text(value: str) -> bool:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key is in it twice")
+        raise ValueError("a key occurs twice")
     return found
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _check_depth(document: Any) -> None:
     level = [document]
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         inner: list[Any] = []
-        for one in level:
-            if isinstance(one, dict):
-                inner += one.values()
-            elif isinstance(one, list):
-                inner += one
+        for value in level:
+            if isinstance(value, dict):
+                inner += value.values()
+            elif isinstance(value, list):
+                inner += value
         if not inner:
             return
         level = inner
-    raise ValueError("it is nested too deep")
+    raise ValueError("it is nested too deeply")

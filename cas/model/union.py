@@ -1,4 +1,4 @@
-"""Compositions: several trees seen as one."""
+"""The union of several trees."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from cas.model.manifest import DIRECTORY, Digest, Manifest
 
 
 def union(manifests: Iterable[Manifest]) -> dict[bytes, tuple[bytes, int]]:
-    """Lay manifests over each other, a later one over the earlier ones.
+    """Combine manifests, a later one over the earlier ones, as overlayfs does.
 
-    Returns for each path of the result, sorted, its node and the number of the last manifest
-    that brought it. Directories merge; anything else hides what is below it at that path, a
-    directory with all its content included. That is what overlayfs does, and what copying one
-    tree over the other would do.
+    Returns for each path of the result, sorted, its node and the number of the last manifest that
+    has it. Directories merge. Anything else hides the earlier entries at its path, including whole
+    directories.
     """
     nodes: dict[bytes, bytes] = {}
     numbers: dict[bytes, int] = {}
@@ -27,14 +26,14 @@ def union(manifests: Iterable[Manifest]) -> dict[bytes, tuple[bytes, int]]:
 
 
 def remove_below(directory: bytes, nodes: dict[bytes, bytes]) -> None:
-    """Forget all that is in a directory."""
+    """Remove all paths in a directory from `nodes`."""
     inside = directory + b"/"
     for path in [path for path in nodes if path.startswith(inside)]:
         del nodes[path]
 
 
 def providers(path: bytes, manifests: Sequence[Manifest]) -> list[tuple[int, bytes]]:
-    """Return who brings a path, lowest first: the number of each manifest, and its node."""
+    """Return the number of each manifest that has a path, lowest first, with its node."""
     return [
         (number, manifest.nodes[path])
         for number, manifest in enumerate(manifests)
@@ -43,6 +42,6 @@ def providers(path: bytes, manifests: Sequence[Manifest]) -> list[tuple[int, byt
 
 
 def distinct(trees: Iterable[Digest]) -> tuple[Digest, ...]:
-    """Drop every tree that comes again later: it would be hidden there by its own equal."""
+    """Drop every tree that occurs again later, since the later one hides it."""
     last_first = dict.fromkeys(reversed(tuple(trees)))
     return tuple(reversed(last_first))

@@ -102,7 +102,7 @@ class _PullJob:
                 self._ask(plan)
             except (records.BadRecord, tree_file.BadTreeFile) as error:
                 what = "record" if isinstance(error, records.BadRecord) else "tree file"
-                plan.wrong = NotAvailable(Outcome.DAMAGED, f"its {what} makes no sense: {error}")
+                plan.wrong = NotAvailable(Outcome.DAMAGED, f"its {what} is corrupt: {error}")
                 continue
             except NotAvailable as error:
                 plan.wrong = error

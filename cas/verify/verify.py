@@ -65,7 +65,7 @@ def _all(reader: Reader, damaged: list[Finding]) -> list[Artifact]:
         try:
             artifacts.append(record.artifact())
         except StoreDamaged as error:
-            what = f"has a record that makes no sense: {error.message}"
+            what = f"has a corrupt record: {error.message}"
             damaged.append(Finding(FaultKind.INDEX, b"index/data.mdb", what, (record.name,)))
     if not reader.is_consistent(artifacts):
         what = "finds other artifacts by hash or tree than it has"

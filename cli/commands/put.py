@@ -120,9 +120,11 @@ class _RemovalProgress(Progress):
         self.is_committed = False
 
     def update(self, done: int, total: int = 0, size: int = 0) -> None:
+        """Pass the report on."""
         self.shown.update(done, total, size)
 
     def committed(self) -> None:
+        """Remember that the records are deleted."""
         self.is_committed = True
 
 

@@ -63,7 +63,7 @@ def conflict_options(function: _Function) -> _Function:
             type=click.Choice([policy.value for policy in ConflictPolicy]),
             default=ConflictPolicy.WARN.value,
             show_default=True,
-            help="What to do when IDs bring different things at one path.",
+            help="What to do if artifacts conflict at a path.",
         ),
     ):
         function = option(function)

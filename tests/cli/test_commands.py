@@ -56,7 +56,7 @@ def test_has_prints_missing_ids(cas: Cas, tree: Path) -> None:
     assert cas("has", ZLIB).stdout == ""
     assert cas("has", ZLIB, GLIBC, code=3).stdout == f"{GLIBC}\n"
     assert cas.json("has", ZLIB, GLIBC, code=3) == {"missing": [GLIBC]}
-    assert "not a task signature" in cas("has", "zlib", code=2).stderr
+    assert "not an ID" in cas("has", "zlib", code=2).stderr
 
 
 def test_ls_show_and_files_agree_in_text_and_json(cas: Cas, tree: Path) -> None:

@@ -27,7 +27,7 @@ TEXTS = {
     "trailing": b"{} {}",
     "zeros": bytes(5000),
 }
-"""What makes no sense to any reader."""
+"""Values that are invalid to every reader."""
 
 _TOKENS = st.sampled_from(
     [*TEXTS.values(), b"..", b"/", b"\0", b"\n", b"1" + b"0" * 30, b"-1", b"NaN", b"\\ud800"]

@@ -114,7 +114,7 @@ class Worker:
             check=False,
         )
         if done.returncode in (*_TRUE_REASONS, *allowed) or (
-            done.returncode == 125 and "no such signature" in done.stderr
+            done.returncode == 125 and "no such ID" in done.stderr
         ):
             raise _TrueReason
         assert done.returncode == 0, (arguments, done)

@@ -117,7 +117,7 @@ def test_read_only_store_of_an_earlier_boot_is_rechecked(work: Path, tree: Path)
     (layer / "usr/x").unlink()
     done = _in_namespace(work, script)
     assert done.returncode == 125
-    assert "no such signature" in done.stderr
+    assert "no such ID" in done.stderr
 
 
 def test_target_on_another_file_system_or_on_a_mount_point(work: Path, tree: Path) -> None:

@@ -262,7 +262,7 @@ def test_keep_list_takes_abbreviations_and_standard_input(cas: Cas, work: Path, 
         cas("gc", "--json", "--keep-from", "-", *NOW, input="ol*", code=2).stdout or "0"
     )
     assert gone == 0
-    assert "not a task signature: 'ol*'" in cas("gc", "--keep-from=-", input="ol*", code=2).stderr
+    assert "not an ID: 'ol*'" in cas("gc", "--keep-from=-", input="ol*", code=2).stderr
     assert "everything would go" in cas("gc", "--keep-from=-", input="# no\n", code=8).stderr
     assert "No such file" in cas("gc", "--keep-from=nowhere", code=1).stderr
     assert len(_left(cas)) == 4
@@ -479,7 +479,7 @@ def test_pins_are_listed_with_reasons_and_hold_until_unpinned(cas: Cas, work: Pa
     assert cas("unpin", "a").stdout == "unpinned a:t:12345678\n"
     assert [pin["id"] for pin in cas.json("pins")] == ["b:t:12345678"]
     assert "not pinned" in cas("unpin", "a", code=3).stderr
-    assert "no such signature" in cas("pin", "nothing", code=3).stderr
+    assert "no such ID" in cas("pin", "nothing", code=3).stderr
     cas("rm", "a")
 
 
@@ -488,7 +488,7 @@ def test_damaged_pin_still_holds_and_can_be_removed(cas: Cas, work: Path) -> Non
     cas("pin", "a")
     (cas.store / "pins/a:t:12345678").write_text("{")
 
-    assert "makes no sense" in cas("pins", code=6).stderr
+    assert "is corrupt" in cas("pins", code=6).stderr
     cas("gc", "--max-age=0s", *NOW)
     assert _left(cas) == {"a"}
     cas("unpin", "a")

@@ -97,7 +97,7 @@ def test_sound_store_verifies_while_in_use(cas: Cas, work: Path, trees: None) ->
         task.communicate("\n")
     cas("umount", "linked")
     cas("umount", "other")
-    assert "no such signature" in cas("verify", "nothing", code=3).stderr
+    assert "no such ID" in cas("verify", "nothing", code=3).stderr
     assert "there is no store" in cas("--store", str(work / "none"), "verify", code=1).stderr
 
 
@@ -210,7 +210,7 @@ def test_every_flipped_bit_of_a_small_file_is_refused(cas: Cas, work: Path, tree
         path.write_bytes(good)
     path = next((cas.store / "mounts").iterdir())
     path.write_bytes(path.read_bytes().replace(b"a:t:", b"b:t:"))
-    assert "makes no sense" in cas("gc", "--max-age=0s", "--grace=0s", code=6).stderr
+    assert "is corrupt" in cas("gc", "--max-age=0s", "--grace=0s", code=6).stderr
     assert len(cas.json("ls")) == 3
 
 
@@ -622,7 +622,7 @@ def test_rebuilt_index_omits_damaged_artifacts(cas: Cas, work: Path, trees: None
         "odd:t:12345678",
     ]
     # Nothing is used before it was read.
-    assert "no such signature" in cas("mount", "target", "b", code=3).stderr
+    assert "no such ID" in cas("mount", "target", "b", code=3).stderr
 
 
 def test_flipped_index_bits_cause_no_crash_and_no_wrong_answer(
@@ -695,7 +695,7 @@ def test_flipped_index_page_headers_end_with_a_sentence(cas: Cas, work: Path, tr
 def test_crash_in_the_index_has_the_exit_code_of_damage(crash: str) -> None:
     code = f"""
 import ctypes
-from cli.crashes import crashes_told
+from cli.output.crashes import crashes_told
 with crashes_told("/the/store"):
     {crash}
 """

@@ -137,8 +137,8 @@ def test_interrupt_ends_all_workers_and_loses_no_result() -> None:
 
 _PARENT = """
 import os, signal, time
-from cas.turns import Turns
-from cas.workers import Worker
+from cas.system.shared_queue import SharedQueue
+from cas.system.workers import Worker
 signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 def work(give):
     give(os.getpid())
@@ -162,8 +162,8 @@ def test_workers_end_with_a_killed_parent() -> None:
 
 _IN_ODD_COMPANY = """
 import os, signal, time
-from cas.turns import Turns
-from cas.workers import run_parallel
+from cas.system.shared_queue import SharedQueue
+from cas.system.workers import run_parallel
 others = []
 def fork():
     if not others:
