@@ -1,4 +1,4 @@
-"""What is mounted from a store, and by whom."""
+"""The mounts of a store, and the commands that use it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mounter.unmounting import umount
 
 
 class MountInfo(NamedTuple):
-    """A mount, or a running command with mounts of its own.
+    """A mount, or a running command with its own mounts.
 
-    `where` is the target, or what the lease says of it. `state` is "alive", "stale" (gone
-    without `cas umount`), "elsewhere" (in another mount namespace, covered or moved) or
-    "running". `pid` is that of the process that made it, in its own PID namespace.
+    `where` is the target, or the purpose of the command's lease. `state` is "alive", "stale"
+    (ended without `cas umount`), "elsewhere" (in another mount namespace, covered or moved) or
+    "running". `pid` identifies the process that made it, in that process's PID namespace.
     """
 
     where: bytes
@@ -31,7 +31,10 @@ class MountInfo(NamedTuple):
 
 
 def all_mounts(store: bytes) -> Iterator[MountInfo]:
-    """Yield what is recorded in the store at an absolute path. Raises OSError, StoreDamaged."""
+    """Yield the mounts and running commands of the store at an absolute path.
+
+    Raises OSError, StoreDamaged.
+    """
     for record in mount_records.all_records(store):
         plan, *_ = mount_records.plan_documents(store, record)
         yield MountInfo(
@@ -56,7 +59,7 @@ def all_mounts(store: bytes) -> Iterator[MountInfo]:
 
 
 def umount_stale(store: bytes) -> Iterator[bytes]:
-    """Clear away the records of all mounts that are not there any more; yield their targets.
+    """Remove the records and leftovers of all mounts that have ended; yield their targets.
 
     Raises OSError, InUse, StoreDamaged.
     """
@@ -69,5 +72,5 @@ def umount_stale(store: bytes) -> Iterator[bytes]:
 def _state(record: mount_records.MountRecord) -> str:
     if not mount_records.may_be_mounted(record):
         return "stale"
-    kernel_mount = record.strategy == Strategy.OVERLAY.value
-    return "elsewhere" if kernel_mount and not mount_records.is_mounted(record) else "alive"
+    is_overlay = record.strategy == Strategy.OVERLAY.value
+    return "elsewhere" if is_overlay and not mount_records.is_mounted(record) else "alive"

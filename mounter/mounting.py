@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cas.disk import mount_records
 from cas.errors import InUse
+from cas.system.debug_log import debug
 from cas.system.directories import open_directory
 from cas.system.mountinfo import source_of
 from cas.system.oserrors import adding_path
@@ -178,6 +179,7 @@ def _try_strategies(plan: Plan, created: Sequence[bytes], source: str, progress:
     """Mount with the first strategy that works. Raises NoStrategy, CasError, OSError."""
     reasons = list(plan.reasons)
     for candidate in plan.candidates:
+        debug("mounting %s by %s", quoted(plan.target), candidate.value)
         try:
             if candidate is Strategy.OVERLAY:
                 _mount_overlay(plan, created, source)
@@ -186,9 +188,11 @@ def _try_strategies(plan: Plan, created: Sequence[bytes], source: str, progress:
                 from mounter.linked.place import place_linked_tree
 
                 place_linked_tree(plan, candidate, created, progress)
+            debug("mounted %s by %s", quoted(plan.target), candidate.value)
             count_sysroots([plan], overlaid=candidate is Strategy.OVERLAY)
             return Mount(plan.store, plan.target, candidate, tuple(reasons))
         except StrategyRefused as refusal:
+            debug("strategy %s refused: %s", candidate.value, refusal)
             mount_records.remove_record(plan.store, plan.target)
             reasons.append(f"{candidate.value}: {refusal}")
         except BaseException:

@@ -1,4 +1,4 @@
-"""What this machine can do, found out by doing it."""
+"""Probes the features of this machine that the mounter uses, by trying them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from mounter.overlay.overlay import attach_overlay
 from mounter.plan import Plan, StrategyRefused
 
 _FICLONE = 0x40049409  # linux/fs.h
-_MAX_LINKS = 70_000  # ext4 ends at 65,000, btrfs and xfs far above
+_MAX_LINKS = 70_000
+"""Hard links that are tried: more than ext4 allows (65,000); btrfs and XFS allow far more."""
+_PROGRESS_BATCH_LINKS = 1000
 
 
 class ProbeResult(NamedTuple):
-    """Something was tried: `works` tells the outcome, `detail` why, or how far."""
+    """The result of a probe: whether the feature works, with the reason or limit in `detail`."""
 
     name: str
     works: bool
@@ -29,10 +31,10 @@ class ProbeResult(NamedTuple):
 
 
 def probe(directory: bytes, progress: Progress = NO_PROGRESS) -> Iterator[ProbeResult]:
-    """Try on the file system of `directory`, a writable one, what the mounter relies on.
+    """Try the features that the mounter uses, on the file system of a writable `directory`.
 
-    Nothing is left behind. Takes about a second, for the links, which `progress` gets. Raises
-    OSError.
+    Leaves nothing behind. Takes about a second, since it counts hard links; `progress` counts them
+    too. Raises OSError.
     """
     own_mounts = syscalls.CLONE_NEWNS
     namespaces = syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS
@@ -60,7 +62,7 @@ def probe(directory: bytes, progress: Progress = NO_PROGRESS) -> Iterator[ProbeR
 
 
 def try_in_child(name: str, attempt: Callable[[], None]) -> ProbeResult:
-    """Make an attempt in a child, since it changes the process; the child sends what failed."""
+    """Make an attempt in a child process, since it changes the process; return the result."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -73,22 +75,23 @@ def try_in_child(name: str, attempt: Callable[[], None]) -> ProbeResult:
             os._exit(0)
     os.close(writing)
     with open(reading) as file:
-        said = file.read()
+        outcome = file.read()
     os.waitpid(child, 0)
-    return ProbeResult(name, said == "works", "" if said == "works" else said)
+    works = outcome == "works"
+    return ProbeResult(name, works, "" if works else outcome)
 
 
 def _try_fsopen() -> None:
     try:
         os.close(syscalls.fsopen(b"overlay"))
     except PermissionError:
-        # It is there, and asks for privileges; a user namespace gives them.
+        # The call exists, but needs privileges; a user namespace has them.
         syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
         os.close(syscalls.fsopen(b"overlay"))
 
 
 def _try_overlay(plan: Plan, namespaces: int) -> None:
-    """Mount an overlay where only this process, which is a child for that, sees it."""
+    """Mount an overlay in new namespaces; must run in a child process."""
     syscalls.unshare(namespaces)
     syscalls.mount(None, b"/", None, syscalls.MS_SLAVE | syscalls.MS_REC)
     with open_directory(os.path.join(plan.store, b"empty")) as target:  # in the new namespace
@@ -97,26 +100,26 @@ def _try_overlay(plan: Plan, namespaces: int) -> None:
 
 def _try_reflink(directory: int) -> ProbeResult:
     flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
-    files = [os.open(name, flags, 0o600, dir_fd=directory) for name in ("from", "to")]
+    source, target = (os.open(name, flags, 0o600, dir_fd=directory) for name in ("from", "to"))
     try:
-        os.write(files[0], b"x" * 65536)
-        fcntl.ioctl(files[1], _FICLONE, files[0])
+        os.write(source, b"x" * 65536)
+        fcntl.ioctl(target, _FICLONE, source)
     except OSError as error:
-        return ProbeResult("reflink", False, f"{error.strerror}; copies are full copies")
+        return ProbeResult("reflink", False, f"{error.strerror}; copies share no blocks")
     finally:
-        for fd in files:
-            os.close(fd)
+        os.close(source)
+        os.close(target)
     return ProbeResult("reflink", True, "")
 
 
 def _count_links(directory: int, progress: Progress) -> ProbeResult:
-    os.close(os.open("one", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=directory))
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=directory))
     os.mkdir("links", dir_fd=directory)
     for count in range(2, _MAX_LINKS):
-        if count % 1000 == 0:
+        if count % _PROGRESS_BATCH_LINKS == 0:
             progress.update(count, _MAX_LINKS, 0)
         try:
-            os.link("one", f"links/{count}", src_dir_fd=directory, dst_dir_fd=directory)
+            os.link("file", f"links/{count}", src_dir_fd=directory, dst_dir_fd=directory)
         except OSError as error:
             if error.errno == errno.EMLINK:
                 return ProbeResult("hard links", True, f"{count - 1} to a file")

@@ -1,4 +1,4 @@
-"""The records of what `cas mount` makes."""
+"""The records that `cas mount` writes, and the counts of sysroots."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from mounter.plan import Plan, Strategy
 
 
 def count_sysroots(plans: Iterable[Plan], *, overlaid: bool) -> None:
-    """Count sysroots that were made, where the store can be written; see `cas.disk.counters`."""
+    """Count sysroots that were made, if the store is writable; see `cas.disk.counters`."""
     for plan in plans:
-        made = Counts(mount_hits=len(plan.artifacts))
+        counts = Counts(mount_hits=len(plan.artifacts))
         if overlaid:
-            made = made._replace(overlays=1, entries=plan.entries)
-        count(plan.store, made)
+            counts = counts._replace(overlays=1, entries=plan.entries)
+        count(plan.store, counts)
 
 
 def new_source_name() -> str:
-    """Return a name for the source of a mount that no other mount has."""
+    """Return a unique name for the source of a mount, by which it is recognized."""
     return f"cas-{os.urandom(8).hex()}"
 
 
@@ -38,15 +38,15 @@ def new_record(
     source: str | None = None,
     staging: bytes | None = None,
 ) -> mount_records.MountRecord:
-    """Make the record of a plan that is about to be carried out."""
-    before = os.stat(plan.target)
+    """Return the record of a plan that is about to be mounted. Raises OSError."""
+    target = os.stat(plan.target)
     return mount_records.MountRecord(
         target=os.fsdecode(plan.target),
         strategy=strategy.value,
         created=[os.fsdecode(directory) for directory in created],
-        mode=stat.S_IMODE(before.st_mode),
-        uid=before.st_uid,
-        gid=before.st_gid,
+        mode=stat.S_IMODE(target.st_mode),
+        uid=target.st_uid,
+        gid=target.st_gid,
         staging=None if staging is None else os.fsdecode(staging),
         boot_id=boot_id(),
         namespace=mount_namespace(),
@@ -60,15 +60,13 @@ def new_record(
 
 
 def recorded_plans(store: bytes, record: mount_records.MountRecord) -> list[Plan]:
-    """Return the plans of a record in the store at `store`.
+    """Return the plans of a record in the store at `store`, with that path.
 
-    They are of that store and target, whatever path the store had when it was made. Raises
-    StoreDamaged.
+    The store may have had another path when the record was written. Raises StoreDamaged.
     """
     try:
         plans = [Plan.decode(document) for document in mount_records.plan_documents(store, record)]
     except InputRefused as error:
-        where = quoted(mount_records.record_path(store, os.fsencode(record.target)))
-        what = f"the mount record {where} makes no sense: {error.message}"
-        raise StoreDamaged(what) from error
+        path = quoted(mount_records.record_path(store, os.fsencode(record.target)))
+        raise StoreDamaged(f"the mount record {path} is corrupt: {error.message}") from error
     return [plan._replace(store=store, target=os.fsencode(record.target)) for plan in plans]

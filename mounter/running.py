@@ -1,4 +1,4 @@
-"""`cas run`: a command with compositions at paths of its own, and nothing left afterwards."""
+"""Runs a command with compositions mounted for it, and removes them afterwards."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from cas.disk.scratch import scratch
 from cas.errors import InputRefused
+from cas.system.debug_log import debug
 from cas.system.directories import is_below, make_directory, open_directory
 from cas.system.progress import NO_PROGRESS, Progress
 from cas.system.text import quoted
@@ -44,13 +45,14 @@ def run(
 ) -> int:
     """Run `command` with a composition at each path of `sysroots`; return its exit code.
 
-    It runs in namespaces of its own, where the compositions are read-only mounts, or with
-    `writable` take changes that are thrown away; `mounter.sandbox.isolation.Sandbox` has the other
-    choices. Where the kernel refuses overlays, linked trees are mounted in their place;
-    where it refuses namespaces, linked trees are made at the paths and the command runs without.
-    `note` gets a sentence then. Paths are made if they are missing, and removed at the end.
+    The command runs in its own namespaces. The compositions are mounted there read-only; with
+    `writable` they accept changes, which are discarded. `sandbox` has the other choices. If the
+    kernel refuses overlays, linked trees are mounted instead. If it refuses namespaces, linked
+    trees are made at the paths and the command runs without namespaces. In both cases `note` is
+    called with a sentence. Missing paths are made, and removed at the end.
 
-    The exit code is as in `mounter.sandbox.processes.run_sandboxed`. The compositions stay open.
+    The exit code is that of `mounter.sandbox.processes.run_sandboxed`. Does not close the
+    compositions.
     Raises InputRefused, InUse, NoStrategy, BadSandbox, StoreDamaged, CasError, OSError.
     """
     plans = [
@@ -61,8 +63,8 @@ def run(
 
 
 class RunResult(NamedTuple):
-    """How a command was run: its exit `code`, by which strategy the sysroot of each plan was made,
-    and whether it had namespaces of its own."""
+    """The result of a command: its exit `code`, the strategy of each plan's sysroot, and whether
+    the command had its own namespaces."""
 
     code: int
     strategies: tuple[Strategy, ...]
@@ -77,11 +79,11 @@ def run_plans(
     tracer: Tracer | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> int:
-    """Run `command` with what each plan says at its target; see `run`.
+    """Run `command` with each plan's sysroot at its target; return its exit code; see `run`.
 
-    The caller has leases on what the plans use. A `tracer` of these plans sees what the command
-    opens; if it cannot, TraceRefused is raised before the command begins. `progress` gets what is
-    linked or copied.
+    The caller holds leases on what the plans use. A `tracer` of these plans records the files that
+    the command opens; if it cannot, TraceRefused is raised before the command is started.
+    `progress` counts the files that are linked or copied.
     """
     return run_plans_detailed(command, plans, note, sandbox, tracer, progress).code
 
@@ -94,7 +96,7 @@ def run_plans_detailed(
     tracer: Tracer | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> RunResult:
-    """Run `command` like `run_plans`, and tell how. Raises what that raises."""
+    """Run `command` like `run_plans`; return also how it was run. Raises the same."""
     arguments = [os.fsencode(argument) for argument in command]
     refuse_unmountable_paths(plans, sandbox)
     with contextlib.ExitStack() as stack:
@@ -103,8 +105,9 @@ def run_plans_detailed(
         try:
             return _run_in_namespace(arguments, plans, note, sandbox, tracer, progress)
         except NamespaceRefused as refusal:
+            debug("namespaces refused: %s", refusal)
             _refuse_without_namespaces(plans, sandbox, refusal)
-            linked = ", and its sysroots are linked, and visible outside" if plans else ""
+            linked = "; its sysroots are linked, and other processes see them" if plans else ""
             note(f"{refusal}: the command shares network, processes and IPC with others{linked}")
         strategies = []
         for plan in plans:
@@ -124,21 +127,22 @@ def _run_in_namespace(
 ) -> RunResult:
     if not any(plan.strategy in _LINKED for plan in plans):
         try:
-            placed = [_overlay_spec(plan) for plan in plans]
-            code = run_sandboxed(arguments, placed, sandbox, tracer)
+            specs = [_overlay_spec(plan) for plan in plans]
+            code = run_sandboxed(arguments, specs, sandbox, tracer)
             count_sysroots(plans, overlaid=True)
             return RunResult(code, (Strategy.OVERLAY,) * len(plans))
         except StrategyRefused as refusal:
+            debug("strategy overlay refused: %s", refusal)
             if any(plan.strategy is Strategy.OVERLAY or plan.upper for plan in plans):
                 raise NoStrategy(plans[0].target, [f"overlay: {refusal}"]) from refusal
             note(f"the sysroots are linked, not overlaid: {refusal}")
     with contextlib.ExitStack() as stack:
         strategies = tuple(map(_link_strategy, plans))
-        placed = [
+        specs = [
             _make_linked(plan, strategy, stack, progress)
             for plan, strategy in zip(plans, strategies, strict=True)
         ]
-        code = run_sandboxed(arguments, placed, sandbox, tracer)
+        code = run_sandboxed(arguments, specs, sandbox, tracer)
         count_sysroots(plans, overlaid=False)
         return RunResult(code, strategies)
 
@@ -146,9 +150,9 @@ def _run_in_namespace(
 def _refuse_without_namespaces(
     plans: Sequence[Plan], sandbox: Sandbox, refusal: NamespaceRefused
 ) -> None:
-    """Refuse what links at the path itself cannot give. Raises NoStrategy."""
+    """Refuse requests that need namespaces. Raises NoStrategy."""
     for bind in sandbox.binds:
-        raise NoStrategy(bind.target, [f"{refusal}, so nothing can be bound to another path"])
+        raise NoStrategy(bind.target, [f"{refusal}; a bind mount needs one"])
     for plan in plans:
         if plan.upper is not None or plan.strategy is Strategy.OVERLAY:
             raise NoStrategy(plan.target, [f"overlay: {refusal}"])
@@ -167,7 +171,7 @@ def _link_strategy(plan: Plan) -> Strategy:
 def _make_linked(
     plan: Plan, strategy: Strategy, stack: contextlib.ExitStack, progress: Progress
 ) -> MountSpec:
-    """Make a plan's tree in the store, where links work, for as long as `stack` lives."""
+    """Make a plan's linked tree in the store's scratch directory; `stack` removes it."""
     store = stack.enter_context(open_directory(plan.store))
     work = stack.enter_context(scratch(store, f"run-{plan.lease}" if plan.lease else "run"))
     make_directory(b"sysroot", 0o755, work.fd)
@@ -180,20 +184,20 @@ def _make_linked(
 
 
 def refuse_unmountable_paths(plans: Sequence[Plan], sandbox: Sandbox = _DEFAULT_SANDBOX) -> None:
-    """Refuse paths at which nothing can be mounted for a command. Raises InputRefused."""
+    """Refuse paths that cannot be mounted at for a command. Raises InputRefused."""
     targets = [*(plan.target for plan in plans), *(bind.target for bind in sandbox.binds)]
     if b"/" in targets:
-        raise InputRefused("nothing can be mounted at /", hint="give a directory in it")
+        raise InputRefused("cannot mount at /", hint="give a directory below it")
     for target in targets:
         if is_below(target, b"/proc"):
             raise InputRefused(
-                f"nothing can be mounted at {quoted(target)}: the command gets a /proc of its own",
-                hint="give a directory elsewhere",
+                f"cannot mount at {quoted(target)}: the command has a /proc of its own",
+                hint="give a directory outside /proc",
             )
         if not any(other != target and is_below(target, other) for other in targets):
-            nearest_directory(target)
+            nearest_directory(target)  # for its check; inner targets are made inside outer ones
     if len(set(targets)) < len(targets):
-        raise InputRefused("two things have the same path", hint="give each a path of its own")
+        raise InputRefused("two mounts have the same path", hint="give each its own path")
     for plan in plans:
         for target in targets:
             refuse_store_overlap(target, plan.store)
@@ -202,5 +206,5 @@ def refuse_unmountable_paths(plans: Sequence[Plan], sandbox: Sandbox = _DEFAULT_
                 raise InputRefused(
                     f"the sysroot {quoted(other.target)} is inside the sysroot "
                     f"{quoted(plan.target)}",
-                    hint="give paths that are beside each other",
+                    hint="give paths of which none contains another",
                 )

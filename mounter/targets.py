@@ -1,4 +1,4 @@
-"""Directories to mount at: which are fit, and making them and taking them away again."""
+"""Target directories: checking, making, locking and removing them."""
 
 from __future__ import annotations
 
@@ -9,32 +9,39 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from cas.errors import InputRefused, InUse
+from cas.system.debug_log import debug
 from cas.system.directories import DIRECTORY_FLAGS, is_within
 from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 from mounter.plan import Plan
 
 _MAX_ATTEMPTS = 100
-_MOUNT_POINT_MODE = stat.S_ISUID | stat.S_ISVTX | 0o755  # the first says nothing of a directory
+"""How often a directory is made again that another process keeps removing."""
+_MOUNT_POINT_MODE = stat.S_ISUID | stat.S_ISVTX | 0o755
+"""Marks a directory that a run made to mount at. The set-user-ID bit has no effect on directories,
+so nobody else uses this mode."""
 StrPath = str | bytes | os.PathLike[str]
 
 
 def absolute_target(target: StrPath) -> bytes:
-    """Resolve all but the last part, so that a symbolic link as the target is seen as one."""
+    """Return an absolute path of which all but the last component is resolved.
+
+    So a symbolic link at the target itself is recognized. Raises InputRefused.
+    """
     if not os.fsencode(target):
-        raise InputRefused("the path of the target is empty", hint="give a directory")
+        raise InputRefused("the target's path is empty", hint="give a directory")
     path = os.path.abspath(os.fsencode(target))
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def resolve_target(target: StrPath) -> bytes:
-    """Return where something is mounted, through a symbolic link that leads there."""
+    """Return the absolute path of a mount, which may be given by a symbolic link to it."""
     path = absolute_target(target)
     return os.path.realpath(path) if os.path.islink(path) else path
 
 
 def check_target(plan: Plan) -> None:
-    """Refuse a target that is no directory, or is in, above or the same as the store.
+    """Refuse a target that is not a directory, or overlaps the store.
 
     Raises InputRefused.
     """
@@ -47,11 +54,11 @@ def check_target(plan: Plan) -> None:
 
 
 def refuse_store_overlap(target: bytes, store: bytes) -> None:
-    """Refuse a target that is in, above or the same as the store. Raises InputRefused."""
+    """Refuse a target inside, above or equal to the store. Raises InputRefused."""
     if is_within(target, store) or is_within(store, target):
         raise InputRefused(
-            f"{quoted(target)} and the store {quoted(store)} are one in the other",
-            hint="give a target that is outside of the store and does not hold it",
+            f"the target {quoted(target)} overlaps the store {quoted(store)}",
+            hint="give a target outside the store that does not contain it",
         )
 
 
@@ -75,8 +82,8 @@ def _not_a_directory(path: bytes) -> InputRefused:
 def make_directories(path: bytes, mode: int | None = None) -> list[bytes]:
     """Make a directory and its missing parents; return those made, outermost first.
 
-    They have exactly `mode`, or without one what the umask leaves. Others may make and remove the
-    same ones meanwhile. Raises OSError.
+    They have exactly `mode`; without it, the umask decides. Other processes may make and remove the
+    same directories at the same time. Raises InputRefused, OSError.
     """
     made: list[bytes] = []
     try:
@@ -100,7 +107,7 @@ def _make_missing(path: bytes, made: list[bytes], mode: int | None) -> None:
                 made.append(missing)
                 if mode is not None:
                     os.chmod(missing, mode)
-        except FileNotFoundError:  # its parent has just gone, or it is a place such as /proc
+        except FileNotFoundError:  # the parent was just removed, or is a place such as /proc
             if attempts > _MAX_ATTEMPTS:
                 raise
         except FileExistsError as error:
@@ -109,14 +116,14 @@ def _make_missing(path: bytes, made: list[bytes], mode: int | None) -> None:
 
 
 def remove_directories(made: Sequence[bytes]) -> None:
-    """Remove what `make_directories` made, as far as it is empty."""
+    """Remove the directories that `make_directories` made and that are empty."""
     for directory in reversed(made):
         with contextlib.suppress(OSError):
             os.rmdir(directory)
 
 
 def refuse_nonempty(target: bytes) -> None:
-    """Refuse a directory that is not empty. Raises InputRefused."""
+    """Refuse a directory with entries. Raises InputRefused, OSError."""
     with os.scandir(target) as entries:
         if next(entries, None) is not None:
             raise InputRefused(
@@ -126,9 +133,9 @@ def refuse_nonempty(target: bytes) -> None:
 
 @contextlib.contextmanager
 def directory_lock(target: bytes) -> Iterator[None]:
-    """Keep other processes from mounting at, or unmounting, a directory meanwhile.
+    """Lock a directory for a `with` block, so that only this process mounts or unmounts there.
 
-    Raises InputRefused if it is a symbolic link, InUse.
+    Raises InputRefused (it is a symbolic link), InUse, OSError.
     """
     try:
         fd = os.open(target, DIRECTORY_FLAGS)
@@ -140,7 +147,7 @@ def directory_lock(target: bytes) -> Iterator[None]:
     except BlockingIOError as error:
         raise InUse(
             f"another process is mounting, unmounting or running at {quoted(target)}",
-            hint="try again when it has ended",
+            hint="try again when that has ended",
         ) from error
     finally:
         os.close(fd)
@@ -148,21 +155,21 @@ def directory_lock(target: bytes) -> Iterator[None]:
 
 def _symbolic_link(target: bytes) -> InputRefused:
     return InputRefused(
-        f"{quoted(target)} is a symbolic link", hint="give the directory that it leads to"
+        f"{quoted(target)} is a symbolic link", hint="give the directory that it points to"
     )
 
 
 class MountPoint:
-    """A directory that is there for as long as somebody mounts on it.
+    """A directory to mount at, which exists while any process uses it.
 
-    Processes share it, each with a mount in its own namespace. To remove a directory takes away
-    what is mounted on it elsewhere (Linux 3.18): so each holds a shared lock on it (flock(2)),
-    and the last of them removes it, if one of them has made it. Its mode tells that, and that of
-    the parents which were made too: it is one that nobody else gives.
+    Several processes can share it, each with a mount in its own namespace. Removing a directory
+    unmounts what other namespaces have mounted on it (since Linux 3.18). So each process holds a
+    shared lock on it (flock(2)), and the last one removes it with the parents that were made too.
+    Only directories that a process made for this purpose are removed; their mode marks them.
     """
 
     def __init__(self, path: bytes) -> None:
-        """Make the directory, with its parents, if it is not there. Raises OSError."""
+        """Make the directory, with its parents, if it is missing; lock it. Raises OSError."""
         self.path = path
         while True:
             make_directories(path, mode=_MOUNT_POINT_MODE)
@@ -171,28 +178,31 @@ class MountPoint:
             except FileNotFoundError:
                 continue
             except PermissionError:
-                self._fd = -1  # then it was there, and nobody of this user's made it
+                # An unreadable directory cannot be one that a run of this user made.
+                self._fd = -1
                 return
             self._lock()
+            # Another process may have removed the directory before it was locked.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(path), os.fstat(self._fd)):
                     return
             os.close(self._fd)
 
     def _lock(self) -> None:
-        """Hold a shared lock; not one that somebody keeps for long on a directory of their own."""
+        """Take a shared lock; give up if another program holds its own lock on its directory."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             if _has_mount_point_mode(self._fd):
+                debug("waiting for the lock on the mount point %s", quoted(self.path))
                 fcntl.flock(self._fd, fcntl.LOCK_SH)
 
     def release(self) -> None:
-        """Remove what was made, if nobody else needs it. It must not be mounted on here."""
+        """Remove the directory if no other process uses it; nothing may be mounted on it here."""
         if self._fd < 0:
             return
         path, fd = self.path, self._fd
-        with contextlib.suppress(OSError):  # somebody has a lock on it, or something in it
+        with contextlib.suppress(OSError):  # another process has locked it, or it is not empty
             while _has_mount_point_mode(fd):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.rmdir(path)

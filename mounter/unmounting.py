@@ -7,6 +7,7 @@ import os
 
 from cas.disk import mount_records
 from cas.errors import CasError, InUse
+from cas.system.debug_log import debug
 from cas.system.mountinfo import mount_namespace, source_of
 from cas.system.oserrors import adding_path
 from cas.system.progress import NO_PROGRESS, Progress
@@ -57,6 +58,7 @@ def umount(
             from mounter.linked.place import remove_placed_tree
 
             remove_placed_tree(root, path, record, progress)
+        debug("unmounted %s, made by %s", quoted(path), record.strategy)
         with signals_blocked():
             mount_records.remove_record(root, path)
             remove_directories([os.fsencode(directory) for directory in record.created])

@@ -1,4 +1,4 @@
-"""Sysroots as overlay mounts, and their upper directories.
+"""Overlay mounts and their upper directories.
 
 Uses `mounter.plan`, `mounter.targets` and `mounter.syscalls`.
 """

@@ -1,4 +1,4 @@
-"""The overlay strategy: one mount, merged by the kernel."""
+"""The overlay strategy: a mount whose layers the kernel merges."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from cas.system.text import quoted
 from mounter import syscalls
 from mounter.plan import Plan, StrategyRefused
 
-_MAX_STRING_BYTES = 255  # that fsconfig(2) takes, see vfs_parse_fs_string in fs/fsopen.c
-_MAX_OPTIONS_BYTES = 4095  # that mount(2) takes of a page; it cuts the rest without a word
+_MAX_STRING_BYTES = 255
+"""The longest value that fsconfig(2) accepts (strndup_user() in fs/fsopen.c)."""
+_MAX_OPTIONS_BYTES = 4095
+"""The longest option string of mount(2), which silently cuts what exceeds one page. A cut list of
+layers would mount a different tree."""
 _ATTRIBUTES = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 
 
 class MountApiMissing(StrategyRefused):
-    """The kernel lacks the new mount API, or `lowerdir+` in it (before Linux 6.5)."""
+    """The kernel is older than Linux 6.5: it lacks the new mount API or its option `lowerdir+`."""
 
 
 class Upper(NamedTuple):
-    """The open directories that take the changes of a writable overlay (borrowed)."""
+    """The open directories for the changes of a writable overlay; the descriptors are borrowed."""
 
     upper_fd: int
     work_fd: int
@@ -33,28 +36,28 @@ class Upper(NamedTuple):
 def attach_overlay(plan: Plan, source: str, target_fd: int, upper: Upper | None = None) -> None:
     """Mount a plan's overlay at the directory open at `target_fd`.
 
-    `source` is what mount(8) shows as the mount's source. Raises as `make_overlay` does.
+    `source` is the mount's source as mount(8) shows it. Raises what `make_overlay` raises.
     """
     try:
-        made = make_overlay(plan, source, upper)
+        overlay = make_overlay(plan, source, upper)
     except MountApiMissing as old:
         try:
             return _mount_by_options(plan, source, target_fd, upper)
         except StrategyRefused as refusal:
             raise StrategyRefused(f"{old}; by mount(2): {refusal}") from refusal
     try:
-        syscalls.move_mount(made, target_fd, plan.target)
+        syscalls.move_mount(overlay, target_fd, plan.target)
     except PermissionError as error:
         raise StrategyRefused(f"the kernel does not let this user mount ({error})") from error
     finally:
-        os.close(made)
+        os.close(overlay)
 
 
 def make_overlay(plan: Plan, source: str = "cas", upper: Upper | None = None) -> int:
-    """Make a plan's overlay mount, attached nowhere yet; return its descriptor.
+    """Make a plan's overlay mount, not attached yet; return its descriptor.
 
-    Layers go to the kernel one by one (`lowerdir+`, Linux 6.5), so their paths need no escapes
-    and no room in the one page of options that mount(2) takes.
+    Layers are added one by one (`lowerdir+`, Linux 6.5), so their paths need no escaping and may
+    exceed the one page of options that mount(2) accepts.
 
     Raises StrategyRefused with the kernel's reason, TooOld, StoreDamaged if a layer is missing.
     """
@@ -85,8 +88,8 @@ def make_overlay(plan: Plan, source: str = "cas", upper: Upper | None = None) ->
 
 def _create(fd: int, plan: Plan, *, writable: bool) -> int:
     if writable or plan.upper is not None:
-        # Marks as user.* attributes, which a user namespace may set; the same for root, so that
-        # both can use one upper directory (Linux 5.11).
+        # overlayfs marks changes with user.* attributes then, which a user namespace may set
+        # (Linux 5.11). Root uses them as well, so that both can share an upper directory.
         syscalls.fsconfig(fd, syscalls.FSCONFIG_SET_FLAG, b"userxattr")
     if not writable:
         syscalls.fsconfig(fd, syscalls.FSCONFIG_SET_FLAG, b"ro")
@@ -103,26 +106,25 @@ def _upper_options(upper: Upper | None) -> Iterator[tuple[bytes, bytes]]:
 def _refuse_too_many_layers(plan: Plan) -> None:
     if len(plan.layers) > MOST_LAYERS:
         raise StrategyRefused(
-            f"overlayfs takes {MOST_LAYERS} layers at most, and these are {len(plan.layers)}"
+            f"overlayfs accepts at most {MOST_LAYERS} layers; there are {len(plan.layers)}"
         )
 
 
 def _refuse_unknown_owners(plan: Plan) -> None:
-    """Refuse to mount for changes what could not be changed.
+    """Refuse layers whose owner is unknown in this user namespace. Raises StrategyRefused.
 
-    overlayfs copies a file with its owner before the first change; an owner that this user
-    namespace does not know makes that fail (EOVERFLOW), and stat(2) shows it as the overflow id
-    (user_namespaces(7)).
+    overlayfs copies a file with its owner before the first change, which fails for an unknown owner
+    (EOVERFLOW). stat(2) shows such an owner as the overflow id (user_namespaces(7)).
     """
-    unknown = [
+    overflow_ids = [
         _read_number("/proc/sys/kernel/overflowuid"),
         _read_number("/proc/sys/kernel/overflowgid"),
     ]
     for layer in plan.overlay_layers():
-        found = os.stat(layer)
-        if found.st_uid == unknown[0] or found.st_gid == unknown[1]:
+        state = os.stat(layer)
+        if state.st_uid == overflow_ids[0] or state.st_gid == overflow_ids[1]:
             raise StrategyRefused(
-                f"{quoted(layer)} could not be changed: its user or group is not known in here"
+                f"{quoted(layer)} cannot take changes: its owner is unknown in this user namespace"
             )
 
 
@@ -163,12 +165,10 @@ def _missing_layer(layer: bytes) -> StoreDamaged:
 
 
 def _mount_by_options(plan: Plan, source: str, target_fd: int, upper: Upper | None) -> None:
-    """Mount by the option string of mount(2), as kernels before Linux 6.5 want it.
+    """Mount by the option string of mount(2), for kernels before Linux 6.5.
 
-    All directories are opened, and named by the numbers of their descriptors as seen from
-    /proc/self/fd: three or four bytes each, whatever their paths are.
-
-    A child does it, since it has to go there.
+    Each directory is opened, and named by the number of its descriptor relative to /proc/self/fd.
+    That takes three or four bytes, however long the path is, so 500 layers fit into one page.
     """
     with ExitStack() as stack:
         fds = [stack.enter_context(_open_layer(layer)) for layer in plan.overlay_layers()]
@@ -181,18 +181,20 @@ def _mount_by_options(plan: Plan, source: str, target_fd: int, upper: Upper | No
         if upper is not None or plan.upper is not None:
             options += b",userxattr"
         if len(options) > _MAX_OPTIONS_BYTES:
-            raise StrategyRefused("the names of the layers do not fit into a page of options")
-        failed = _errno_of_child(
+            raise StrategyRefused(
+                "the list of layers does not fit into the page of options of mount(2)"
+            )
+        failure = _errno_of_child(
             lambda: syscalls.mount(source.encode(), b"%d" % target_fd, b"overlay", flags, options)
         )
-    if failed == errno.EINVAL:
-        raise StrategyRefused("overlayfs refuses the layers (EINVAL); the kernel's log says why")
-    if failed:
-        raise StrategyRefused(_refusal_reason(OSError(failed, os.strerror(failed))))
+    if failure == errno.EINVAL:
+        raise StrategyRefused("overlayfs refuses the layers (EINVAL); see the kernel's log")
+    if failure:
+        raise StrategyRefused(_refusal_reason(OSError(failure, os.strerror(failure))))
 
 
 def _errno_of_child(mount: Callable[[], None]) -> int:
-    """Do it in a child that has gone to /proc/self/fd; return the errno, 0 if it went well."""
+    """Mount in a child whose working directory is /proc/self/fd; return the errno, or 0."""
     child = os.fork()
     if child == 0:
         code = errno.EIO
@@ -208,14 +210,14 @@ def _errno_of_child(mount: Callable[[], None]) -> int:
 
 
 def _kernel_messages(fd: int) -> list[str]:
-    """Read what the kernel has to say about a mount that failed, a line at a time."""
-    found: list[str] = []
+    """Read the kernel's messages about a mount that failed (fsopen(2)), without their prefix."""
+    messages: list[str] = []
     while True:
         try:
             line = os.read(fd, 4096)
-        except OSError:  # ENODATA: that was all
-            return found
-        found.append(line.decode(errors="replace").strip().removeprefix("e "))
+        except OSError:  # ENODATA: there are no more
+            return messages
+        messages.append(line.decode(errors="replace").strip().removeprefix("e "))
 
 
 def _refusal_reason(error: OSError, messages: Sequence[str] = ()) -> str:
@@ -223,6 +225,6 @@ def _refusal_reason(error: OSError, messages: Sequence[str] = ()) -> str:
         return "the kernel does not let this user mount (EPERM)"
     if error.errno == errno.ENODEV:
         return "this kernel has no overlayfs (ENODEV)"
-    said = f" ({'; '.join(messages)})" if messages else ""
+    details = f" ({'; '.join(messages)})" if messages else ""
     where = f": {quoted(error.filename)}" if error.filename else ""
-    return f"overlayfs refuses: {error.strerror}{where}{said}"
+    return f"overlayfs refuses: {error.strerror}{where}{details}"

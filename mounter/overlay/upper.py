@@ -1,4 +1,9 @@
-"""Upper directories: what takes the changes of a writable overlay."""
+"""Upper directories, which hold the changes of a writable overlay.
+
+The kernel lets two overlays share an upper directory, which corrupts it. `DIR/lock` prevents that:
+writers hold it exclusively, read-only users share it. It also names the last mount that outlived
+its process. Since it is in the directory, it stays valid wherever that is moved or mounted.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +27,21 @@ from mounter.overlay.overlay import Upper
 from mounter.plan import UPPER, Plan, StrategyRefused
 
 _EXPECTED_NAMES = frozenset((b"lock", b"upper", b"work", b"lost+found"))
-"""What an upper directory may hold; the last, because it may be a file system of its own."""
+"""The names an upper directory may hold; `lost+found` if it is the root of a file system."""
+_NOTE_BYTES = 1 << 16
+"""The most that is read of a lock file's note."""
+_LOCK_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""The lock file may come from anyone: neither follow a link nor wait for a FIFO."""
 
 
 @contextlib.contextmanager
 def upper_directories(plan: Plan, source: str, target_fd: int) -> Iterator[Upper | None]:
-    """Give the directories that take the changes of a plan's overlay, for a `with` block.
+    """Yield the open directories for the changes of a plan's overlay; None if it is read-only.
 
-    None if it is read-only. Changes that are thrown away go to a tmpfs, mounted at the target
-    under the name `source` and `mount_records.CHANGES`, where the overlay is to cover it: no kernel
-    before 6.15 takes an upper directory of a mount that is attached nowhere. Those that stay go to
-    `upper/` in the plan's directory, which has to be claimed.
+    Changes to be kept are written to `upper/` in the plan's upper directory, which the caller has
+    locked. Others are written to a tmpfs whose source is `source` plus `mount_records.CHANGES`. It
+    is mounted at the target, under the overlay: before Linux 6.15 an upper directory must be on an
+    attached mount.
 
     Raises StrategyRefused, OSError.
     """
@@ -51,7 +60,7 @@ def upper_directories(plan: Plan, source: str, target_fd: int) -> Iterator[Upper
                     os.mkdir(name, 0o755, dir_fd=fd)
             with open_directory(UPPER, fd) as upper, open_directory(b"work", fd) as work:
                 yield Upper(upper, work)
-                # overlayfs makes it without any rights, and then its owner cannot delete it.
+                # overlayfs makes work/work with mode 0, so that its owner could not delete it.
                 with contextlib.suppress(OSError):
                     os.chmod(b"work", 0o700, dir_fd=work)
     except BaseException:
@@ -62,8 +71,8 @@ def upper_directories(plan: Plan, source: str, target_fd: int) -> Iterator[Upper
 
 @contextlib.contextmanager
 def upper_lock(plan: Plan, source: str | None = None) -> Iterator[None]:
-    """`lock_upper` for the length of a `with` block, if the plan has an upper directory."""
-    made = plan.upper is not None and not os.path.lexists(plan.upper)
+    """`lock_upper` for the length of a `with` block; if that fails, undo what was made."""
+    is_new = plan.upper is not None and not os.path.lexists(plan.upper)
     fd = lock_upper(plan, source)
     try:
         yield
@@ -74,8 +83,9 @@ def upper_lock(plan: Plan, source: str | None = None) -> Iterator[None]:
             and source is not None
             and not mount_records.source_may_live((source,), *here)
         ):
-            os.ftruncate(fd, 0)  # others would believe it, who cannot see that nothing came of it
-        if made and plan.upper is not None and os.listdir(plan.upper) == [b"lock"]:
+            # A process in another namespace could not see that this mount was never made.
+            os.ftruncate(fd, 0)
+        if is_new and plan.upper is not None and os.listdir(plan.upper) == [b"lock"]:
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(plan.upper, b"lock"))
                 os.rmdir(plan.upper)
@@ -86,13 +96,11 @@ def upper_lock(plan: Plan, source: str | None = None) -> Iterator[None]:
 
 
 def lock_upper(plan: Plan, source: str | None = None) -> int | None:
-    """Make a plan's upper directory, and keep every other user of it away.
+    """Make a plan's upper directory if it is missing, and lock it.
 
-    The kernel would accept two overlays with one upper directory, and corrupt it; only those that
-    show what is in it, and change nothing, may be many. A file in it,
-    which goes with it wherever it is moved or seen, is locked by who is at work now, and names
-    the `source` of a mount that is to outlive its maker. Returns a descriptor, which holds the
-    lock until it is closed; None if the plan has no upper directory.
+    The lock is exclusive if the plan is writable, else shared. `source` is that of a mount that
+    will outlive this process; the lock file names it. Returns the descriptor that holds the lock
+    until it is closed; None if the plan has no upper directory.
 
     Raises InUse, InputRefused, OSError.
     """
@@ -102,8 +110,8 @@ def lock_upper(plan: Plan, source: str | None = None) -> int | None:
     if not plan.writable:
         if source is not None:
             raise InputRefused(
-                f"the changes in {quoted(plan.upper)} would be shown after this process has ended",
-                hint="let a command show them, or a process that enters the plan",
+                f"cannot mount the changes in {quoted(plan.upper)} read-only beyond this process",
+                hint="use `run_plans` or `enter`, or make the plan writable",
             )
         return _open_lock(plan.upper, 0, fcntl.LOCK_SH)
     os.makedirs(plan.upper, exist_ok=True)
@@ -120,7 +128,7 @@ def lock_upper(plan: Plan, source: str | None = None) -> int | None:
 
 
 def refuse_locked_upper(plan: Plan) -> None:
-    """Refuse what `lock_upper` would refuse, and change nothing. Raises what that raises."""
+    """Refuse an upper directory that `lock_upper` would refuse; change nothing. Raises the same."""
     _refuse_unusable(plan)
     if plan.upper is not None:
         with contextlib.suppress(FileNotFoundError):
@@ -128,14 +136,13 @@ def refuse_locked_upper(plan: Plan) -> None:
 
 
 def _open_lock(upper: bytes, flags: int, lock: int = fcntl.LOCK_EX) -> int:
-    """Open and lock the lock file of an upper directory that no mount uses.
+    """Open and lock the lock file of an upper directory that no mount uses; return the descriptor.
 
     Raises InUse, OSError.
     """
     path = os.path.join(upper, b"lock")
-    safely = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # it may be anybody's
     try:
-        fd = os.open(path, safely | flags, 0o644)
+        fd = os.open(path, _LOCK_FLAGS | flags, 0o644)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise
@@ -144,12 +151,12 @@ def _open_lock(upper: bytes, flags: int, lock: int = fcntl.LOCK_EX) -> int:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise _not_a_lock_file(path)
         fcntl.flock(fd, lock | fcntl.LOCK_NB)
-        _refuse_mounted(upper, os.pread(fd, 1 << 16, 0))
+        _refuse_mounted(upper, os.pread(fd, _NOTE_BYTES, 0))
     except BlockingIOError as error:
         os.close(fd)
         raise InUse(
             f"the upper directory {quoted(upper)} is in use by another sysroot",
-            hint="give another directory, or wait for that task to end",
+            hint="use another directory, or wait for that task to end",
         ) from error
     except BaseException:
         os.close(fd)
@@ -158,40 +165,39 @@ def _open_lock(upper: bytes, flags: int, lock: int = fcntl.LOCK_EX) -> int:
 
 
 def _not_a_lock_file(path: bytes) -> InputRefused:
-    hint = "no command makes that: look who did, or give another directory"
-    return InputRefused(f"{quoted(path)} is not a regular file", hint=hint)
+    hint = "remove it if it is safe to, or use another directory"
+    return InputRefused(f"{quoted(path)} is not a regular file, so it cannot be locked", hint=hint)
 
 
 def _refuse_unusable(plan: Plan) -> None:
-    """Refuse a plan's upper directory if it cannot be one. Raises InputRefused, OSError."""
+    """Refuse a path that cannot be an upper directory. Raises InputRefused, OSError."""
     if plan.upper is None:
         return
     where = quoted(plan.upper)
     if is_within(plan.upper, plan.store) or is_below(plan.upper, plan.target):
         raise InputRefused(
-            f"the upper directory {where} is in the store or in the sysroot",
-            hint="give a directory elsewhere",
+            f"the upper directory {where} is inside the store or the sysroot",
+            hint="use a directory outside of both",
         )
     if not os.path.lexists(plan.upper):
         return
     if not os.path.isdir(plan.upper):
-        raise InputRefused(f"{where} is not a directory", hint="give a directory for the changes")
+        raise InputRefused(f"{where} is not a directory", hint="use a directory for the changes")
     if set(os.listdir(plan.upper)) - _EXPECTED_NAMES:
         raise InputRefused(
-            f"{where} is not empty, and no directory for changes", hint="give an empty or a new one"
+            f"{where} is neither empty nor an upper directory", hint="use an empty or a new one"
         )
 
 
 def clear_upper_note(upper: bytes, sources: Sequence[str]) -> None:
-    """Note that the mounts of these sources have ended, which used an upper directory.
+    """Erase the note in an upper directory if it names one of these mounts, which have ended.
 
     Raises OSError.
     """
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-        fd = os.open(os.path.join(upper, b"lock"), flags)
+        fd = os.open(os.path.join(upper, b"lock"), _LOCK_FLAGS)
         try:
-            source, *_ = parse(os.pread(fd, 1 << 16, 0))
+            source, *_ = parse(os.pread(fd, _NOTE_BYTES, 0))
             if source in sources:
                 os.ftruncate(fd, 0)
         finally:
@@ -199,31 +205,31 @@ def clear_upper_note(upper: bytes, sources: Sequence[str]) -> None:
 
 
 def _refuse_mounted(upper: bytes, note: bytes) -> None:
-    """Refuse an upper directory if the mount that a note names may be there. Raises InUse."""
+    """Refuse an upper directory if the mount that its note names may exist. Raises InUse."""
     with contextlib.suppress(ValueError, TypeError):
         source, namespace, boot = parse(note)
         if mount_records.source_may_live((source,), namespace, boot):
             raise InUse(
                 f"the upper directory {quoted(upper)} is in use by a mount",
-                hint="`cas mounts` shows which; `cas umount TARGET` takes it away",
+                hint="find it with `cas mounts`, and unmount it with `cas umount TARGET`",
             )
 
 
 def _mount_tmpfs(target: bytes, source: str, target_fd: int) -> None:
     try:
-        made = make_tmpfs(source)
+        tmpfs = make_tmpfs(source)
     except PermissionError as error:
         raise StrategyRefused("the kernel does not let this user mount (EPERM)") from error
     except OSError as error:
-        raise StrategyRefused(f"there is no tmpfs for the changes: {error.strerror}") from error
+        raise StrategyRefused(f"cannot make a tmpfs for the changes: {error.strerror}") from error
     try:
-        syscalls.move_mount(made, target_fd, target)
+        syscalls.move_mount(tmpfs, target_fd, target)
     finally:
-        os.close(made)
+        os.close(tmpfs)
 
 
 def make_tmpfs(source: str) -> int:
-    """Make a tmpfs, attached nowhere yet; return its descriptor. Raises OSError."""
+    """Make a tmpfs, not attached yet; return its descriptor. Raises OSError."""
     fd = syscalls.fsopen(b"tmpfs")
     try:
         syscalls.fsconfig(fd, syscalls.FSCONFIG_SET_STRING, b"source", source.encode())

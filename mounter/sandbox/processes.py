@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from cas.errors import CasError, hint_for
+from cas.system.debug_log import debug
 from cas.system.text import quoted
 from mounter import syscalls
 from mounter.plan import StrategyRefused
@@ -100,6 +101,7 @@ def run_sandboxed(
             os.close(reports_fd)
             os.close(permissions_fd)
             _run_child(lambda: _run_keeper(task), report_fd)
+        debug("sandbox keeper started: process %d", keeper)
         os.close(report_fd)
         os.close(permission_fd)
         with open(reports_fd) as reports, open(permissions_fd, "wb", buffering=0) as permissions:
@@ -120,9 +122,12 @@ def run_sandboxed(
                 if isinstance(error, Interrupted):
                     return SIGNAL_EXIT_BASE + error.number
                 raise
+            debug("sandbox init started: process %d", init)
             # The pipe for permissions stays open: its end would make a late init give up.
             with _recording(tracer):
-                return supervise(keeper, forward_to=init)
+                code = supervise(keeper, forward_to=init)
+            debug("sandbox ended with exit code %d", code)
+            return code
 
 
 def run_without_namespaces(
@@ -136,6 +141,7 @@ def run_without_namespaces(
         child = _fork()
         if child == 0:
             _run_child(lambda: _execute_without_namespaces(task), _NO_FD)
+        debug("command started without namespaces: process %d", child)
         with _recording(tracer):
             return supervise(child, forward_to=child)
 

@@ -118,7 +118,7 @@ def test_mount_options_beyond_a_page_are_never_tried(work: Path) -> None:
         plan = Plan(os.fsencode(work / "store"), (tree,) * 1200, os.fsencode(work / "target"))
         with (
             open_directory(plan.target) as target,
-            pytest.raises(StrategyRefused, match="do not fit"),
+            pytest.raises(StrategyRefused, match="does not fit"),
         ):
             overlay._mount_by_options(plan, "cas", target, None)
     finally:

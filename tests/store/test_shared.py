@@ -214,7 +214,7 @@ def test_writable_sysroot_of_foreign_files_works(ann: Cas, bob: Cas, place: Path
     script = "rm s/usr/a; echo new >s/usr/b; ls s/usr"
     done = bob("run", "--rw", "--sysroot", "s=a", "--", "sh", "-c", script)
     assert done.stdout.split() == ["b", "common", "tool"]
-    assert "is not known in here" in done.stderr
+    assert "owner is unknown in this user namespace" in done.stderr
     with Store(ann.store) as store:
         assert store.plan_gc(Policy()) is not None
     sound(ann.store)
