@@ -57,7 +57,7 @@ def _refuse_writable(store: bytes, record: mount_records.MountRecord) -> None:
     plan, *_ = mount_records.plan_documents(store, record)
     if plan["writable"]:
         raise InputRefused(
-            f"cannot update {quoted(record.target)}: its changes belong to the mounted composition",
+            f"{quoted(record.target)} is writable: its changes belong to the mounted composition",
             hint="unmount it, and mount the new composition",
         )
 

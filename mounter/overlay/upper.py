@@ -185,7 +185,7 @@ def _refuse_unusable(plan: Plan) -> None:
         raise InputRefused(f"{where} is not a directory", hint="use a directory for the changes")
     if set(os.listdir(plan.upper)) - _EXPECTED_NAMES:
         raise InputRefused(
-            f"{where} is neither empty nor an upper directory", hint="use an empty or a new one"
+            f"{where} is not empty and not an upper directory", hint="use an empty or a new one"
         )
 
 

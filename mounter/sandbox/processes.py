@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TextIO
 
 from cas.errors import CasError, hint_for
 from cas.system.debug_log import debug
@@ -86,16 +86,9 @@ def run_sandboxed(
     with BlockedSignals() as mask:
         reports_fd, report_fd = os.pipe()
         permission_fd, permissions_fd = os.pipe()
-        task = _SandboxTask(
-            command,
-            sysroots,
-            sandbox,
-            mask,
-            os.getpid(),
-            permission_fd,
-            report_fd,
-            traced=tracer is not None,
-        )
+        fds = permission_fd, report_fd
+        traced = tracer is not None
+        task = _SandboxTask(command, sysroots, sandbox, mask, os.getpid(), *fds, traced=traced)
         keeper = _fork()
         if keeper == 0:
             os.close(reports_fd)
@@ -106,13 +99,7 @@ def run_sandboxed(
         os.close(permission_fd)
         with open(reports_fd) as reports, open(permissions_fd, "wb", buffering=0) as permissions:
             try:
-                init = _set_up(
-                    keeper,
-                    sandbox,
-                    lambda: read_line_unless_interrupted(reports),
-                    permissions.write,
-                    tracer,
-                )
+                init = _set_up(keeper, sandbox, reports, permissions.write, tracer)
             except BaseException as error:
                 if isinstance(error, CasError):
                     permissions.close()  # the keeper reads EOF, and removes its mount points
@@ -184,12 +171,15 @@ def _report(report_fd: int, event: str, value: str | int, hint: str | None = Non
 def _set_up(
     keeper: int,
     sandbox: Sandbox,
-    next_report: Callable[[], str],
+    reports: TextIO,
     permit: Callable[[bytes], object],
     tracer: Tracer | None,
 ) -> int:
-    """Do the caller's part of the set-up, report by report; return the init's process id."""
-    while line := next_report():
+    """Do the caller's part of the set-up, report by report; return the init's process id.
+
+    Raises Interrupted, NamespaceRefused, StrategyRefused, CasError.
+    """
+    while line := read_line_unless_interrupted(reports):
         event, value, hint = json.loads(line)
         if event == "unshared":
             try:
