@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -15,11 +16,44 @@ import pytest
 
 from cas.store import Store
 from tests.helpers.remotes import ENVIRONMENT, GTK, ZLIB, Proxy, Seaweed, proxy_to
+from tests.helpers.sampling import sample_with
 from tests.helpers.support import CAS, Cas, leftover_mounts, make
 
+_ADMINISTRATORS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+"""The directories of mkfs.ext4, losetup, nginx and others, which a user's PATH may lack."""
 
-def pytest_configure() -> None:
-    """Take the signals that tests send, even if `&` or nohup(1) set them to be ignored."""
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that choose how much runs."""
+    group = parser.getgroup("sysroot-cas")
+    group.addoption(
+        "--exhaustive",
+        action="store_true",
+        help="place a fault in each call of the long enumerations, not in a random third",
+    )
+    group.addoption(
+        "--fault-seed",
+        type=int,
+        default=random.SystemRandom().randrange(1 << 30),
+        help="the seed that draws the random third (default: another one each time)",
+    )
+    group.addoption(
+        "--per-user",
+        action="store_true",
+        help="run only what can differ for an ordinary user",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take the signals that tests send, even if `&` or nohup(1) set them to be ignored.
+
+    Programs of administrators are found, too, if PATH lacks their directories.
+    """
+    # pytest-xdist passes the seed of the main process to its workers.
+    sample_with(None if config.option.exhaustive else config.option.fault_seed)
+    os.environ["PATH"] = os.pathsep.join(
+        dict.fromkeys([*os.environ["PATH"].split(os.pathsep), *_ADMINISTRATORS])
+    )
     for number, handler in (
         (signal.SIGHUP, signal.SIG_DFL),
         (signal.SIGINT, signal.default_int_handler),
@@ -29,7 +63,7 @@ def pytest_configure() -> None:
             signal.signal(number, handler)
 
 
-def pytest_report_header() -> list[str]:
+def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say which kernel features the tests meet; those missing would make tests fail, not skip."""
     who = "root" if os.geteuid() == 0 else f"uid {os.geteuid()}"
     doctor = subprocess.run(
@@ -38,7 +72,9 @@ def pytest_report_header() -> list[str]:
         text=True,
         check=False,
     )
+    third = f"a random third of the faults, of --fault-seed={config.option.fault_seed}"
     return [
+        "each fault of each enumeration" if config.option.exhaustive else third,
         f"running as {who}, Python {sys.version.split()[0]}, Linux {os.uname().release}",
         *(f"  {line}" for line in doctor.stdout.splitlines() if not line.startswith("store")),
     ]

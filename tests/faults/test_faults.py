@@ -14,6 +14,7 @@ import pytest
 from cas.model.artifact import Artifact
 from cas.model.signature import NoSuchSignature
 from cas.store import Store
+from tests.helpers.sampling import fault_numbers
 from tests.helpers.support import Cas, killed, make, objects_of, snapshot, tidy
 
 _CALLS = (
@@ -48,9 +49,10 @@ def test_kill_at_any_step_of_put_rm_or_gc_loses_nothing(cas: Cas, work: Path, ca
     hits = 0
     collect = ["gc", "--max-age=0s", "--grace=0s"]
     for command in (["put", "a:t:12345678", "tree"], ["rm", "a"], collect):
-        number = 1
-        while killed(cas, *command, call=call, number=number):
-            hits, number = hits + 1, number + 1
+        for number in fault_numbers():
+            if not killed(cas, *command, call=call, number=number):
+                break
+            hits += 1
             _whole(cas.store, {"kept:t:12345678"})
             cas("gc")
             tidy(cas.store)
@@ -76,10 +78,10 @@ def test_moved_tree_survives_a_kill_in_one_place(cas: Cas, work: Path) -> None:
     files = {"a": "1", "b": "2", "d/c": "3"}
     expected = snapshot(make(work / "expected", files))
     for call in ("link,linkat", "unlink,unlinkat", "rename,renameat,renameat2"):
-        number = 1
         tree = make(work / "tree", files)
-        while killed(cas, "put", "--move", "a:t:12345678", "tree", call=call, number=number):
-            number += 1
+        for number in fault_numbers():
+            if not killed(cas, "put", "--move", "a:t:12345678", "tree", call=call, number=number):
+                break
             with Store(cas.store, create=True) as store:
                 stored = store.find("a:t:12345678")
                 if stored is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,9 +28,8 @@ _SENTENCE = re.compile(r"^cas: \S.*", re.MULTILINE)
 
 
 @pytest.fixture
-def run(cas: Cas, tmp_path: Path) -> Iterator[Prepared]:
-    with Prepared(cas, tmp_path) as prepared:
-        yield prepared
+def run(cas: Cas, tmp_path: Path) -> Prepared:
+    return Prepared(cas, tmp_path)
 
 
 def _check_told(action: Action, done: Outcome, work: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,9 +25,8 @@ _CALLS = (
 
 
 @pytest.fixture
-def run(cas: Cas, tmp_path: Path) -> Iterator[Prepared]:
-    with Prepared(cas, tmp_path) as prepared:
-        yield prepared
+def run(cas: Cas, tmp_path: Path) -> Prepared:
+    return Prepared(cas, tmp_path)
 
 
 def _check_ended(done: Outcome, number: signal.Signals, name: str, cas: Cas) -> str:

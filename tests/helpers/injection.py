@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import signal
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
-from tests.helpers.support import Cas
+from tests.helpers.support import CAS, Cas
+from tests.helpers.warm import Stopped, stopped
 
-_PROJECT = Path(__file__).parents[2]
 _CALL = re.compile(r"(\d+) +(\w+)\(")
 _NUMBERS = re.compile(
     r"(?<=/objects/)..|(?<=\")[0-9a-f]{2}(?=\")|0x[0-9a-f]+|[0-9a-f]{12,}|\d+| = .*"
@@ -39,7 +35,7 @@ class Outcome:
 
 
 class Prepared:
-    """The `cas` command on a store, forked from a process that has it loaded (prepared.py).
+    """The `cas` command on a store, forked from a process that has it loaded (warm.py).
 
     It takes 20 ms, 40 with a fault; and a fault is the command's, not one of the interpreter.
     """
@@ -47,25 +43,14 @@ class Prepared:
     def __init__(self, cas: Cas, place: Path) -> None:
         self._cas = cas
         self._out, self._err, self._log = (place / name for name in ("out", "err", "log"))
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.helpers.prepared"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=_PROJECT,
-            env=os.environ | {"LC_ALL": "C.UTF-8", "TMPDIR": str(place)},
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.communicate()
+        self._environment = os.environ | {"TMPDIR": str(place)}
 
     def __call__(self, *arguments: str, code: int | tuple[int, ...] = 0) -> Outcome:
         """Run it; its exit code has to be `code`, and no traceback may show."""
-        os.kill(self._begun(arguments), signal.SIGCONT)
-        done = self._outcome()
+        with self._stopped(arguments) as command:
+            command.go_on()
+            code_found = command.wait()
+        done = self._outcome(code_found)
         codes = (code,) if isinstance(code, int) else code
         assert done.code in codes, (arguments, done)
         return done
@@ -99,33 +84,21 @@ class Prepared:
         return replace(done, met=tuple(met))
 
     def _traced(self, arguments: tuple[str, ...], options: list[str]) -> tuple[Outcome, list[str]]:
-        pid = self._begun(arguments)
-        command = ["strace", "-f", "-y", "-o", str(self._log), *options, "-p", str(pid)]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
-            assert strace.stderr is not None
-            line = strace.stderr.readline()
-            assert "attached" in line, line
-            os.kill(pid, signal.SIGCONT)
-            done = self._outcome()
-            strace.communicate()
+        with self._stopped(arguments) as command:
+            code = command.go_on_traced("-y", "-o", str(self._log), *options)
+        done = self._outcome(code)
         return done, self._log.read_text(errors="replace").splitlines()
 
-    def _begun(self, arguments: tuple[str, ...]) -> int:
-        """Begin a command; return the id of its process, which is stopped."""
-        request = {
-            "arguments": ["--store", str(self._cas.store), *arguments],
-            "directory": str(self._cas.directory),
-            "output": str(self._out),
-            "errors": str(self._err),
-        }
-        stdin, stdout = self._server.stdin, self._server.stdout
-        assert stdin is not None
-        assert stdout is not None
-        stdin.write(json.dumps(request) + "\n")
-        stdin.flush()
-        return int(stdout.readline())
+    @contextmanager
+    def _stopped(self, arguments: tuple[str, ...]) -> Iterator[Stopped]:
+        """Yield a command that is stopped before its first step."""
+        command = [CAS, "--store", str(self._cas.store), *arguments]
+        with (
+            self._out.open("w") as out,
+            self._err.open("w") as err,
+            stopped(command, self._cas.directory, self._environment, out, err) as process,
+        ):
+            yield process
 
-    def _outcome(self) -> Outcome:
-        assert self._server.stdout is not None
-        code = int(self._server.stdout.readline())
+    def _outcome(self, code: int) -> Outcome:
         return Outcome(code, self._out.read_text(), self._err.read_text(errors="replace"))

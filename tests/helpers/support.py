@@ -7,9 +7,11 @@ import json
 import os
 import pickle
 import pty
+import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import termios
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +23,11 @@ from cas.compose.composition import Composition
 from cas.content.digest import of_bytes
 from cas.disk.layout import content_of
 from cas.store import Store
+from tests.helpers import warm
 
 CAS = os.path.join(os.path.dirname(sys.executable), "cas")
 ROOT = os.geteuid() == 0
+_TIMEOUT_S = 300
 
 Tree = dict[bytes, tuple[Any, ...]]
 """A whole tree as data: path -> kind and content, as `snapshot` gives it."""
@@ -40,17 +44,27 @@ class Cas:
     def __call__(
         self, *arguments: str | bytes | Path, code: int | None = 0, input: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run it; its exit code has to be `code`, if that is any, and no traceback may show."""
-        done = subprocess.run(
-            [*self.wrapper, CAS, "--store", self.store, *arguments],
-            cwd=self.directory,
-            capture_output=True,
-            encoding="utf-8",
-            errors="surrogateescape",
-            input=input,
-            timeout=300,
-            check=False,
-        )
+        """Run it; its exit code has to be `code`, if that is any, and no traceback may show.
+
+        Without a wrapper it is forked from a process that has it loaded (warm.py), if it can be.
+        """
+        command = [*self.wrapper, CAS, "--store", self.store, *arguments]
+        if self.wrapper or not warm.can_fork():
+            done = subprocess.run(
+                command,
+                cwd=self.directory,
+                capture_output=True,
+                encoding="utf-8",
+                errors="surrogateescape",
+                input=input,
+                timeout=_TIMEOUT_S,
+                check=False,
+            )
+        else:
+            given = None if input is None else input.encode("utf-8", "surrogateescape")
+            ended, *printed = warm.run(command, self.directory, given, _TIMEOUT_S)
+            texts = [data.decode("utf-8", "surrogateescape") for data in printed]
+            done = subprocess.CompletedProcess(command, ended, *texts)
         assert "Traceback" not in done.stderr, done.stderr
         expected = done.returncode if code is None else code
         assert done.returncode == expected, (done.returncode, done.stdout, done.stderr)
@@ -87,12 +101,27 @@ def make(root: Path, files: Mapping[str, str | None]) -> Path:
 def killed(cas: Cas, *arguments: str, call: str, number: int) -> bool:
     """Kill a command at its `number`th system call of a kind; return whether it got that far."""
     inject = f"inject={call}:signal=SIGKILL:when={number}"
-    command = [*cas.wrapper, "strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}",
-               "-e", inject, CAS, "--store", str(cas.store), *arguments]  # fmt: skip
-    done = subprocess.run(command, cwd=cas.directory, capture_output=True, check=False)
-    of_a_child = b"Killed" in done.stderr
-    assert done.returncode in (0, -9, 137) or of_a_child, done.stderr
-    return done.returncode != 0
+    options = ["-o", "/dev/null", "-e", f"trace={call}", "-e", inject]
+    command = [CAS, "--store", str(cas.store), *arguments]
+    with tempfile.TemporaryFile() as errors:
+        if cas.wrapper:
+            traced = [*cas.wrapper, "strace", "-f", "-qq", *options, *command]
+            done = subprocess.run(
+                traced, cwd=cas.directory, stdout=subprocess.DEVNULL, stderr=errors, check=False
+            )
+            code = done.returncode
+        else:
+            environment = dict(os.environ)
+            with (
+                open(os.devnull, "w") as nothing,
+                warm.stopped(command, cas.directory, environment, nothing, errors) as process,
+            ):
+                code = process.go_on_traced(*options)
+        errors.seek(0)
+        printed = errors.read()
+    of_a_child = b"Killed" in printed
+    assert code in (0, -signal.SIGKILL, 128 + signal.SIGKILL) or of_a_child, printed
+    return code != 0
 
 
 def snapshot(root: Path | bytes | str) -> Tree:

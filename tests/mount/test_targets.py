@@ -6,13 +6,13 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from cas.store import Store
-from tests.helpers.support import CAS, ROOT, Cas, make, snapshot
+from tests.helpers.sampling import fault_numbers
+from tests.helpers.support import ROOT, Cas, killed, make, snapshot
 
 STRATEGIES = ["hardlink", "copy", *(["overlay"] if ROOT else [])]
 FILES = {"usr/include/x.h": "x", "usr/bin/tool*": "#!/bin/sh\necho tool\n", "l@": "usr", "e/": None}
@@ -254,16 +254,6 @@ def test_more_trees_than_the_kernel_takes_are_mounted(cas: Cas, work: Path, stra
     cas("umount", "target")
 
 
-def _killed(cas: Cas, *arguments: str, call: str, number: int) -> bool:
-    """Kill a command at its call `number`; return whether it got that far."""
-    inject = f"inject={call}:signal=SIGKILL:when={number}"
-    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject,
-               sys.executable, CAS, "--store", str(cas.store), *arguments]  # fmt: skip
-    done = subprocess.run(command, cwd=cas.directory, capture_output=True, check=False)
-    assert done.returncode in (0, -9, 137), done.stderr
-    return done.returncode != 0
-
-
 _CALLS = (
     "rename,renameat,renameat2",
     "move_mount",
@@ -292,9 +282,10 @@ def test_killed_mount_leaves_nothing_half_made(
     mount = ["mount", "target", "a", "--strategy", strategy]
     hits = 0
     for call in _CALLS:
-        number = 1
-        while _killed(cas, *mount, call=call, number=number):
-            hits, number = hits + 1, number + 1
+        for number in fault_numbers():
+            if not killed(cas, *mount, call=call, number=number):
+                break
+            hits += 1
             found = snapshot(work / "target")
             assert found in ({}, whole)
             if found == whole or number % 2:  # an umount clears up, and a mount does too
@@ -311,10 +302,11 @@ def test_killed_mount_leaves_nothing_half_made(
 def test_killed_umount_can_be_repeated(cas: Cas, work: Path, tree: Path, strategy: str) -> None:
     hits = 0
     for call in _CALLS:
-        number = 1
         cas("mount", "target", "a", "--strategy", strategy)
-        while _killed(cas, "umount", "target", call=call, number=number):
-            hits, number = hits + 1, number + 1
+        for number in fault_numbers():
+            if not killed(cas, "umount", "target", call=call, number=number):
+                break
+            hits += 1
             if os.listdir(cas.store / "mounts"):
                 cas("umount", "target")
             _gone(cas, work)

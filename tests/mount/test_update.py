@@ -15,7 +15,8 @@ from cas.disk import mount_records
 from cas.errors import InUse
 from cas.store import Store
 from mounter import Plan, Strategy, updating
-from tests.helpers.support import CAS, ROOT, Cas, make, mount_lines, snapshot
+from tests.helpers.sampling import fault_numbers
+from tests.helpers.support import CAS, ROOT, Cas, killed, make, mount_lines, snapshot
 
 STRATEGIES = ["hardlink", "copy", *(["overlay"] if ROOT else [])]
 
@@ -233,16 +234,12 @@ def test_gap_is_reported_if_names_cannot_be_swapped(cas: Cas, work: Path, trees:
 def test_update_killed_at_any_step_leaves_the_old_or_the_new(
     cas: Cas, work: Path, trees: None, strategy: str, call: str
 ) -> None:
-    number = hits = 0
-    while True:
-        number += 1
+    hits = 0
+    for number in fault_numbers():
         cas("mount", "target", "old", "--strategy", strategy)
-        fault = f"inject={call}:signal=SIGKILL:when={number}"
-        command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", fault, CAS, "--store",
-                   str(cas.store), "update", "target", "new"]  # fmt: skip
-        done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
+        was_killed = killed(cas, "update", "target", "new", call=call, number=number)
         assert (work / "target/usr/x").read_text() in ("old", "new")
-        if done.returncode == 0:
+        if not was_killed:
             cas("umount", "target")
             break
         hits += 1

@@ -21,6 +21,7 @@ from cas.store import Store
 from cas.system.files import unseal
 from cas.verify.rebuild_index import rebuild_index
 from tests.helpers.running import waiting_run
+from tests.helpers.sampling import fault_numbers
 from tests.helpers.support import (
     CAS,
     ROOT,
@@ -721,15 +722,14 @@ def test_repair_and_rebuild_killed_at_any_step_lose_nothing(
 ) -> None:
     hits = 0
     for command in (["verify", "--repair"], ["rebuild-index"]):
-        number = 1
-        while True:
+        for number in fault_numbers():
             with Store(cas.store) as store:
                 a, b = (Path(os.fsdecode(store.layer_path(store.resolve(n)))) for n in "ab")
             _write(a / "usr/a", _flip, keep_time=True)
             (b / "usr/b").unlink()
             if not killed(cas, *command, call=call, number=number):
                 break
-            hits, number = hits + 1, number + 1
+            hits += 1
             with Store(cas.store) as store:
                 list(store.repair(list(store.verify())))
                 assert {one.signature.recipe for one in store.artifacts()} == {"b", "twin"}
