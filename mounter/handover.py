@@ -1,9 +1,9 @@
-"""Plans that come from elsewhere: decided on by one process, carried out by another.
+"""Plans that one process makes and another carries out.
 
     plan = mounter.Plan.load(open("plan.json").read())
     with mounter.held(plan):
         mounter.run_plans(["make"], [plan])     # in a child
-    mounter.enter([plan])                       # or in this very process, for as long as it lives
+    mounter.enter([plan])                       # or in this process, until it ends
 
 Needs the standard library only.
 """
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from cas.disk.layout import layer_path
 from cas.disk.leases import Lease
 from cas.errors import StoreDamaged
+from cas.system.debug_log import debug
 from cas.system.files import open_file
 from cas.system.text import quoted
 from mounter import syscalls
@@ -37,28 +38,29 @@ from mounter.targets import nearest_directory, refuse_store_overlap
 
 
 def hold(plan: Plan, purpose: str = "a plan") -> Lease:
-    """Take a lease on what a plan uses; it lasts until it is closed, or this process ends.
+    """Return a lease on what a plan uses; it lasts until it is closed or this process ends.
 
-    The store's lock makes sure that a collector sees the lease, or this a missing layer. Raises
-    StoreDamaged (a layer is not there any more), OSError.
+    Raises StoreDamaged (a layer is missing), OSError.
     """
     try:
         lock = open_file(os.path.join(plan.store, b"lock"))
     except FileNotFoundError as error:
-        raise StoreDamaged(f"there is no store at {quoted(plan.store)} any more") from error
+        raise StoreDamaged(f"the store {quoted(plan.store)} does not exist any more") from error
     except ValueError as error:
-        raise StoreDamaged(f"the lock of {quoted(plan.store)} is none: {error}") from error
+        raise StoreDamaged(f"the lock of {quoted(plan.store)} is invalid: {error}") from error
     try:
+        debug("waiting for the lock of the store %s", quoted(plan.store))
+        # Under the lock, so that either a collector sees the lease, or a missing layer shows here.
         fcntl.flock(lock, fcntl.LOCK_SH)
-        named = ((artifact.id, artifact.tree) for artifact in plan.artifacts)
-        lease = Lease(plan.store, plan.used, named, purpose)
+        trees_by_id = ((artifact.id, artifact.tree) for artifact in plan.artifacts)
+        lease = Lease(plan.store, plan.used, trees_by_id, purpose)
         for tree in plan.layers:
             path = os.path.join(plan.store, layer_path(tree))
             if not os.path.isdir(path):
                 lease.close()
                 raise StoreDamaged(
-                    f"the plan is out of date: {quoted(path)} is not in the store any more",
-                    hint="make a new one with `cas plan`",
+                    f"the plan is out of date: {quoted(path)} was removed from the store",
+                    hint="create a new one with `cas plan`",
                 )
     finally:
         os.close(lock)
@@ -73,16 +75,16 @@ def held(plan: Plan, purpose: str = "a plan") -> Iterator[Lease]:
 
 
 def enter(plans: Sequence[Plan], purpose: str = "a plan", *, inherited: bool = True) -> list[Lease]:
-    """Mount what the plans say where only this process and its children see it, by overlay.
+    """Mount plans, by overlay, where only this process and its children see them.
 
-    The process, which must have one thread, gets a mount namespace of its own, and without
-    privileges a user namespace in which it has its own ids only. The leases that are returned, and
-    upper directories, are held until the process ends, whatever it executes if they are
-    `inherited`, unless they are closed; a child that outlives it must have been given their
-    descriptors. A directory that has to be made to mount on it stays.
+    The process, which must be single-threaded, enters a new mount namespace; without privileges
+    also a new user namespace, in which only its own ids exist. Returns the leases; they and upper
+    directories are held until they are closed or the process ends. If they are `inherited`, they
+    last across execve(2); a child process that lives longer needs their descriptors. Directories
+    that are made to mount at are not removed.
 
-    Raises NoStrategy (a plan is not by overlay, or the kernel refuses; then the process may be in
-    new namespaces, with nothing mounted), what `hold` raises, InputRefused, OSError.
+    Raises NoStrategy (a plan has another strategy, or the kernel refuses; then the process may be
+    in new namespaces, with nothing mounted), what `hold` raises, InputRefused, OSError.
     """
     leases: list[Lease] = []
     if not plans:
@@ -91,17 +93,20 @@ def enter(plans: Sequence[Plan], purpose: str = "a plan", *, inherited: bool = T
         for plan in plans:
             refuse_store_overlap(plan.target, plan.store)
             if plan.strategy not in (Strategy.AUTO, Strategy.OVERLAY):
-                reason = f"the plan is by {plan.strategy.value}, which `carry_out` does"
+                reason = f"`enter` cannot mount by {plan.strategy.value}; `carry_out` can"
                 raise NoStrategy(plan.target, [reason])
             lease = hold(plan, purpose)
             leases.append(lease)
-            upper = lock_upper(plan)  # until the process ends
-            for fd in (lease.fd, upper):  # whatever it executes before that
+            upper = lock_upper(plan)  # never closed: it is held until the process ends
+            for fd in (lease.fd, upper):
                 if fd is not None and fd >= 0:
                     os.set_inheritable(fd, inherited)
-        placed = [MountSpec(p, f"cas-{le.name}") for p, le in zip(plans, leases, strict=True)]
+        specs = [
+            MountSpec(plan, f"cas-{lease.name}") for plan, lease in zip(plans, leases, strict=True)
+        ]
         _enter_namespaces()
-        RootFs().assemble(placed, ())
+        RootFs().assemble(specs, ())
+        debug("entered %d plans", len(plans))
         count_sysroots(plans, overlaid=True)
     except StrategyRefused as refusal:
         _close_all(leases)
@@ -113,11 +118,10 @@ def enter(plans: Sequence[Plan], purpose: str = "a plan", *, inherited: bool = T
 
 
 def decide(plan: Plan, *, private: bool) -> Plan:
-    """Find out by which strategy a plan can be carried out, and return it with that and why.
+    """Try which strategy works for a plan; return the plan with it, and the reasons against others.
 
-    With `private`, by a command or process with namespaces of its own, else by `mount`. Tries
-    it, and leaves nothing behind. Raises what they refuse: InputRefused, InUse, NoStrategy,
-    OSError.
+    `private` asks about a command or process with its own namespaces, else about `mount`. Leaves
+    nothing behind. Raises InputRefused, InUse, NoStrategy, OSError.
     """
     if private:
         refuse_unmountable_paths([plan])
@@ -131,13 +135,15 @@ def decide(plan: Plan, *, private: bool) -> Plan:
         else:
             refusal = _link_refusal(plan, strategy, private=private)
         if not refusal:
+            debug("strategy %s works for %s", strategy.value, quoted(plan.target))
             return plan.by(strategy, reasons)
+        debug("strategy %s refused: %s", strategy.value, refusal)
         reasons.append(f"{strategy.value}: {refusal}")
     raise NoStrategy(plan.target, reasons)
 
 
 def _enter_namespaces() -> None:
-    """Leave the mount namespace, and the user namespace if that is needed for it."""
+    """Enter a new mount namespace, and a new user namespace if that is necessary."""
     uid, gid = _real_ids()
     try:
         syscalls.unshare(syscalls.CLONE_NEWNS)
@@ -146,10 +152,10 @@ def _enter_namespaces() -> None:
             syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
         except OSError as error:
             if error.errno == errno.EINVAL and len(os.listdir("/proc/self/task")) > 1:
-                why = "a process with several threads cannot leave its user namespace"
+                reason = "a process with several threads cannot enter a user namespace"
             else:
-                why = f"{NO_NAMESPACES} ({error})"
-            raise StrategyRefused(why) from error
+                reason = f"{NO_NAMESPACES} ({error})"
+            raise StrategyRefused(reason) from error
         for name, text in (
             ("setgroups", "deny"),
             ("uid_map", f"{uid} {uid} 1\n"),
@@ -160,13 +166,11 @@ def _enter_namespaces() -> None:
 
 
 def _real_ids() -> list[int]:
-    """Return this process's effective user and group, as the kernel knows them.
-
-    Under pseudo(1) or fakeroot(1) the C library says otherwise.
-    """
+    """Return this process's effective user and group id, as the kernel knows them."""
+    # Under pseudo(1) or fakeroot(1), geteuid(3) returns 0.
     with open("/proc/self/status") as file:
-        found = dict(line.split(":", 1) for line in file)
-    return [int(found[key].split()[1]) for key in ("Uid", "Gid")]
+        fields = dict(line.split(":", 1) for line in file)
+    return [int(fields[key].split()[1]) for key in ("Uid", "Gid")]
 
 
 def _close_all(leases: Sequence[Lease]) -> None:
@@ -175,7 +179,7 @@ def _close_all(leases: Sequence[Lease]) -> None:
 
 
 def _overlay_refusal(plan: Plan, *, private: bool) -> str:
-    """Try the overlay in a child, at a place that only the child sees."""
+    """Try the overlay in a child with its own namespaces; return why it is refused, or ""."""
 
     def attempt() -> None:
         user = syscalls.CLONE_NEWUSER if private and os.geteuid() else 0
@@ -183,7 +187,7 @@ def _overlay_refusal(plan: Plan, *, private: bool) -> str:
             syscalls.unshare(syscalls.CLONE_NEWNS | user)
         except PermissionError as error:
             raise StrategyRefused("the kernel does not let this user mount (EPERM)") from error
-        except OSError as error:  # ENOSPC: there may be no more (user_namespaces(7))
+        except OSError as error:  # for example ENOSPC, the limit of user_namespaces(7)
             raise StrategyRefused(f"{NO_NAMESPACES} ({error})") from error
         syscalls.mount(None, b"/", None, syscalls.MS_SLAVE | syscalls.MS_REC)
         directory = os.open(os.path.join(plan.store, b"leases"), os.O_PATH | os.O_CLOEXEC)
@@ -193,14 +197,12 @@ def _overlay_refusal(plan: Plan, *, private: bool) -> str:
 
 
 def _link_refusal(plan: Plan, strategy: Strategy, *, private: bool) -> str:
-    """Try to make a file beside the target, by hardlink as a link to one of the store.
-
-    A `private` tree is made in the store, where that works.
-    """
+    """Try a link or directory beside the target; return why the strategy is refused, or ""."""
     try:
         refuse_writable(plan, strategy)
     except StrategyRefused as refusal:
         return str(refusal)
+    # A private tree is made inside the store, where linking works.
     if private:
         return ""
     if os.statvfs(plan.store).f_flag & os.ST_RDONLY:

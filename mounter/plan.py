@@ -1,4 +1,4 @@
-"""Plans: what is to be made where, decided before anything is done."""
+"""Plans: descriptions of sysroots to be mounted, which any process can carry out."""
 
 from __future__ import annotations
 
@@ -21,15 +21,19 @@ if TYPE_CHECKING:
     from cas.compose.composition import Composition
 
 VERSION = 1
+"""The version of a plan's JSON."""
 TreeContent = Mapping[bytes, tuple[bytes, int]]
+"""Paths with their node, and the number of the layer or artifact that provides them."""
 UPPER = b"upper"
-"""Where the changes are in the directory of a plan's `upper`."""
+"""The directory of the changes, in a plan's upper directory."""
+_PLAN_HINT = "create one with `cas plan --json`"
 
 
 class Strategy(enum.Enum):
-    """How a composition becomes a directory.
+    """The way to make a sysroot.
 
-    AUTO is the first of OVERLAY, HARDLINK and COPY that works; LINKED the first of the last two.
+    AUTO is the first of OVERLAY, HARDLINK and COPY that works; LINKED is the first of HARDLINK and
+    COPY that works.
     """
 
     AUTO = "auto"
@@ -40,7 +44,7 @@ class Strategy(enum.Enum):
 
 
 class NoStrategy(CasError):
-    """Nothing that was tried worked; `reasons` says why, one for each strategy."""
+    """All strategies were refused; `reasons` has one sentence for each."""
 
     exit_code = ExitCode.NO_STRATEGY
 
@@ -48,30 +52,32 @@ class NoStrategy(CasError):
         self.reasons = tuple(reasons)
         super().__init__(
             f"cannot make {quoted(target)}: {'; '.join(reasons)}",
-            hint="`cas doctor` says what works on this machine",
+            hint="`cas doctor` shows what works on this machine",
         )
 
 
 class StrategyRefused(Exception):
-    """A strategy cannot be used here; nothing has been done. The text says why."""
+    """A strategy cannot be used here; nothing was changed. The text says why."""
 
 
 class PlannedArtifact(NamedTuple):
-    """An artifact of a plan: its signature, with a priority if it has one (`ID@N`), and tree."""
+    """An artifact of a plan: its ID, with a priority if it has one (`ID@N`), and its tree."""
 
     id: str
     tree: Digest
 
 
 class Plan(NamedTuple):
-    """`layers` of the store at `store`, lowest first, are to be seen as one tree at `target`.
+    """A plan to show `layers` of the store at `store`, lowest first, as one tree at `target`.
 
-    They are the trees of `artifacts`, which are lowest first too; of many, the lowest are one
-    merged layer. A `writable` tree takes changes, which go with it, or stay in the directory
-    `upper`; one that is not shows the changes that are in `upper`, and any number may, while
-    nobody makes new ones. `reasons` says why no better `strategy` was decided on. The paths are
-    absolute. `lease` is the name of the lease under which all this is in use, if it has one. The
-    artifacts have `entries` files, directories and links in all, as far as that is known.
+    The layers are the trees of `artifacts`, lowest first; if there are too many, one merged layer
+    stands for the lowest. A `writable` sysroot accepts changes: they are kept in the directory
+    `upper`, or discarded if that is None. A read-only sysroot with `upper` shows the changes kept
+    there; any number may do so while none is writable.
+
+    `strategy` may be decided already; `reasons` then says why better ones were refused. `lease` is
+    the name of the lease that keeps the artifacts, if any. `entries` is the number of files,
+    directories and links in the artifacts, 0 if unknown. Paths are absolute.
     """
 
     store: bytes
@@ -87,7 +93,7 @@ class Plan(NamedTuple):
 
     @classmethod
     def of(cls, composition: Composition, target: bytes) -> Plan:
-        """Plan a composition, read-only, by the first strategy that works."""
+        """Return the plan of a read-only composition, with strategy AUTO."""
         artifacts = tuple(map(PlannedArtifact, composition.ids, composition.trees))
         return cls(
             composition.store,
@@ -100,45 +106,43 @@ class Plan(NamedTuple):
 
     @property
     def used(self) -> set[str]:
-        """The digests of all trees that must stay in the store."""
+        """The digests of all trees that must remain in the store."""
         return {*self.layers, *(artifact.tree for artifact in self.artifacts)}
 
     @property
     def candidates(self) -> tuple[Strategy, ...]:
-        """The strategies to try in turn. What can be written to is never linked to the store."""
-        wanted = {
+        """The strategies to try in turn; a writable sysroot is never linked to the store."""
+        strategies = {
             Strategy.AUTO: (Strategy.OVERLAY, Strategy.HARDLINK, Strategy.COPY),
             Strategy.LINKED: (Strategy.HARDLINK, Strategy.COPY),
         }.get(self.strategy, (self.strategy,))
-        if self.writable and len(wanted) > 1:
-            return tuple(strategy for strategy in wanted if strategy is not Strategy.HARDLINK)
-        return wanted
+        if self.writable and len(strategies) > 1:
+            return tuple(strategy for strategy in strategies if strategy is not Strategy.HARDLINK)
+        return strategies
 
     def overlay_layers(self) -> list[bytes]:
-        """Return the absolute paths of the lower directories, top one first as overlayfs takes it.
-
-        They are at least two: overlayfs refuses one without an upper directory (EINVAL).
-        """
-        beginning = os.path.join(self.store, layer_path(Digest("")))
-        layers = [beginning + tree.encode() for tree in reversed(self.layers)]
+        """Return the absolute paths of the lower directories, top first, the order of overlayfs."""
+        prefix = os.path.join(self.store, layer_path(Digest("")))
+        layers = [prefix + tree.encode() for tree in reversed(self.layers)]
         if self.upper is not None and not self.writable:
             layers.insert(0, os.path.join(self.upper, UPPER))
+        # overlayfs refuses a single layer without an upper directory (EINVAL).
         empty = EMPTY[: max(0, 2 - len(layers))]
         return [*layers, *(os.path.join(self.store, layer) for layer in empty)]
 
     def content(self) -> dict[bytes, tuple[bytes, int]]:
-        """Return what will be at the target, as `cas.model.union.union` does.
+        """Return the merged tree, as `cas.model.union.union` does, by layer.
 
         Raises StoreDamaged, OSError.
         """
         return union(read_manifest(self.store, tree) for tree in self.layers)
 
     def dump(self) -> bytes:
-        """Return the plan as JSON on one line, which `load` reads."""
+        """Return the plan as one line of JSON; the inverse of `load`."""
         return json.dumps(self.encode()).encode()
 
     def encode(self) -> dict[str, Any]:
-        """Return the plan as what JSON can hold, and `decode` takes."""
+        """Return the plan as a JSON object; the inverse of `decode`."""
         layers = os.fsdecode(os.path.join(self.store, layer_path(Digest(""))))
         return {
             "version": VERSION,
@@ -155,9 +159,9 @@ class Plan(NamedTuple):
 
     @classmethod
     def decode(cls, document: Any) -> Plan:
-        """Read what `encode` gave, which may come from anybody. Raises InputRefused.
+        """Return the plan of a JSON object, which need not be trusted. Raises InputRefused.
 
-        Whatever it says, its layers are layers of its store.
+        All layers are layers of the plan's store.
         """
         try:
             if document["version"] != VERSION:
@@ -180,31 +184,26 @@ class Plan(NamedTuple):
                 entries=document.get("entries", 0),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InputRefused(
-                f"this is no plan: {error}", hint="`cas plan --json` writes one"
-            ) from error
+            raise InputRefused(f"this is not a plan: {error}", hint=_PLAN_HINT) from error
 
     @classmethod
     def load(cls, text: str | bytes) -> Plan:
-        """Read the JSON that `cas plan --json` writes. Raises InputRefused."""
+        """Return the plan in JSON text from `cas plan --json`. Raises InputRefused."""
         try:
             document = parse(text)
         except ValueError as error:
-            raise InputRefused(
-                f"this is no plan: {error}", hint="`cas plan --json` writes one"
-            ) from error
+            raise InputRefused(f"this is not a plan: {error}", hint=_PLAN_HINT) from error
         return cls.decode(document)
 
     def by(self, strategy: Strategy, reasons: Sequence[str] = ()) -> Plan:
-        """Return the plan with a strategy decided on."""
+        """Return the plan with a decided strategy, and the reasons against better ones."""
         return self._replace(strategy=strategy, reasons=tuple(reasons))
 
 
 def read_manifest(store: bytes, tree: Digest) -> Manifest:
-    """Read a manifest from the store at an absolute path.
+    """Read a manifest from the store at an absolute path, and check its form.
 
-    It is well-formed, and has the right digest where blake3 is installed to find out. Raises
-    StoreDamaged, OSError.
+    Its digest is checked too, if blake3 is installed. Raises StoreDamaged, OSError.
     """
     path = os.path.join(store, manifest_path(tree))
     try:
@@ -213,9 +212,10 @@ def read_manifest(store: bytes, tree: Digest) -> Manifest:
         raise StoreDamaged(f"the manifest {quoted(path)} is missing") from error
     except ValueError as error:
         raise StoreDamaged(f"the manifest {quoted(path)} is damaged: {error}") from error
+    # blake3 may be missing: a bare interpreter can carry out a plan.
     try:
         from cas.content.digest import verified_manifest
-    except ModuleNotFoundError:  # a bare interpreter carries out a plan
+    except ModuleNotFoundError:
         return Manifest.decode(data)
     return verified_manifest(data, tree)
 
@@ -223,18 +223,18 @@ def read_manifest(store: bytes, tree: Digest) -> Manifest:
 def _decode_path(path: str) -> bytes:
     encoded = os.fsencode(path)
     if not os.path.isabs(encoded) or os.path.normpath(encoded) != encoded or b"\0" in encoded:
-        raise ValueError(f"{path!r} is no absolute path in its shortest form")
+        raise ValueError(f"{path!r} is not a normalized absolute path")
     return encoded
 
 
 def _decode_layer(path: str, store: bytes) -> Digest:
     tree = _decode_digest(os.path.basename(path))
     if os.fsencode(path) != os.path.join(store, layer_path(tree)):
-        raise ValueError(f"{path!r} is no layer of the store")
+        raise ValueError(f"{path!r} is not a layer of the store")
     return tree
 
 
 def _decode_digest(text: str) -> Digest:
     if not is_digest(text):
-        raise ValueError(f"{text!r} is no digest")
+        raise ValueError(f"{text!r} is not a digest")
     return Digest(text)

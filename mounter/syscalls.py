@@ -1,9 +1,9 @@
-"""The system calls that Python's standard library lacks, each as one function.
+"""System calls that Python's standard library lacks, one function each.
 
-Every function raises OSError with the errno, the name of the call and, where there is one, the
-path. Constants are those of the kernel's uapi headers (linux/mount.h, linux/sched.h,
-linux/prctl.h, linux/inotify.h). The numbers of calls since Linux 5.1 are the same on all
-architectures but alpha.
+Every function raises OSError with the errno, the name of the call and, if there is one, the path.
+Constants are from the kernel's uapi headers (linux/mount.h, linux/sched.h, linux/prctl.h,
+linux/inotify.h). System calls added since Linux 5.1 have the same numbers on all architectures
+except alpha.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ UMOUNT_NOFOLLOW = 8
 
 _CLOEXEC = 0x1  # FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC
 _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+_AT_FDCWD = -100
+_MAX_CAPABILITIES = 64  # bits of the capability sets of capget(2)
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_FSOPEN = 430
@@ -82,7 +84,7 @@ class _CapabilityHeader(ctypes.Structure):
 
 
 class _CapabilitySets(ctypes.Structure):
-    """struct __user_cap_data_struct of capget(2), low and high 32 bits in turn."""
+    """Two struct __user_cap_data_struct of capget(2): the low 32 bits, then the high ones."""
 
     _fields_ = tuple(
         (f"{name}_{half}", ctypes.c_uint32)
@@ -105,31 +107,31 @@ def _syscall(number: int, *arguments: int | bytes | ctypes.Structure | None) -> 
 
 
 def fsopen(filesystem: bytes) -> int:
-    """Begin a mount; return the descriptor of its configuration (Linux 5.2)."""
+    """Start configuring a mount; return a descriptor of its configuration (Linux 5.2)."""
     return _checked(_syscall(_SYS_FSOPEN, filesystem, _CLOEXEC), "fsopen", filesystem)
 
 
 def fsconfig(fd: int, command: int, key: bytes | None = None, value: bytes | None = None) -> None:
-    """Set one option of a mount that was begun, or carry out a command on it."""
+    """Set an option of a mount configuration, or execute a command on it (Linux 5.2)."""
     _checked(_syscall(_SYS_FSCONFIG, fd, command, key, value, 0), "fsconfig", value or key)
 
 
 def fsmount(fd: int, attributes: int) -> int:
-    """Make the configured mount; return its descriptor, which is attached nowhere yet."""
+    """Make the configured mount, not attached yet; return its descriptor (Linux 5.2)."""
     return _checked(_syscall(_SYS_FSMOUNT, fd, _CLOEXEC, attributes), "fsmount")
 
 
 def open_tree(path: bytes, *, recursive: bool = False) -> int:
-    """Clone the mount that `path` is on, with `path` as its root (Linux 5.2).
+    """Clone the mount that holds `path`, with `path` as its root; return a descriptor (Linux 5.2).
 
-    With `recursive`, what is mounted below it too.
+    With `recursive`, mounts below `path` are cloned too.
     """
     flags = OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | (AT_RECURSIVE if recursive else 0)
-    return _checked(_syscall(_SYS_OPEN_TREE, -100, path, flags), "open_tree", path)
+    return _checked(_syscall(_SYS_OPEN_TREE, _AT_FDCWD, path, flags), "open_tree", path)
 
 
 def mount_setattr(fd: int, attributes: int, *, recursive: bool = False) -> None:
-    """Add attributes to the mount open at `fd`, or to all of the tree of mounts (Linux 5.12)."""
+    """Add attributes to the mount open at `fd`; `recursive`: and to those below (Linux 5.12)."""
     attr = _MountAttr(attr_set=attributes)
     size = ctypes.sizeof(attr)
     pointer = ctypes.addressof(attr)
@@ -140,7 +142,8 @@ def mount_setattr(fd: int, attributes: int, *, recursive: bool = False) -> None:
 def move_mount(fd: int, target_fd: int, target: bytes, *, beneath: bool = False) -> None:
     """Attach the mount open at `fd` to the directory open at `target_fd`.
 
-    With `beneath`, below the mount whose root that is (Linux 6.5). `target` is for the message.
+    With `beneath`, it is attached below the mount whose root that directory is (Linux 6.5).
+    `target` is only used in the error message.
     """
     flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
     flags |= MOVE_MOUNT_BENEATH if beneath else 0
@@ -154,67 +157,68 @@ def mount(
     flags: int,
     options: bytes | None = None,
 ) -> None:
-    """The old mount(2). It takes 4095 bytes of `options` and silently cuts the rest."""
+    """Mount with the old mount(2), which silently cuts `options` after 4095 bytes."""
     result = _libc.mount(source, target, filesystem, ctypes.c_ulong(flags), options)
     _checked(result, "mount", target)
 
 
 def pivot_root(new_root: bytes, put_old: bytes) -> None:
-    """pivot_root(2)."""
+    """Make `new_root` the root mount, and move the old one to `put_old` (pivot_root(2))."""
     result = _libc.pivot_root(new_root, put_old)
     _checked(result, "pivot_root", new_root)
 
 
 def umount(target: bytes, flags: int = 0) -> None:
-    """umount2(2), not following a symbolic link."""
+    """Unmount with umount2(2), without following a symbolic link."""
     _checked(_libc.umount2(target, flags | UMOUNT_NOFOLLOW), "umount2", target)
 
 
 def unshare(flags: int) -> None:
-    """unshare(2). CLONE_NEWUSER wants a process with one thread."""
+    """Enter new namespaces with unshare(2). CLONE_NEWUSER needs a single-threaded process."""
     _checked(_libc.unshare(flags), "unshare")
 
 
 def die_with_parent(signal: int) -> None:
-    """Ask for `signal` when the thread that forked this process ends (PR_SET_PDEATHSIG)."""
+    """Request `signal` for when the thread that forked this process ends (PR_SET_PDEATHSIG)."""
     _checked(_libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal), 0, 0, 0), "prctl")
 
 
 def no_new_privileges() -> None:
-    """Forbid that this process or its children gain privileges by execve(2), for good."""
+    """Prevent this process and its children from ever gaining privileges by execve(2)."""
     _checked(_libc.prctl(PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0), "prctl")
 
 
 def limit_capabilities(keep: int) -> None:
-    """Give up all capabilities that are not in the bit set `keep`, across execve(2) too.
+    """Drop all capabilities outside the bit set `keep`, across execve(2) too.
 
-    Those in `keep` survive execve(2) for any user id (ambient, capabilities(7)).
+    Those in `keep` survive execve(2) under any user id, as ambient ones (capabilities(7)).
     """
-    for number in range(64):
+    for number in range(_MAX_CAPABILITIES):
         if not keep >> number & 1 and _prctl(PR_CAPBSET_DROP, number) < 0:
-            break  # EINVAL: the kernel knows no higher ones
+            break  # EINVAL: this kernel has no capability with a higher number
     low, high = keep & 0xFFFFFFFF, keep >> 32
     header = _CapabilityHeader(_CAPABILITY_VERSION_3, 0)
     sets = _CapabilitySets(low, low, low, high, high, high)
     _checked(_libc.capset(ctypes.byref(header), ctypes.byref(sets)), "capset")
     _checked(_prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL), "prctl")
-    for number in range(64):
+    for number in range(_MAX_CAPABILITIES):
         if keep >> number & 1:
             _checked(_prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number), "prctl")
 
 
-def swap_names(one: bytes, other: bytes, dir_fd: int) -> None:
-    """Swap two names in the directory open at `dir_fd` at once (renameat2(2), Linux 3.15)."""
-    _checked(_libc.renameat2(dir_fd, one, dir_fd, other, RENAME_EXCHANGE), "renameat2", other)
+def swap_names(first: bytes, second: bytes, dir_fd: int) -> None:
+    """Swap two names in the directory open at `dir_fd`, atomically (renameat2(2), Linux 3.15)."""
+    result = _libc.renameat2(dir_fd, first, dir_fd, second, RENAME_EXCHANGE)
+    _checked(result, "renameat2", second)
 
 
 def inotify_init() -> int:
-    """Begin to watch directories; return the descriptor that tells of events, without waiting."""
+    """Return a new inotify descriptor, which is non-blocking (inotify(7))."""
     return _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK), "inotify_init1")
 
 
 def inotify_add_watch(fd: int, path: bytes, mask: int) -> int:
-    """Watch a file or directory; return the number that its events have (inotify(7))."""
+    """Watch a file or directory; return the watch descriptor of its events (inotify(7))."""
     result = _libc.inotify_add_watch(fd, path, ctypes.c_uint32(mask))
     return _checked(result, "inotify_add_watch", path)
 

@@ -1,4 +1,4 @@
-"""Tracing the files that a command opens in its sysroots.
+"""The files that a command opens in its sysroots.
 
 Uses `mounter.plan`, `mounter.targets` and `mounter.syscalls`.
 """

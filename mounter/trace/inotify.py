@@ -1,10 +1,9 @@
-"""Which files are opened in some directories, whoever opens them: inotify(7).
+"""Watches which files any process opens in some directories, by inotify(7).
 
-The kernel notes an open in the directory through which the file was reached, in the same tree of
-directories that the task sees; so one file with several names, as in a store, is not mistaken for
-another. A program or library that is executed or mapped is opened too. It takes no privileges,
-and nobody is held up: the kernel keeps the events in a queue, and one that does not fit is lost,
-and told so.
+The kernel reports an open under the directory through which the file was reached, so a file with
+several names, as in a store, is reported by the right one. Executing a program or mapping a library
+opens it too. Watching needs no privileges and delays nobody: events are queued, and if the queue
+overflows the kernel reports that.
 """
 
 from __future__ import annotations
@@ -24,43 +23,43 @@ from cas.system.directories import DirCursor
 from mounter import syscalls
 
 _EVENT = struct.Struct("iIII")
-"""struct inotify_event: watch, mask, cookie, length of the name that follows, padded with NULs."""
+"""struct inotify_event: watch, mask, cookie, length of the NUL-padded name that follows."""
 
 _MASK = syscalls.IN_OPEN | syscalls.IN_ONLYDIR | syscalls.IN_DONT_FOLLOW
-_AT_ONCE = 1 << 16  # bytes of events
-_LONGEST_PATH = 4000  # PATH_MAX is 4096, and a bit comes before it
+_READ_BYTES = 1 << 16
+_MAX_PATH_BYTES = 4000
+"""Longest path that is watched in one call: PATH_MAX (4096) less /proc/self/fd/N before it."""
 _PAUSE_MS = 10
-"""How long events gather: a queue takes 16,384 (fs.inotify.max_queued_events), which two
-processors that do nothing but open files do not fill in that time; and to be waked for each costs
-more than to note it."""
+"""How long events gather between two reads, since waking up costs more than reading an event. Two
+processors that only open files do not fill a queue of 16,384 (fs.inotify.max_queued_events) in
+that time."""
 
 
 class Watcher(Closeable):
-    """Watches directories, each known by a key; notes which files are opened in them.
+    """Records which files are opened in directories; each tree of them has a number as its key.
 
-    `whole` is False if something was lost, and others may have been opened. Raises OSError: EMFILE
-    if this user watches in too many processes (fs.inotify.max_user_instances).
+    `complete` is False if events were lost. Raises OSError: EMFILE if this user has too many
+    watchers (fs.inotify.max_user_instances).
     """
 
     def __init__(self) -> None:
-        self._end = os.eventfd(0, os.EFD_CLOEXEC)
+        self._end_fd = os.eventfd(0, os.EFD_CLOEXEC)
         try:
             self._fd = syscalls.inotify_init()
         except OSError:
-            os.close(self._end)
+            os.close(self._end_fd)
             raise
         self._directories: dict[int, tuple[int, bytes]] = {}
         self._events: set[bytes] = set()
         self._unmounted = False
-        self.whole = True
+        self.complete = True
 
     def add(self, key: int, root_fd: int, directories: Iterable[bytes]) -> None:
-        """Watch the directory open at `root_fd`, and those at paths below it.
+        """Watch the directory open at `root_fd`, and `directories`, which are paths below it.
 
-        Each comes before those in it. One that is not there, or is a symbolic link, or is not among
-        them, is passed over with all that is in it. Nothing is opened for it, since that would fill
-        the queue. Raises OSError: ENOSPC if this user watches as many as it may
-        (fs.inotify.max_user_watches).
+        A directory must precede those in it. If it is missing, a symbolic link or not listed, it is
+        skipped with all its subdirectories. Raises OSError: ENOSPC if this user has too many
+        watches (fs.inotify.max_user_watches).
         """
         self._directories[self._watch(root_fd, b".")] = (key, b"")
         watched = {b""}
@@ -69,7 +68,8 @@ class Watcher(Closeable):
                 if os.path.dirname(path) not in watched:
                     continue
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                    if len(path) > _LONGEST_PATH:
+                    # By path where possible: opening a directory adds an event to the queue.
+                    if len(path) > _MAX_PATH_BYTES:
                         watch = self._watch(cursor.at(path), b".")
                     else:
                         watch = self._watch(root_fd, path)
@@ -81,66 +81,68 @@ class Watcher(Closeable):
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Note events while a `with` block runs, in a thread; and at its end all that are left.
+        """Record events in a thread for a `with` block, and the remaining ones at its end.
 
-        Nothing here fails: without a thread, events are lost if there are more than the queue
-        takes.
+        Never fails: if no thread can be started, events are lost once the queue is full.
         """
         thread = threading.Thread(target=self._read_until_end, daemon=True)
-        with contextlib.suppress(RuntimeError):  # no more threads: an event that is lost is told
+        with contextlib.suppress(RuntimeError):  # no more threads
             thread.start()
         try:
             yield
         finally:
-            os.eventfd_write(self._end, 1)
+            os.eventfd_write(self._end_fd, 1)
             if thread.ident is not None:
                 thread.join()
             self._read()
 
     def opened(self) -> set[tuple[int, bytes]]:
-        """Return what was opened and is no directory: each key with a path."""
-        found = set()
+        """Return the files that were opened: pairs of a key and a path."""
+        opened = set()
         for event in self._events:
             watch, mask, *_ = _EVENT.unpack_from(event)
             if mask & syscalls.IN_OPEN and not mask & syscalls.IN_ISDIR:
                 key, directory = self._directories[watch]
-                found.add((key, os.path.join(directory, event[_EVENT.size :].rstrip(b"\0"))))
-        return found
+                opened.add((key, os.path.join(directory, event[_EVENT.size :].rstrip(b"\0"))))
+        return opened
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         os.close(self._fd)
-        os.close(self._end)
+        os.close(self._end_fd)
 
     def _read_until_end(self) -> None:
-        either, ending = select.poll(), select.poll()
-        for poll in (either, ending):
-            poll.register(self._end, select.POLLIN)
-        either.register(self._fd, select.POLLIN)
-        while not ending.poll(0):
-            either.poll()
-            ending.poll(_PAUSE_MS)
+        any_poll, end_poll = select.poll(), select.poll()
+        for poll in (any_poll, end_poll):
+            poll.register(self._end_fd, select.POLLIN)
+        any_poll.register(self._fd, select.POLLIN)
+        while not end_poll.poll(0):
+            any_poll.poll()
+            end_poll.poll(_PAUSE_MS)
             self._read()
 
     def _read(self) -> None:
-        """Note the events that are in the queue now; each once, as it is, to be looked at later."""
+        """Store the queued events, each distinct one once, to be decoded later."""
+        # Only those queued now: a busy command could keep the loop from ever ending.
         try:
-            left = int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)), sys.byteorder)
-            while left > 0:
-                data = os.read(self._fd, _AT_ONCE)
-                left -= len(data)
-                self._note(data)
+            pending = int.from_bytes(
+                fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)), sys.byteorder
+            )
+            while pending > 0:
+                data = os.read(self._fd, _READ_BYTES)
+                pending -= len(data)
+                self._store(data)
         except (OSError, MemoryError):
-            self.whole = False
+            self.complete = False
 
-    def _note(self, data: bytes) -> None:
-        at = 0
-        while at < len(data):
-            _, mask, _, length = _EVENT.unpack_from(data, at)
-            end = at + _EVENT.size + length
-            self._events.add(data[at:end])
-            at = end
-            # What is unmounted at the end of a task gives two events for each directory, and what
-            # does not fit then is of no meaning.
+    def _store(self, data: bytes) -> None:
+        start = 0
+        while start < len(data):
+            _, mask, _, length = _EVENT.unpack_from(data, start)
+            end = start + _EVENT.size + length
+            self._events.add(data[start:end])
+            start = end
+            # Unmounting at the end of a task queues two events for each directory; an overflow
+            # after that loses no opened file.
             self._unmounted |= mask & syscalls.IN_UNMOUNT != 0
-            self.whole &= self._unmounted or mask & syscalls.IN_Q_OVERFLOW == 0
+            self.complete &= self._unmounted or mask & syscalls.IN_Q_OVERFLOW == 0

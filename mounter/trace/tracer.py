@@ -1,9 +1,9 @@
-"""What did a command really use of its sysroots?
+"""Traces which artifacts of its sysroots a command uses.
 
     with mounter.Tracer(plans) as tracer:
         code = mounter.run_plans(["make"], plans, tracer=tracer)
-        for used in tracer.used(plan):
-            print(used.id, len(used.opened))
+        for use in tracer.used(plan):
+            print(use.id, len(use.opened))
 
 Needs the standard library only.
 """
@@ -31,14 +31,13 @@ _LIMITS = {
 
 
 class TraceRefused(CasError):
-    """The kernel does not tell what is opened; the command has not been begun."""
+    """The kernel refuses to watch the sysroots; the command was not started."""
 
 
 class Tracer(Closeable):
-    """Sees which files a command opens in the sysroots of some plans.
+    """Records which files one command opens in the sysroots of some plans; must be closed.
 
-    It is for one command, and to be closed. `covered` are paths at which the command sees
-    another directory; in a sysroot, that hides the files of artifacts. Raises TraceRefused,
+    `covered` are the paths of bind mounts, which hide the files of a sysroot. Raises TraceRefused,
     StoreDamaged, OSError.
     """
 
@@ -46,8 +45,8 @@ class Tracer(Closeable):
         self._plans = tuple(plans)
         self._contents = [_content(plan) for plan in plans]
         self._covered = tuple(covered)
-        self._whole = not any(
-            _is_new(target, plan, content)
+        self._watches_all = not any(
+            _replaces_directory(target, plan, content)
             for plan, content in zip(self._plans, self._contents, strict=True)
             for target in self._covered
         )
@@ -58,18 +57,17 @@ class Tracer(Closeable):
 
     @property
     def complete(self) -> bool:
-        """Whether nothing was lost. If not, what was not seen may have been used.
+        """Whether no event was lost; if not, artifacts may have been used unnoticed.
 
-        It is not from the beginning where a bind mount makes a new path in a sysroot that cannot be
-        written: the directory that holds it is replaced, and what is in it cannot be watched.
+        False from the start if a bind mount adds a path to a read-only sysroot: the directory above
+        is replaced by a tmpfs, and its entries cannot be watched.
         """
-        return self._whole and self._watcher.whole
+        return self._watches_all and self._watcher.complete
 
     def watch(self, root: bytes) -> None:
-        """Begin to see what is opened, in the file system whose root directory is at `root`.
+        """Start watching, in the file system whose root directory is at `root`.
 
-        What is in a directory that is not watched is not watched either, such as in a bind mount.
-        What is opened before `reading` is kept by the kernel. Raises TraceRefused.
+        Bind mounts are not watched. The kernel queues events until `reading`. Raises TraceRefused.
         """
         for number, plan in enumerate(self._plans):
             directories = (
@@ -84,28 +82,28 @@ class Tracer(Closeable):
                 raise _refusal(error) from error
 
     def reading(self) -> contextlib.AbstractContextManager[None]:
-        """Take note, while a `with` block runs, of what is opened. Starts a thread."""
+        """Record opened files for a `with` block, in a thread."""
         return self._watcher.reading()
 
     def used(self, plan: Plan) -> list[ArtifactUse]:
-        """Return what was used of each artifact of one of the plans, lowest first."""
+        """Return the use of each artifact of one of the plans, lowest first."""
         number = self._plans.index(plan)
-        found = {path for key, path in self._watcher.opened() if key == number}
+        opened = {path for key, path in self._watcher.opened() if key == number}
         ids = [artifact.id for artifact in plan.artifacts]
-        return artifact_uses(ids, self._contents[number], found, plan.target)
+        return artifact_uses(ids, self._contents[number], opened, plan.target)
 
     def close(self) -> None:
-        """See no more."""
+        """Stop watching."""
         self._watcher.close()
 
 
 def _content(plan: Plan) -> TreeContent:
-    """Return what will be at a plan's target, each path with the number of its artifact."""
+    """Return the merged tree of a plan, each path with the number of its artifact."""
     return union(read_manifest(plan.store, artifact.tree) for artifact in plan.artifacts)
 
 
-def _is_new(path: bytes, plan: Plan, content: TreeContent) -> bool:
-    """Tell whether to have something mounted at a path makes it replace a part of a sysroot."""
+def _replaces_directory(path: bytes, plan: Plan, content: TreeContent) -> bool:
+    """Return whether a mount at `path` makes the sandbox replace a directory of a sysroot."""
     if plan.writable or not is_below(path, plan.target):
         return False
     node, _ = content.get(path[len(plan.target) + 1 :], (b"", 0))
@@ -115,8 +113,8 @@ def _is_new(path: bytes, plan: Plan, content: TreeContent) -> bool:
 def _refusal(error: OSError) -> TraceRefused:
     limit = _LIMITS.get(error.errno or 0)
     if limit is None:
-        why, hint = f"{error.strerror}", hint_for(error)
+        reason, hint = f"{error.strerror}", hint_for(error)
     else:
-        why = f"this user watches as much as {limit} allows"
-        hint = f"let it be more (`sysctl {limit}`), or trace fewer commands at once"
-    return TraceRefused(f"what the command opens cannot be seen: {why}", hint=hint)
+        reason = f"this user has reached the limit {limit}"
+        hint = f"raise it (`sysctl {limit}`), or trace fewer commands at once"
+    return TraceRefused(f"cannot trace the command: {reason}", hint=hint)

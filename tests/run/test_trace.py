@@ -395,8 +395,8 @@ def test_trace_refused_by_the_kernel_is_reported_before_the_command(
     done = limited("run", "--trace", "used.json", "--sysroot", "new/s=a", "--", "touch", "began",
                    code=125)  # fmt: skip
 
-    assert "cas: what the command opens cannot be seen" in done.stderr
-    assert "hint: let it be more (`sysctl fs.inotify.max_user_" in done.stderr
+    assert "cas: cannot trace the command" in done.stderr
+    assert "hint: raise it (`sysctl fs.inotify.max_user_" in done.stderr
     assert sorted(os.listdir(work)) == ["a", "b", "c", "store", "used.json"]
 
 
