@@ -17,7 +17,7 @@ import pytest
 from cas.store import Store
 from tests.helpers.remotes import ENVIRONMENT, GTK, ZLIB, Proxy, Seaweed, proxy_to
 from tests.helpers.sampling import sample_with
-from tests.helpers.support import CAS, Cas, leftover_mounts, make
+from tests.helpers.support import CAS, ROOT, Cas, leftover_mounts, make
 
 _ADMINISTRATORS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """The directories of mkfs.ext4, losetup, nginx and others, which a user's PATH may lack."""
@@ -61,6 +61,23 @@ def pytest_configure(config: pytest.Config) -> None:
     ):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Select the tests marked `per_user`, if asked to; all that root skips have to be marked."""
+    kept = [item for item in items if item.get_closest_marker("per_user")]
+    others = [item for item in items if not item.get_closest_marker("per_user")]
+    if config.option.per_user:
+        config.hook.pytest_deselected(items=others)
+        items[:] = kept
+    elif ROOT:
+        nowhere = [
+            item.nodeid
+            for item in others
+            for mark in item.iter_markers("skipif")
+            if mark.args[0] and "root" in mark.kwargs["reason"]
+        ]
+        assert nowhere == [], "neither root nor a user runs them: mark them per_user"
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

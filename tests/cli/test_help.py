@@ -31,6 +31,8 @@ _FIRST = {
     "which": _MOUNTED,
 }
 """What has to be done before the examples of some commands."""
+_OF_USERS = {"init", "put", "run", "mount", "umount", "update", "mounts", "which", "doctor"}
+"""The commands whose examples make mounts, namespaces or modes."""
 
 
 def _commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -114,7 +116,11 @@ def _shell(work: Path, lines: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.xdist_group("object store")
 @pytest.mark.parametrize(
     "example",
-    [(name, line) for name, command in _COMMANDS.items() for line in _examples(command)],
+    [
+        pytest.param((name, line), marks=[pytest.mark.per_user] if name in _OF_USERS else [])
+        for name, command in _COMMANDS.items()
+        for line in _examples(command)
+    ],
     ids=lambda pair: pair[1],
 )
 def test_help_example_runs(
@@ -162,6 +168,7 @@ def test_misspelt_name_gets_a_suggestion(world: Path) -> None:
         assert hint in done.stderr
 
 
+@pytest.mark.per_user
 def test_python_module_is_the_command(world: Path) -> None:
     for line, code in (("--version", 0), ("--help", 0), ("ls", 0), ("mout", 2), ("show zlb", 3)):
         one, other = _shell(world, f"cas {line}"), _shell(world, f"python -m cas {line}")

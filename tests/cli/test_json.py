@@ -261,6 +261,7 @@ def test_path_bytes_survive_json(cas: Cas, work: Path) -> None:
     assert made == (name, f"{name}copy", *[f"{work}/{name}target"] * 3)
 
 
+@pytest.mark.per_user
 def test_mount_documents_cover_every_strategy(cas: Cas, work: Path) -> None:
     works = {found["name"]: found["works"] for found in cas.json("doctor")}
     overlay = works["overlay with privileges"]

@@ -276,6 +276,7 @@ def test_report_file_is_replaced_atomically(cas: Cas, work: Path) -> None:
     assert os.listdir(work / "pages") == ["store.html"]
 
 
+@pytest.mark.per_user
 def test_unwritable_report_file_is_an_error(cas: Cas, work: Path) -> None:
     cas("report", "page.html", code=1)  # there is no store
     cas("init")

@@ -207,6 +207,7 @@ def test_which_names_the_winner_and_hidden_providers(cas: Cas, work: Path, trees
     assert "has nothing-like-it" in cas("which", "nothing-like-it", "a", code=1).stderr
 
 
+@pytest.mark.per_user
 @pytest.mark.parametrize("strategy", ["auto", "hardlink", "copy"])
 def test_which_reads_a_mounted_sysroot(cas: Cas, work: Path, trees: None, strategy: str) -> None:
     cas("mount", "target", "a", "b", "--strategy", strategy)
@@ -221,6 +222,7 @@ def test_which_reads_a_mounted_sysroot(cas: Cas, work: Path, trees: None, strate
     cas("umount", "target")
 
 
+@pytest.mark.per_user
 def test_which_reports_changes_in_a_writable_sysroot(cas: Cas, work: Path, trees: None) -> None:
     cas("mount", "target", "a", "b", "--rw")
     usr = work / "target/usr"
@@ -254,6 +256,7 @@ def test_which_reports_merged_directories_and_link_targets(
         assert "Error" in cas("which", whole, "a", code=2).stderr
 
 
+@pytest.mark.per_user
 @pytest.mark.parametrize("strategy", ["overlay", "hardlink", "copy"])
 def test_which_works_inside_a_run(cas: Cas, work: Path, trees: None, strategy: str) -> None:
     which = [CAS, "--store", str(cas.store), "which", "s/usr/x"]
@@ -263,6 +266,7 @@ def test_which_works_inside_a_run(cas: Cas, work: Path, trees: None, strategy: s
     assert done.stdout.startswith("wins   b:t:12345678 ")
 
 
+@pytest.mark.per_user
 def test_diff_compares_ids_directories_and_sysroots(cas: Cas, work: Path) -> None:
     both = {"same": "1", "d/": None}
     old = both | {"content": "1", "gone": "1", "bit": "1", "kind": "1", "l@": "1"}
@@ -306,6 +310,7 @@ def _compose(store: Store, count: int) -> Composition:
     return store.compose([f"r{n}" for n in range(count)], conflicts=ConflictPolicy.IGNORE)
 
 
+@pytest.mark.per_user
 def test_overlay_of_more_trees_than_the_kernel_takes(work: Path, many: Path) -> None:
     expected = {b"own": ("directory",)}
     for number in range(1200):

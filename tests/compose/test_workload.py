@@ -94,6 +94,7 @@ def unpacked(place: Path, packages: list[Path]) -> Tree:
     return found
 
 
+@pytest.mark.per_user
 def test_overlay_of_all_packages_equals_unpacking_them(
     composition: Composition, unpacked: Tree, place: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_linked_tree_of_all_packages_equals_unpacking_them(
     assert not (place / "target").exists()
 
 
+@pytest.mark.per_user
 def test_compiler_builds_and_runs_a_program_of_many_libraries_in_the_sysroot(
     composition: Composition, tmp_path: Path
 ) -> None:

@@ -32,6 +32,8 @@ from tests.helpers.documents import (
 from tests.helpers.remotes import ENVIRONMENT, ZLIB, Seaweed
 from tests.helpers.support import ROOT, make
 
+pytestmark = pytest.mark.per_user
+
 _IS_THIS = "test_documents.py: test_documented_options_exist"
 _COLLECTS = "test_config.py: test_gc_uses_the_limits_of_the_file"
 _PUSHES = "docs/sharing.md"

@@ -12,6 +12,8 @@ import pytest
 
 from tests.helpers.support import CAS, ROOT, Cas, mount_lines, sound
 
+pytestmark = pytest.mark.per_user
+
 TEXT = (Path(__file__).parents[2] / "docs/integrations.md").read_text()
 BUILDS = {
     "script": "sh build.sh",

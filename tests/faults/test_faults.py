@@ -28,6 +28,8 @@ _CALLS = (
     "fdatasync,fsync,msync",
     "fchmod,fchmodat",
 )
+_MARKS = dict.fromkeys(("unlink,unlinkat,rmdir", "fchmod,fchmodat"), pytest.mark.per_user)
+"""Only users need these to change read-only directories."""
 
 
 def _whole(store: Path, names: set[str]) -> None:
@@ -40,7 +42,9 @@ def _whole(store: Path, names: set[str]) -> None:
                 assert composition.layers == (artifact.tree,)
 
 
-@pytest.mark.parametrize("call", _CALLS)
+@pytest.mark.parametrize(
+    "call", [pytest.param(call, marks=_MARKS.get(call, ())) for call in _CALLS]
+)
 def test_kill_at_any_step_of_put_rm_or_gc_loses_nothing(cas: Cas, work: Path, call: str) -> None:
     cas("put", "kept:t:12345678", make(work / "kept", {"shared": "1", "own": "kept"}))
     cas("pin", "kept")
@@ -74,6 +78,7 @@ def test_kill_of_the_first_put_can_be_repeated(cas: Cas, work: Path, call: str) 
         subprocess.run(["rm", "-rf", cas.store], check=True)
 
 
+@pytest.mark.per_user
 def test_moved_tree_survives_a_kill_in_one_place(cas: Cas, work: Path) -> None:
     files = {"a": "1", "b": "2", "d/c": "3"}
     expected = snapshot(make(work / "expected", files))
@@ -121,6 +126,7 @@ with Store(store, create=True) as store:
 """
 
 
+@pytest.mark.per_user
 def test_concurrent_put_remove_and_use_lose_nothing(work: Path) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.actions import ACTIONS, CARE, Action, Bench
+from tests.helpers.actions import ACTIONS, CARE, Action, Bench, cases
 from tests.helpers.injection import Outcome, Prepared
 from tests.helpers.support import ROOT, Cas
 
@@ -67,14 +67,14 @@ _READERS = (
 _ACTIONS = [name for name in ACTIONS if ROOT or "overlay" not in name]
 
 
-@pytest.mark.parametrize("name", ["run", *(name for name in _ACTIONS if "overlay" in name)])
+@pytest.mark.parametrize("name", cases(["run", *(name for name in _ACTIONS if "overlay" in name)]))
 def test_io_error_in_a_mount_leaves_the_old_or_the_new(
     cas: Cas, run: Prepared, work: Path, name: str
 ) -> None:
     _meet(cas, run, name, _MOUNTING)
 
 
-@pytest.mark.parametrize("name", [*_ACTIONS, *CARE])
+@pytest.mark.parametrize("name", cases([*_ACTIONS, *CARE]))
 def test_io_error_in_a_change_is_reported_and_damages_nothing(
     cas: Cas, run: Prepared, work: Path, name: str
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from cas.disk.mount_records import read_record
 from cas.store import Store
 from cli.output.interruption import GOES_ON
-from tests.helpers.actions import ACTIONS, NEW, Bench
+from tests.helpers.actions import ACTIONS, NEW, Bench, cases
 from tests.helpers.injection import Outcome, Prepared
 from tests.helpers.support import CAS, ROOT, Cas
 
@@ -73,16 +73,25 @@ def _truth(cas: Cas, name: str) -> str:
 
 
 _ACTIONS = [name for name in ACTIONS if ROOT or "overlay" not in name]
-_CASES = [
-    *((name, signal.SIGINT) for name in _ACTIONS),
-    *((name, signal.SIGTERM) for name in ("put --move", "update by hardlink", "run")),
-]
+_TERMINATED = ("put --move", "update by hardlink", "run")
 
 
-@pytest.mark.parametrize(("name", "number"), _CASES)
-def test_signal_in_any_call_ends_a_command_and_damages_nothing(
-    cas: Cas, run: Prepared, name: str, number: signal.Signals
+@pytest.mark.parametrize("name", cases(_ACTIONS))
+def test_interrupt_in_any_call_ends_a_command_and_damages_nothing(
+    cas: Cas, run: Prepared, name: str
 ) -> None:
+    _end_in_each_call(cas, run, name, signal.SIGINT)
+
+
+@pytest.mark.parametrize("name", _TERMINATED)
+def test_termination_in_any_call_ends_a_command_and_damages_nothing(
+    cas: Cas, run: Prepared, name: str
+) -> None:
+    _end_in_each_call(cas, run, name, signal.SIGTERM)
+
+
+def _end_in_each_call(cas: Cas, run: Prepared, name: str, number: signal.Signals) -> None:
+    """Do an action once for each of its calls, and let a signal come in that call."""
     ended = 0
     said: set[str] = set()
     for done in Bench(cas, run).meet(ACTIONS[name], _CALLS, f"signal={number.name}"):

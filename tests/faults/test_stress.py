@@ -8,10 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cas.gc.policy import Policy
 from cas.store import Store
 from tests.helpers.stress import RECIPES, VERSIONS, tree_of
 from tests.helpers.support import leftover_mounts, objects_of, sound, tidy
+
+pytestmark = pytest.mark.per_user
 
 _OPERATIONS = int(os.environ.get("CAS_TEST_STRESS", "60"))
 """Of each worker."""

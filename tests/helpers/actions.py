@@ -7,6 +7,9 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import pytest
+from _pytest.mark import ParameterSet
+
 from cas.gc.policy import Policy
 from cas.store import Store
 from tests.helpers.injection import Outcome, Prepared
@@ -79,6 +82,15 @@ CARE = {
     "rebuild-index": Action(("rebuild-index",), (_PUT,), (_RM,)),
 }
 """What looks after a store. Nothing of it makes or removes an artifact."""
+
+OF_USERS = ("put --move", "gc", "run", "run by hardlink", "umount by hardlink", "update by copy")
+"""The actions that change read-only directories or make namespaces, which root does otherwise."""
+
+
+def cases(names: Iterable[str]) -> list[ParameterSet]:
+    """Return the names of actions as parameters; those in OF_USERS are marked `per_user`."""
+    marks = {True: [pytest.mark.per_user], False: []}
+    return [pytest.param(name, marks=marks[name in OF_USERS]) for name in names]
 
 
 class Bench:

@@ -13,6 +13,8 @@ import pytest
 from tests.helpers.running import strace
 from tests.helpers.support import CAS, ROOT, Cas, make, snapshot
 
+pytestmark = pytest.mark.per_user
+
 # A user namespace in which no further one may be made, and then no capability either.
 _IN_NAMESPACE = ["unshare", "--user", "--map-current-user", "--keep-caps", "sh", "-euc"]
 _FORBID = "echo 0 > /proc/sys/user/max_user_namespaces; exec"

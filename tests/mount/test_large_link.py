@@ -14,6 +14,8 @@ from cas.system.directories import open_directory, remove_tree
 from tests.helpers.endings import End, end_after, interrupt, kill_a_child
 from tests.helpers.support import ROOT, Cas, make, snapshot, sound
 
+pytestmark = pytest.mark.per_user
+
 ID = "large:t:12345678"
 
 

@@ -17,6 +17,8 @@ from cas.system.files import seal
 from tests.helpers.running import waiting_run
 from tests.helpers.support import CAS, ROOT, Cas, make, mount_lines
 
+pytestmark = pytest.mark.per_user
+
 USER = pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() in {p.pw_uid for p in pwd.getpwall()} \
     else str(os.geteuid())  # fmt: skip
 

@@ -17,6 +17,8 @@ from mounter.plan import Plan, StrategyRefused
 from tests.helpers.running import strace
 from tests.helpers.support import CAS, ROOT, Cas, make, mount_lines, snapshot
 
+pytestmark = pytest.mark.per_user
+
 # No new mount API at all (before 5.2), and one without `lowerdir+` (before 6.5).
 FAULTS = ["fsopen:error=ENOSYS", "fsconfig:error=EINVAL"]
 

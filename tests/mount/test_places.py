@@ -16,6 +16,8 @@ import pytest
 from cas.store import Store
 from tests.helpers.support import CAS, ROOT, Cas, make, snapshot
 
+pytestmark = pytest.mark.per_user
+
 FILES = {"usr/x": "x", "usr/bin/tool*": "#!/bin/sh\necho tool\n", "l@": "usr", "empty/": None}
 
 

@@ -18,6 +18,8 @@ from cas.model.manifest import Manifest
 from mounter import Plan, hold
 from tests.helpers.support import CAS, ROOT, Cas, Tree, make, snapshot
 
+pytestmark = pytest.mark.per_user
+
 PROJECT = Path(__file__).parents[2]
 
 # The code of a build system in the process of its own task.

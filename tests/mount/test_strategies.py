@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,8 @@ import mounter
 from cas.store import Store
 from mounter import Strategy
 from tests.helpers.support import Tree, make, seen_in_run, snapshot
+
+pytestmark = pytest.mark.per_user
 
 _NAMES = st.sampled_from("abc")
 _PATHS = st.lists(_NAMES, min_size=1, max_size=3).map("/".join)

@@ -14,6 +14,8 @@ from cas.store import Store
 from tests.helpers.sampling import fault_numbers
 from tests.helpers.support import ROOT, Cas, killed, make, snapshot
 
+pytestmark = pytest.mark.per_user
+
 STRATEGIES = ["hardlink", "copy", *(["overlay"] if ROOT else [])]
 FILES = {"usr/include/x.h": "x", "usr/bin/tool*": "#!/bin/sh\necho tool\n", "l@": "usr", "e/": None}
 

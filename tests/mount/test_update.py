@@ -18,6 +18,8 @@ from mounter import Plan, Strategy, updating
 from tests.helpers.sampling import fault_numbers
 from tests.helpers.support import CAS, ROOT, Cas, killed, make, mount_lines, snapshot
 
+pytestmark = pytest.mark.per_user
+
 STRATEGIES = ["hardlink", "copy", *(["overlay"] if ROOT else [])]
 
 _GAP = re.compile(r"it was missing for [0-9]+\.[0-9]{3} ms \(.+\)")

@@ -17,6 +17,8 @@ from mounter import Strategy
 from tests.helpers.running import strace, waiting_run
 from tests.helpers.support import CAS, ROOT, Cas, Tree, make, mount_lines, snapshot
 
+pytestmark = pytest.mark.per_user
+
 CHANGES = (
     "cd {}; echo new > usr/new; rm usr/gone; mv usr/dir usr/moved; "
     "sed -i s/old/edited/ usr/edit; rm -r usr/tree; mkdir usr/tree; chmod u+w usr/x; echo y > usr/x"

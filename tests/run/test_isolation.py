@@ -21,6 +21,8 @@ from tests.helpers.running import waiting_run
 from tests.helpers.support import CAS, ROOT, Cas, make
 from tests.helpers.users import as_user
 
+pytestmark = pytest.mark.per_user
+
 NOWHERE = "/cas-tests-no-such-directory"
 
 # Then root cannot write to /usr either; only this namespace sees that.

@@ -16,6 +16,8 @@ import pytest
 from tests.helpers.running import next_line, start, strace
 from tests.helpers.support import CAS, ROOT, Cas, make, mount_lines, snapshot
 
+pytestmark = pytest.mark.per_user
+
 
 @pytest.fixture
 def sysroot(cas: Cas, work: Path) -> str:

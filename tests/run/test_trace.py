@@ -24,6 +24,8 @@ from tests.helpers.support import ROOT, Cas, make
 from tests.helpers.users import as_user
 from tests.mount.test_fallback import NO_NAMESPACES
 
+pytestmark = pytest.mark.per_user
+
 A, B, C = (f"{name}:t:12345678" for name in "abc")
 _LIMITED = [
     "unshare", "--user", "--map-current-user", "--keep-caps", "sh", "-euc",

@@ -54,6 +54,7 @@ def odd_tree(root: Path) -> Path:
     return root
 
 
+@pytest.mark.per_user
 @pytest.mark.parametrize("options", [
     ["--format=gnu"], ["--format=posix"], ["--format=gnu", "-S"],
     ["--format=posix", "-S", "--sparse-version=0.0"],
@@ -92,6 +93,7 @@ def test_contents_only_in_an_archive_are_stored(tmp_path: Path, cas: Cas) -> Non
     tidy(cas.store)
 
 
+@pytest.mark.per_user
 def test_archive_means_what_tar_extracts(tmp_path: Path, cas: Cas) -> None:
     path = tmp_path / "tree.tar"
     members = [

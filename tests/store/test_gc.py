@@ -32,6 +32,8 @@ from tests.helpers.support import (
     tidy,
 )
 
+pytestmark = pytest.mark.per_user
+
 MIB = 1 << 20
 NOW = ("--grace", "0s")
 

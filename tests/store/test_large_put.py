@@ -38,6 +38,7 @@ def _state(tree: Path) -> _State:
     return {name: (st.st_mode, st.st_mtime_ns) for name, st in found.items()}
 
 
+@pytest.mark.per_user
 @pytest.mark.parametrize("options", [[], ["--move"]], ids=["copied", "moved"])
 def test_large_tree_is_stored_whole(cas: Cas, tree: Path, options: list[str]) -> None:
     before = snapshot(tree)

@@ -183,6 +183,7 @@ def test_gc_removes_old_log_files(cas: Cas) -> None:
     assert kept == [name[0], f"{now.tm_year}-{now.tm_mon:02}"]
 
 
+@pytest.mark.per_user
 def test_unwritable_log_does_not_stop_the_command(cas: Cas) -> None:
     cas("init")
     month = cas.store / "log" / time.strftime("%Y-%m", time.gmtime())
@@ -204,6 +205,7 @@ def test_log_is_created_on_demand(cas: Cas) -> None:
     assert _kinds(cas) == ["put"]
 
 
+@pytest.mark.per_user
 @pytest.mark.parametrize("name", ["log", "counts"])
 @pytest.mark.parametrize("kind", ["missing", "file", "directory", "fifo", "link"])
 def test_foreign_file_instead_of_the_log_stops_nothing(

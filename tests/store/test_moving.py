@@ -13,6 +13,8 @@ from cas.put.source_tree import TreeLeftOver
 from cas.store import Store
 from tests.helpers.support import ROOT, Cas, make, objects_of, snapshot
 
+pytestmark = pytest.mark.per_user
+
 ID = "a:t:12345678"
 
 

@@ -213,6 +213,7 @@ def test_interrupted_import_resumes(tmp_path: Path, cas: Cas, number: signal.Sig
     tidy(cas.store)
 
 
+@pytest.mark.per_user
 @pytest.mark.parametrize("end", ["", ".tar", ".tar.gz", ".tgz", ".tar.zst"])
 def test_exported_tree_puts_as_the_same_tree(tmp_path: Path, cas: Cas, end: str) -> None:
     tree = make(tmp_path / "tree", {
@@ -229,6 +230,7 @@ def test_exported_tree_puts_as_the_same_tree(tmp_path: Path, cas: Cas, end: str)
     assert [name for name in os.listdir(tmp_path) if ".cas-" in name] == []
 
 
+@pytest.mark.per_user
 def test_exported_directory_belongs_to_the_caller(tmp_path: Path, cas: Cas) -> None:
     cas("put", "zlib:t:11111111", make(tmp_path / "tree", {"d/f": "old", "x*": "run"}))
     out = tmp_path / "out"

@@ -91,6 +91,7 @@ def test_has_counts_hits_and_misses(filled: Cas) -> None:
     assert _counted(before, _counts(filled)) == {"has_hits": 3, "has_misses": 1}
 
 
+@pytest.mark.per_user
 def test_sysroots_count_hits_and_misses(filled: Cas, work: Path) -> None:
     before = _counts(filled)
 
@@ -194,6 +195,7 @@ def test_predicted_free_space_matches_gc(filled: Cas) -> None:
     assert filled.json("stats")["artifacts"] == 0
 
 
+@pytest.mark.per_user
 def test_uncountable_use_stops_nothing(filled: Cas, work: Path) -> None:
     (filled.store / "counts").unlink()
     filled("has", ONE)
@@ -288,6 +290,7 @@ def _not_needed(cas: Cas, work: Path) -> None:
     cas("rm", "one")
 
 
+@pytest.mark.per_user
 @pytest.mark.parametrize("leave", [_stray, _killed_put, _not_needed])
 def test_leftovers_are_counted_and_freed(
     filled: Cas, work: Path, leave: Callable[[Cas, Path], None]

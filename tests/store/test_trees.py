@@ -18,6 +18,8 @@ from cas.system.directories import DIRECTORY_FLAGS, DirCursor, open_directory, w
 from tests.helpers.running import strace
 from tests.helpers.support import CAS, ROOT, Cas, make, objects_of, snapshot
 
+pytestmark = pytest.mark.per_user
+
 ID = "a:t:12345678"
 
 

@@ -12,6 +12,8 @@ import pytest
 from cas.store import Store
 from tests.helpers.support import ROOT, Cas, make, snapshot
 
+pytestmark = pytest.mark.per_user
+
 PATHS = ["link", *(["bound"] if ROOT else [])]
 
 

@@ -86,6 +86,7 @@ def _repaired(cas: Cas) -> list[str]:
     return done
 
 
+@pytest.mark.per_user
 def test_sound_store_verifies_while_in_use(cas: Cas, work: Path, trees: None) -> None:
     cas("mount", "linked", "a", "b", "--strategy", "hardlink")
     cas("mount", "other", "a", "b")
@@ -235,6 +236,7 @@ def test_repair_rebuilds_a_lost_index_and_verify_does_not(
     assert snapshot(_layer(cas, "a")) == snapshot(work / "a")
 
 
+@pytest.mark.per_user
 @pytest.mark.parametrize("name", ["lock", "tmp", "leases", "known", "mounts", "pins", "empty"])
 def test_lost_directory_is_reported_and_init_restores_it(
     cas: Cas, work: Path, trees: None, name: str
@@ -427,6 +429,7 @@ def _not_found_by_hash(cas: Cas) -> None:
         writer._txn.delete(b"12345678\0b:t:12345678", db=writer._hashes)
 
 
+@pytest.mark.per_user
 @pytest.mark.parametrize(
     ("harm", "kinds", "quick", "left"),
     [
@@ -478,6 +481,7 @@ def test_damage_is_found_and_repaired(
     tidy(cas.store)
 
 
+@pytest.mark.per_user
 @pytest.mark.parametrize(
     ("harm", "kind"),
     [
@@ -539,6 +543,7 @@ def test_damaged_pin_and_mount_record_are_reported_with_paths(cas: Cas, trees: N
     assert f"{cas.store}/mounts/0" in text
 
 
+@pytest.mark.per_user
 def test_damaged_layer_in_use_is_kept_until_free(cas: Cas, work: Path, trees: None) -> None:
     cas("mount", "target", "b")
     _delete(cas)
@@ -585,6 +590,7 @@ def _lose_directory(index: Path) -> None:
     index.parent.rmdir()
 
 
+@pytest.mark.per_user
 @pytest.mark.parametrize("harm", [_lose, _empty, _cut, _overwrite, _lose_directory])
 def test_lost_index_is_rebuilt(
     cas: Cas, work: Path, trees: None, harm: Callable[[Path], None]
@@ -743,6 +749,7 @@ def test_repair_and_rebuild_killed_at_any_step_lose_nothing(
     assert hits > 0
 
 
+@pytest.mark.per_user
 def test_foreign_entries_are_found_and_moved_away(cas: Cas, trees: None) -> None:
     make(cas.store, {"empty/1/evil.h": "evil", "empty/2/dir/": None, "artifacts/c": "no recipe"})
 

@@ -193,6 +193,7 @@ def test_worker_end_is_seen_despite_inherited_pipes(reaped: bool) -> None:
     assert subprocess.run(command, capture_output=True, timeout=60).stdout == b"True\n"
 
 
+@pytest.mark.per_user
 def test_failed_fork_is_done_in_the_parent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

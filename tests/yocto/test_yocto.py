@@ -15,6 +15,8 @@ import pytest
 
 from tests.helpers.support import CAS, Cas, objects_of
 
+pytestmark = pytest.mark.per_user
+
 PROJECT = Path(__file__).parents[2]
 LAYERS = f"{PROJECT}/tests/yocto/bitbake/meta {PROJECT}/tools/yocto/meta-cas"
 REFUSING = (
