@@ -13,111 +13,74 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from cas.compose.composition import Composition
-    from cas.content.findings import Finding
-    from cas.disk.counters import Counts
-    from cas.disk.log import Event, EventKind
-    from cas.disk.pins import NotPinned, Pin
-    from cas.errors import CasError, ExitCode
-    from cas.gc.collector import Collected, Doomed, GcPlan
-    from cas.gc.policy import Policy
-    from cas.gc.removal import Removed
-    from cas.index.format import NoStore, StoreTooNew
-    from cas.model.artifact import Artifact, Dropped
-    from cas.model.conflicts import Conflict, ConflictPolicy, ConflictRefused
-    from cas.model.manifest import Digest, Entry, Kind, Manifest
-    from cas.model.signature import AmbiguousSignature, BadSignature, NoSuchSignature, Signature
-    from cas.put.put import PutResult, SignatureConflict
-    from cas.store import Store
-    from cas.usage.artifacts import DiskUsage, Usage
-    from cas.usage.space import Space
-    from cas.usage.statistics import Day, Group, Statistics
+if TYPE_CHECKING:  # "as" exports a name, for a type checker (PEP 484)
+    from cas.compose.composition import Composition as Composition
+    from cas.content.findings import Finding as Finding
+    from cas.disk.counters import Counts as Counts
+    from cas.disk.log import Event as Event, EventKind as EventKind
+    from cas.disk.pins import NotPinned as NotPinned, Pin as Pin
+    from cas.errors import (
+        CasError as CasError,
+        ExitCode as ExitCode,
+        InputRefused as InputRefused,
+        InUse as InUse,
+        StoreDamaged as StoreDamaged,
+    )
+    from cas.gc.collector import Collected as Collected, Doomed as Doomed, GcPlan as GcPlan
+    from cas.gc.policy import Policy as Policy
+    from cas.gc.removal import Removed as Removed
+    from cas.index.format import NoStore as NoStore, StoreTooNew as StoreTooNew
+    from cas.model.artifact import Artifact as Artifact, Dropped as Dropped
+    from cas.model.conflicts import (
+        Conflict as Conflict,
+        ConflictPolicy as ConflictPolicy,
+        ConflictRefused as ConflictRefused,
+    )
+    from cas.model.manifest import (
+        Digest as Digest,
+        Entry as Entry,
+        Kind as Kind,
+        Manifest as Manifest,
+    )
+    from cas.model.signature import (
+        AmbiguousSignature as AmbiguousSignature,
+        BadSignature as BadSignature,
+        NoSuchSignature as NoSuchSignature,
+        Signature as Signature,
+    )
+    from cas.put.put import PutResult as PutResult, SignatureConflict as SignatureConflict
+    from cas.store import Store as Store
+    from cas.usage.artifacts import DiskUsage as DiskUsage, Usage as Usage
+    from cas.usage.space import Space as Space
+    from cas.usage.statistics import Day as Day, Group as Group, Statistics as Statistics
 
-_HOME = {
-    "AmbiguousSignature": "model.signature",
-    "Artifact": "model.artifact",
-    "BadSignature": "model.signature",
-    "CasError": "errors",
-    "Collected": "gc.collector",
-    "Composition": "compose.composition",
-    "Conflict": "model.conflicts",
-    "ConflictPolicy": "model.conflicts",
-    "ConflictRefused": "model.conflicts",
-    "Counts": "disk.counters",
-    "Day": "usage.statistics",
-    "Digest": "model.manifest",
-    "DiskUsage": "usage.artifacts",
-    "Doomed": "gc.collector",
-    "Dropped": "model.artifact",
-    "Entry": "model.manifest",
-    "Event": "disk.log",
-    "EventKind": "disk.log",
-    "ExitCode": "errors",
-    "Finding": "content.findings",
-    "GcPlan": "gc.collector",
-    "Group": "usage.statistics",
-    "Kind": "model.manifest",
-    "Manifest": "model.manifest",
-    "NoStore": "index.format",
-    "NoSuchSignature": "model.signature",
-    "NotPinned": "disk.pins",
-    "Pin": "disk.pins",
-    "Policy": "gc.policy",
-    "PutResult": "put.put",
-    "Removed": "gc.removal",
-    "Signature": "model.signature",
-    "SignatureConflict": "put.put",
-    "Space": "usage.space",
-    "Statistics": "usage.statistics",
-    "Store": "store",
-    "StoreTooNew": "index.format",
-    "Usage": "usage.artifacts",
+_EXPORTS = {
+    "compose.composition": ["Composition"],
+    "content.findings": ["Finding"],
+    "disk.counters": ["Counts"],
+    "disk.log": ["Event", "EventKind"],
+    "disk.pins": ["NotPinned", "Pin"],
+    "errors": ["CasError", "ExitCode", "InUse", "InputRefused", "StoreDamaged"],
+    "gc.collector": ["Collected", "Doomed", "GcPlan"],
+    "gc.policy": ["Policy"],
+    "gc.removal": ["Removed"],
+    "index.format": ["NoStore", "StoreTooNew"],
+    "model.artifact": ["Artifact", "Dropped"],
+    "model.conflicts": ["Conflict", "ConflictPolicy", "ConflictRefused"],
+    "model.manifest": ["Digest", "Entry", "Kind", "Manifest"],
+    "model.signature": ["AmbiguousSignature", "BadSignature", "NoSuchSignature", "Signature"],
+    "put.put": ["PutResult", "SignatureConflict"],
+    "store": ["Store"],
+    "usage.artifacts": ["DiskUsage", "Usage"],
+    "usage.space": ["Space"],
+    "usage.statistics": ["Day", "Group", "Statistics"],
 }
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 
-__all__ = [
-    "AmbiguousSignature",
-    "Artifact",
-    "BadSignature",
-    "CasError",
-    "Collected",
-    "Composition",
-    "Conflict",
-    "ConflictPolicy",
-    "ConflictRefused",
-    "Counts",
-    "Day",
-    "Digest",
-    "DiskUsage",
-    "Doomed",
-    "Dropped",
-    "Entry",
-    "Event",
-    "EventKind",
-    "ExitCode",
-    "Finding",
-    "GcPlan",
-    "Group",
-    "Kind",
-    "Manifest",
-    "NoStore",
-    "NoSuchSignature",
-    "NotPinned",
-    "Pin",
-    "Policy",
-    "PutResult",
-    "Removed",
-    "Signature",
-    "SignatureConflict",
-    "Space",
-    "Statistics",
-    "Store",
-    "StoreTooNew",
-    "Usage",
-]
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'cas' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"cas.{_HOME[name]}"), name)
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -23,8 +23,7 @@ from pathlib import Path
 
 import click
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from cas.compose.cache import CompositionCache
 from cas.compose.dependencies import read_dependencies

@@ -15,8 +15,7 @@ import pytest
 
 from cas.errors import CasError
 from cas.store import Store
-from cli.main import _COMMANDS
-from cli.main import cas as cas_group
+from cli.main import _COMMANDS, cas as cas_group
 from cli.output.errors import report
 from tests.helpers.support import ROOT, Cas, make, snapshot
 
