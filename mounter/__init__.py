@@ -13,67 +13,41 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from mounter.handover import decide, enter, held, hold
-    from mounter.listing import all_mounts, umount_stale
-    from mounter.mounting import Mount, carry_out, mount, mounted, planned
-    from mounter.plan import NoStrategy, Plan, Strategy
-    from mounter.running import run, run_plans
-    from mounter.sandbox.isolation import Bind, Sandbox
-    from mounter.trace.tracer import Tracer
-    from mounter.unmounting import umount
-    from mounter.updating import update
+if TYPE_CHECKING:  # "as" exports a name, for a type checker (PEP 484)
+    from mounter.handover import decide as decide, enter as enter, held as held, hold as hold
+    from mounter.listing import all_mounts as all_mounts, umount_stale as umount_stale
+    from mounter.mounting import (
+        Mount as Mount,
+        carry_out as carry_out,
+        mount as mount,
+        mounted as mounted,
+        planned as planned,
+    )
+    from mounter.plan import NoStrategy as NoStrategy, Plan as Plan, Strategy as Strategy
+    from mounter.running import run as run, run_plans as run_plans
+    from mounter.sandbox.isolation import BadSandbox as BadSandbox, Bind as Bind, Sandbox as Sandbox
+    from mounter.trace.tracer import TraceRefused as TraceRefused, Tracer as Tracer
+    from mounter.unmounting import NotMounted as NotMounted, umount as umount
+    from mounter.updating import update as update
 
-_HOME = {
-    "Bind": "sandbox.isolation",
-    "Mount": "mounting",
-    "NoStrategy": "plan",
-    "Plan": "plan",
-    "Sandbox": "sandbox.isolation",
-    "Strategy": "plan",
-    "Tracer": "trace.tracer",
-    "all_mounts": "listing",
-    "carry_out": "mounting",
-    "decide": "handover",
-    "enter": "handover",
-    "held": "handover",
-    "hold": "handover",
-    "mount": "mounting",
-    "mounted": "mounting",
-    "planned": "mounting",
-    "run": "running",
-    "run_plans": "running",
-    "umount": "unmounting",
-    "umount_stale": "listing",
-    "update": "updating",
+# No module may be called like an export: `mounter.mount` would then be the module.
+_EXPORTS = {
+    "handover": ["decide", "enter", "held", "hold"],
+    "listing": ["all_mounts", "umount_stale"],
+    "mounting": ["Mount", "carry_out", "mount", "mounted", "planned"],
+    "plan": ["NoStrategy", "Plan", "Strategy"],
+    "running": ["run", "run_plans"],
+    "sandbox.isolation": ["BadSandbox", "Bind", "Sandbox"],
+    "trace.tracer": ["TraceRefused", "Tracer"],
+    "unmounting": ["NotMounted", "umount"],
+    "updating": ["update"],
 }
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 
-__all__ = [
-    "Bind",
-    "Mount",
-    "NoStrategy",
-    "Plan",
-    "Sandbox",
-    "Strategy",
-    "Tracer",
-    "all_mounts",
-    "carry_out",
-    "decide",
-    "enter",
-    "held",
-    "hold",
-    "mount",
-    "mounted",
-    "planned",
-    "run",
-    "run_plans",
-    "umount",
-    "umount_stale",
-    "update",
-]
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'mounter' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"mounter.{_HOME[name]}"), name)
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
