@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # "as" exports a name, for a type checker (PEP 484)
     from mounter.plan import NoStrategy as NoStrategy, Plan as Plan, Strategy as Strategy
     from mounter.running import run as run, run_plans as run_plans
     from mounter.sandbox.isolation import BadSandbox as BadSandbox, Bind as Bind, Sandbox as Sandbox
-    from mounter.trace.tracer import TraceRefused as TraceRefused, Tracer as Tracer
+    from mounter.trace.tracer import Tracer as Tracer, TraceRefused as TraceRefused
     from mounter.unmounting import NotMounted as NotMounted, umount as umount
     from mounter.updating import update as update
 
