@@ -232,10 +232,10 @@ def test_hostile_plan_stays_inside_its_store(cas: Cas, work: Path, tree: Path) -
     )
     for changes in changed:
         bad = copy.deepcopy(good) | changes
-        with pytest.raises(InputRefused, match="no plan"):
+        with pytest.raises(InputRefused, match="not a plan"):
             Plan.decode(bad)
     for text in ("", "[]", "null", "{", "1"):
-        with pytest.raises(InputRefused, match="no plan"):
+        with pytest.raises(InputRefused, match="not a plan"):
             Plan.load(text)
 
 

@@ -238,7 +238,7 @@ def test_changed_component_is_not_put_under_its_old_hash(build: Build) -> None:
     ids = "".join(path.read_text() for path in (build.path / "tmp/cas-ids").iterdir())
     build.cas("gc", "--keep-from", "-", "--grace", "0s", input=ids)
     log = build.task("app", "compile")  # as a task does that does not wait for the preparing one
-    assert "about to be prepared anew" in log
+    assert "they will be prepared again" in log
     assert (build.work("app") / "seen").read_text() == "nothing\n"
     assert [f"{one['id']}\n" for one in build.cas.json("ls")] == [ids]
 
@@ -418,7 +418,7 @@ def test_recipe_can_choose_links(build: Build) -> None:
     build.populate("zlib")
     app(build, "true", 'CAS_SYSROOT = "link"')
     log = build.task("app", "prepare_recipe_sysroot", "zlib")
-    assert "app: its sysroots are linked, not mounted: CAS_SYSROOT says so" in log
+    assert "app: its sysroots are linked, not mounted: CAS_SYSROOT is link" in log
     assert "linked by the stand-in" in log
     build.task("app", "compile")
     app(build, "true", 'CAS_SYSROOT = "mount"')
@@ -452,7 +452,9 @@ def test_kernel_recipe_is_linked(build: Build) -> None:
     (build.path / "classes").mkdir()
     (build.path / "classes/kernel.bbclass").write_text("")
     app(build, "true", "inherit kernel")
-    assert "linked, not mounted: others" in build.task("app", "prepare_recipe_sysroot", "zlib")
+    assert "linked, not mounted: other recipes" in build.task(
+        "app", "prepare_recipe_sysroot", "zlib"
+    )
 
 
 def test_recipe_can_write_into_a_writable_sysroot(build: Build) -> None:
@@ -468,7 +470,7 @@ def test_recipe_can_write_into_a_writable_sysroot(build: Build) -> None:
 def test_invalid_mode_is_reported(build: Build) -> None:
     app(build, "true", 'CAS_SYSROOT = "mounted"')
     log = build.task("app", "prepare_recipe_sysroot", code=1)
-    assert "CAS_SYSROOT is 'mounted': it has to be one of mount, writable, link" in log
+    assert "CAS_SYSROOT is 'mounted'; it must be one of mount, writable, link" in log
 
 
 def test_build_continues_without_a_store(build: Build) -> None:

@@ -1,23 +1,23 @@
-# Recipe sysroots are mounted from a store of sysroot-cas instead of being linked file by file.
+# Mounts recipe sysroots from a store of sysroot-cas, instead of linking them file by file.
 # INHERIT += "cas-sysroot" in local.conf; see the README of this layer.
 
 CAS_COMMAND ?= "cas"
 CAS_STORE ?= "${TOPDIR}/cas-store"
 
-# Where other machines' sysroots are, if anywhere: restored ones are pulled from there, and all that a
-# build has are pushed at its end, signed if there is a key.
+# The remote shared with other machines, if any: restored sysroots are pulled from it, and at the end
+# of a build its sysroots are pushed to it, signed if a key is set.
 CAS_REMOTE ?= ""
 CAS_REMOTE_SIGN_KEY ?= ""
 
-# How a recipe gets its sysroots: "mount" (read-only), "writable" (a mount that takes changes), or
-# "link", as without this class. Recipes that are not named here have what suits nearly all.
+# The sysroots of a recipe: "mount" (read-only), "writable" (a mount that accepts changes), or
+# "link", as without this class. The defaults suit nearly all recipes.
 CAS_SYSROOT ?= "mount"
 CAS_SYSROOT_WRITABLE ?= "gcc-cross-.* gcc-crosssdk-.* libgcc-initial newlib"
 CAS_SYSROOT_LINKED ?= "qemu-helper-native qemuwrapper-cross wic-tools meta-ide-support build-sysroots \
     make-mod-scripts meta-extsdk-toolchain buildtools-.* uninative-tarball"
 
 HOSTTOOLS += "${CAS_COMMAND}"
-# What pseudo(1) does not know it does not miss either: others remove what tasks make in the store.
+# Other processes remove files that tasks make in the store; pseudo(1) must not track those.
 PSEUDO_IGNORE_PATHS .= ",${CAS_STORE},${WORKDIR}/cas-sysroots"
 
 def cas_yocto(d, name):
@@ -25,7 +25,7 @@ def cas_yocto(d, name):
     import importlib
     import sys
     if sys.version_info < (3, 11):
-        bb.fatal("cas-sysroot.bbclass needs a BitBake that runs with Python 3.11 or newer")
+        bb.fatal("cas-sysroot.bbclass needs BitBake to run with Python 3.11 or newer")
     for path in reversed(d.getVar("CAS_PYTHON_PATH").split(":")):
         if path not in sys.path:
             sys.path.insert(0, path)
@@ -35,15 +35,15 @@ python cas_put_sysroot() {
     if e.task in ("do_populate_sysroot", "do_populate_sysroot_setscene"):
         upload = cas_yocto(d, "upload")
         if isinstance(e, bb.build.TaskStarted):
-            upload.forget_own(d)
+            upload.forget_own_component(d)
         else:
-            upload.put_own(d, restored=e.task.endswith("_setscene"))
+            upload.store_own_component(d, restored=e.task.endswith("_setscene"))
 }
 cas_put_sysroot[eventmask] = "bb.build.TaskStarted bb.build.TaskSucceeded"
 addhandler cas_put_sysroot
 
 python cas_push_sysroots() {
-    cas_yocto(d, "upload").push_all(d)
+    cas_yocto(d, "upload").push_components(d)
 }
 cas_push_sysroots[eventmask] = "bb.event.BuildCompleted"
 addhandler cas_push_sysroots
@@ -51,14 +51,14 @@ addhandler cas_push_sysroots
 python cas_extend_recipe_sysroot() {
     sysroots = cas_yocto(d, "sysroots")
     link = lambda: bb.build.exec_func("cas_link_recipe_sysroot", d)
-    sysroots.extend(d, sysroots.Stock(setscene_depvalid, staging_processfixme, link))
+    sysroots.extend(d, sysroots.StagingFunctions(setscene_depvalid, staging_processfixme, link))
 }
 
 python cas_mount_sysroots() {
     cas_yocto(d, "sysroots").mount(d)
 }
 
-# The function of staging.bbclass is kept under another name, for recipes that link.
+# Keep the function of staging.bbclass under another name, for recipes that link.
 python() {
     def copy(function, name):
         d.setVar(name, d.getVar(function, False))
@@ -68,15 +68,15 @@ python() {
     copy("cas_extend_recipe_sysroot", "extend_recipe_sysroot")
 }
 
-# Every other task mounts what was prepared, if anything was. Those that make the sysroot, that
-# come before it, or that delete it, do not. None of it is in a task's hash.
+# Mount the prepared sysroots, if any, in every task except those that make or delete them or run
+# before they are made. No task's hash includes this.
 python cas_mount_in_tasks() {
     import re
-    without = re.compile("do_(fetch|unpack|prepare_recipe_sysroot|build|listtasks|rm_work.*|"
-                         "clean.*|checkuri|.*_setscene|.*_all)$")
+    unmounted_tasks = re.compile("do_(fetch|unpack|prepare_recipe_sysroot|build|listtasks|rm_work.*|"
+                                 "clean.*|checkuri|.*_setscene|.*_all)$")
     for task in e.tasklist:
         prefuncs = (d.getVarFlag(task, "prefuncs") or "").split()
-        if without.match(task) or "extend_recipe_sysroot" in prefuncs:
+        if unmounted_tasks.match(task) or "extend_recipe_sysroot" in prefuncs:
             continue
         d.prependVarFlag(task, "prefuncs", "cas_mount_sysroots ")
         d.appendVarFlag(task, "vardepsexclude", " cas_mount_sysroots")

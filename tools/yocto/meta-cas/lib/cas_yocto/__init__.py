@@ -1,1 +1,1 @@
-"""What cas-sysroot.bbclass does inside BitBake's tasks. `d` is the data store of a recipe."""
+"""The code of cas-sysroot.bbclass that runs in BitBake's tasks; `d` is a recipe's data store."""

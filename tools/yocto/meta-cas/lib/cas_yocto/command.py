@@ -1,4 +1,4 @@
-"""The `cas` command, run from a task."""
+"""Runs the `cas` command from a task."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-_CONFUSING = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")
-"""Variables that recipes set for programs of their own."""
+_RECIPE_VARIABLES = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")
+"""Variables that recipes set for their own programs, and that would break `cas`."""
 
 
 class CommandFailed(Exception):
-    """The command failed with an exit code; the text is what it said, `reason` its first line."""
+    """The command failed with exit code `code`; `reason` is the first line of its message."""
 
-    def __init__(self, code: int, said: str) -> None:
+    def __init__(self, code: int, stderr: str) -> None:
         self.code = code
-        text = said.strip().removeprefix("cas: ")
-        self.reason = text.partition("\n")[0]
-        super().__init__(text)
+        message = stderr.strip().removeprefix("cas: ")
+        self.reason = message.partition("\n")[0]
+        super().__init__(message)
 
 
 def cas(d: Any, *arguments: str, input: str = "", codes: Sequence[int] = (0,)) -> str:
-    """Run a command on the store of the build; return what it printed.
+    """Run a command on the build's store; return its standard output.
 
     Raises CommandFailed unless its exit code is one of `codes`.
     """
-    environment = {key: value for key, value in os.environ.items() if key not in _CONFUSING}
-    # pseudo(1) stays out of it: the files of the store have the owners that they seem to have.
+    environment = {key: value for key, value in os.environ.items() if key not in _RECIPE_VARIABLES}
+    # Without pseudo(1), which would show the command faked owners of the store's files.
     environment |= {"CAS_STORE": d.getVar("CAS_STORE"), "PSEUDO_UNLOAD": "1"}
     program = d.getVar("CAS_COMMAND")
     try:

@@ -1,4 +1,4 @@
-"""What belongs into the sysroots of a task, and how they are mounted."""
+"""Finds the components of a task's sysroots, and plans how to mount them."""
 
 from __future__ import annotations
 
@@ -10,99 +10,99 @@ import oe.sstatesig
 
 from cas.errors import ExitCode
 from cas_yocto.command import CommandFailed, cas
-from cas_yocto.dependencies import DepValid, needed
+from cas_yocto.dependencies import UNIHASH, DepValid, needed_tasks
 from cas_yocto.upload import (
     Component,
-    component,
     is_current,
     is_native,
-    missing,
-    put,
+    make_component,
+    missing_components,
+    store_components,
 )
 from mounter.plan import NoStrategy, Plan
 
-Wanted = dict[str, dict[str, Component]]
-"""For each sysroot with anything in it, by its path, its components by their recipes."""
-_OFTEN = 3
+SysrootComponents = dict[str, dict[str, Component]]
+"""The path of each sysroot that is not empty, with its components by recipe."""
+_MAX_ATTEMPTS = 3
 
 
-class Outdated(Exception):
-    """A component is not in the store, and what its directory has by now may be another one."""
+class ComponentChanged(Exception):
+    """A component is missing from the store, and its directory may have other content by now."""
 
 
-def wanted_by(d: Any, depvalid: DepValid) -> Wanted:
-    """Return what a task needs in its sysroots, as BB_TASKDEPDATA tells; it is in the store then.
+def find_components(d: Any, depvalid: DepValid) -> SysrootComponents:
+    """Return the components that a task needs, by BB_TASKDEPDATA, and store the missing ones.
 
     Raises CommandFailed.
     """
     native, target = d.getVar("RECIPE_SYSROOT_NATIVE"), d.getVar("RECIPE_SYSROOT")
-    wanted: Wanted = {}
+    sysroots: SysrootComponents = {}
     entries = d.getVar("BB_TASKDEPDATA", False)
     multilibs: dict[str, Any] = {}
-    for tid in needed(d, depvalid):
+    for tid in needed_tasks(d, depvalid):
         recipe, _, file, *_ = entries[tid]
-        manifest, other = oe.sstatesig.find_sstate_manifest(
+        manifest, recipe_d = oe.sstatesig.find_sstate_manifest(
             recipe, file, "populate_sysroot", d, multilibs
         )
-        tree = manifest and _component_of(manifest, d)
-        if not tree:  # it made nothing
+        tree = manifest and _component_directory(manifest, d)
+        if not tree:  # the task made no files
             continue
         sysroot = target
         if is_native(recipe):
             sysroot = native
-        elif other is not d and "allarch" not in manifest:  # of a multilib, beside the other one
-            other.setVar("WORKDIR", d.getVar("WORKDIR"))
-            sysroot = other.getVar("RECIPE_SYSROOT")
-        found = component(d, recipe, manifest, entries[tid][6], tree)
-        wanted.setdefault(sysroot, {})[recipe] = found
-    if wanted:
-        put(_components(wanted), d)
-    return wanted
+        elif recipe_d is not d and "allarch" not in manifest:  # a multilib has its own sysroot
+            recipe_d.setVar("WORKDIR", d.getVar("WORKDIR"))
+            sysroot = recipe_d.getVar("RECIPE_SYSROOT")
+        component = make_component(d, recipe, manifest, entries[tid][UNIHASH], tree)
+        sysroots.setdefault(sysroot, {})[recipe] = component
+    if sysroots:
+        store_components(_all_components(sysroots), d)
+    return sysroots
 
 
-def composed(d: Any, wanted: Wanted) -> list[Plan]:
-    """Return plans to mount sysroots.
+def make_plans(d: Any, sysroots: SysrootComponents) -> list[Plan]:
+    """Return plans to mount sysroots, by path.
 
-    Ends the task if two components bring different things at one path. Raises Outdated,
-    NoStrategy (the kernel does not mount them), CommandFailed.
+    Ends the task if two components have different files at one path. Raises ComponentChanged,
+    NoStrategy (the kernel cannot mount them), CommandFailed.
     """
-    for _ in range(_OFTEN):
+    for _ in range(_MAX_ATTEMPTS):
         try:
-            return [_plan(d, sysroot, wanted[sysroot]) for sysroot in sorted(wanted)]
+            return [_make_plan(d, sysroot, sysroots[sysroot]) for sysroot in sorted(sysroots)]
         except CommandFailed as error:
-            gone = missing(_components(wanted), d)
-            if not gone:
+            missing = missing_components(_all_components(sysroots), d)
+            if not missing:
                 raise
-            if any(not is_current(one, d) for one in gone):
-                raise Outdated from error
-            put(gone, d)  # a collection has come between
-    raise Outdated
+            if any(not is_current(component, d) for component in missing):
+                raise ComponentChanged from error
+            store_components(missing, d)  # a collection has removed them
+    raise ComponentChanged
 
 
-def _plan(d: Any, sysroot: str, components: dict[str, Component]) -> Plan:
-    names = "".join(f"{components[recipe].id}\n" for recipe in sorted(components))
+def _make_plan(d: Any, sysroot: str, components: dict[str, Component]) -> Plan:
+    ids = "".join(f"{components[recipe].id}\n" for recipe in sorted(components))
     options = ("--private", "--strategy", "overlay", "--conflicts", "error", "--json")
     try:
-        return Plan.load(cas(d, "plan", *options, sysroot, "--from", "-", input=names))
+        return Plan.load(cas(d, "plan", *options, sysroot, "--from", "-", input=ids))
     except CommandFailed as error:
         if error.code == ExitCode.NO_STRATEGY:
             raise NoStrategy(os.fsencode(sysroot), [error.reason]) from error
         if error.code == ExitCode.CONFLICT:
-            said = str(error).partition("\nhint:")[0]
-            bb.fatal(f"{d.getVar('PN')}: recipes in {sysroot} are in conflict: {said}")
+            conflicts = str(error).partition("\nhint:")[0]
+            bb.fatal(f"{d.getVar('PN')}: recipes in {sysroot} are in conflict: {conflicts}")
         raise
 
 
-def _components(wanted: Wanted) -> list[Component]:
-    return [one for components in wanted.values() for one in components.values()]
+def _all_components(sysroots: SysrootComponents) -> list[Component]:
+    return [component for components in sysroots.values() for component in components.values()]
 
 
-def _component_of(manifest: str, d: Any) -> str | None:
-    """Return the directory in `sysroots-components` of what a manifest of sstate lists."""
-    beginning = d.getVar("COMPONENTS_DIR") + "/"
+def _component_directory(manifest: str, d: Any) -> str | None:
+    """Return the directory in `sysroots-components` that an sstate manifest lists, if any."""
+    prefix = d.getVar("COMPONENTS_DIR") + "/"
     with open(manifest) as file:
         for line in file:
-            if line.startswith(beginning):
-                arch, recipe, *_ = line.strip().removeprefix(beginning).split("/")
-                return f"{beginning}{arch}/{recipe}"
+            if line.startswith(prefix):
+                arch, recipe, *_ = line.strip().removeprefix(prefix).split("/")
+                return f"{prefix}{arch}/{recipe}"
     return None

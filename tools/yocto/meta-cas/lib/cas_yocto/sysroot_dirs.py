@@ -1,11 +1,11 @@
-"""What a recipe's sysroots consist of, on disk: a directory for each generation.
+"""A recipe's sysroots on disk: a directory for each generation.
 
 cas-sysroots/lock
 cas-sysroots/current -> 2
-cas-sysroots/prepared -> 1      that of do_prepare_recipe_sysroot
+cas-sysroots/prepared -> 1      the generation of do_prepare_recipe_sysroot
 cas-sysroots/2/sysroots.json
 cas-sysroots/2/0, 2/1 …         upper directories, in the order of the plans
-cas-sysroots/1/made.json        what was relocated, and made by scripts, in each upper directory
+cas-sysroots/1/made.json        the files relocated or made by scripts, by upper directory
 """
 
 from __future__ import annotations
@@ -21,59 +21,61 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from cas_yocto.plan import Wanted
+from cas_yocto.plan import SysrootComponents
 from cas_yocto.upload import Component
 from mounter.plan import Plan
 
+_LINKS = ("current", "prepared")
+
 
 class Generation(NamedTuple):
-    """Sysroots: what each of the recipe's `tasks` wants in them, and a plan for each sysroot.
+    """A version of a recipe's sysroots: the components for each of its `tasks`, and the plans.
 
-    The upper directories of the plans are in the directory `path`.
+    There is a plan for each sysroot; the upper directories are in the directory `path`.
     """
 
     path: str
-    tasks: dict[str, Wanted]
+    tasks: dict[str, SysrootComponents]
     plans: tuple[Plan, ...]
 
     @property
-    def wanted(self) -> Wanted:
-        """What all tasks want together; where they differ, what the last one wants."""
-        return united(self.tasks)
+    def sysroots(self) -> SysrootComponents:
+        """The components for all tasks together; where tasks differ, the last one's."""
+        return merge_tasks(self.tasks)
 
     def save(self) -> None:
-        """Write down what it consists of."""
+        """Write sysroots.json. Raises OSError."""
         document = {"tasks": self.tasks, "plans": [plan.encode() for plan in self.plans]}
-        beside = os.path.join(self.path, f"{os.getpid()}.json")
-        with open(beside, "w") as file:
+        staging = os.path.join(self.path, f"{os.getpid()}.json")
+        with open(staging, "w") as file:
             json.dump(document, file)
-        os.replace(beside, os.path.join(self.path, "sysroots.json"))
+        os.replace(staging, os.path.join(self.path, "sysroots.json"))
 
 
 class Generations:
-    """The generations of a recipe's sysroots, in a directory that need not be there."""
+    """The generations of a recipe's sysroots, in a directory that may not exist yet."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other tasks of the recipe from changing what is current, for a `with` block."""
+        """Lock the directory for a `with` block, so that only this task changes it."""
         os.makedirs(self.path, exist_ok=True)
         with open(os.path.join(self.path, "lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def current(self) -> Generation | None:
-        """Return the generation that tasks mount; None if there is none."""
-        return self._named("current")
+        """Return the generation that tasks mount, if any."""
+        return self._read("current")
 
     def prepared(self) -> Generation | None:
-        """Return what do_prepare_recipe_sysroot has made; None if there is none."""
-        return self._named("prepared")
+        """Return the generation that do_prepare_recipe_sysroot made, if any."""
+        return self._read("prepared")
 
-    def _named(self, name: str) -> Generation | None:
-        path = os.path.realpath(os.path.join(self.path, name))
+    def _read(self, link: str) -> Generation | None:
+        path = os.path.realpath(os.path.join(self.path, link))
         try:
             with open(os.path.join(path, "sysroots.json")) as file:
                 document = json.load(file)
@@ -82,127 +84,135 @@ class Generations:
         tasks = {
             task: {
                 sysroot: {recipe: Component(*fields) for recipe, fields in components.items()}
-                for sysroot, components in wanted.items()
+                for sysroot, components in sysroots.items()
             }
-            for task, wanted in document["tasks"].items()
+            for task, sysroots in document["tasks"].items()
         }
         return Generation(path, tasks, tuple(map(Plan.decode, document["plans"])))
 
     def begin(
-        self, tasks: dict[str, Wanted], plans: Sequence[Plan], old: Generation | None
+        self, tasks: dict[str, SysrootComponents], plans: Sequence[Plan], old: Generation | None
     ) -> Generation:
-        """Make a new generation, with upper directories like those of an old one."""
+        """Make a new generation, with copies of an old one's upper directories; return it."""
         numbers = [int(name) for name in os.listdir(self.path) if name.isdigit()]
         path = os.path.join(self.path, str(max(numbers, default=0) + 1))
         os.mkdir(path)
-        uppers = {plan.target: plan.upper for plan in old.plans} if old else {}
+        old_uppers = {plan.target: plan.upper for plan in old.plans} if old else {}
+        new_plans = []
         for number, plan in enumerate(plans):
             upper = os.path.join(path, str(number))
             os.makedirs(os.path.join(upper, "upper"))
-            if source := uppers.get(plan.target):
-                _copy(os.fsdecode(source), upper)
-        made = (
-            plan._replace(upper=os.fsencode(os.path.join(path, str(number))))
-            for number, plan in enumerate(plans)
-        )
-        generation = Generation(path, tasks, tuple(made))
+            if old_upper := old_uppers.get(plan.target):
+                _copy_upper(os.fsdecode(old_upper), upper)
+            new_plans.append(plan._replace(upper=os.fsencode(upper)))
+        generation = Generation(path, tasks, tuple(new_plans))
         generation.save()
         return generation
 
-    def note_made(self, generation: Generation) -> None:
-        """Note what is in the upper directories before functions of the recipe write there."""
-        made = {os.fsdecode(plan.target): _files(plan) for plan in generation.plans}
+    def record_made_files(self, generation: Generation) -> None:
+        """Record the files in the upper directories before the recipe's functions add theirs."""
+        made = {os.fsdecode(plan.target): _file_states(plan) for plan in generation.plans}
         with open(os.path.join(generation.path, "made.json"), "w") as file:
             json.dump(made, file)
 
-    def copy_own(self, prepared: Generation, new: Generation) -> None:
-        """Copy what functions of the recipe have written since `note_made`."""
+    def copy_recipe_changes(self, prepared: Generation, new: Generation) -> None:
+        """Copy the files that the recipe's functions wrote after `record_made_files`."""
         with open(os.path.join(prepared.path, "made.json")) as file:
             made = json.load(file)
-        uppers = {plan.target: os.fsdecode(plan.upper or b"") for plan in new.plans}
+        new_uppers = {plan.target: os.fsdecode(plan.upper or b"") for plan in new.plans}
         for plan in prepared.plans:
-            if plan.target not in uppers:
+            if plan.target not in new_uppers:
                 continue
-            before, old = made[os.fsdecode(plan.target)], os.fsdecode(plan.upper or b"")
-            with _settled(old):
+            old_states, old_upper = made[os.fsdecode(plan.target)], os.fsdecode(plan.upper or b"")
+            with _unused_upper(old_upper):
                 changed = [
-                    path for path, state in _files(plan).items() if before.get(path) != state
+                    path
+                    for path, state in _file_states(plan).items()
+                    if old_states.get(path) != state
                 ]
                 for path in changed:
-                    copy = os.path.join(uppers[plan.target], "upper", path)
+                    copy = os.path.join(new_uppers[plan.target], "upper", path)
                     os.makedirs(os.path.dirname(copy), exist_ok=True)
-                    shutil.copy2(os.path.join(old, "upper", path), copy, follow_symlinks=False)
+                    shutil.copy2(
+                        os.path.join(old_upper, "upper", path), copy, follow_symlinks=False
+                    )
 
     def publish(self, generation: Generation, *, prepared: bool) -> None:
         """Make a generation the current one, and delete those that no task has mounted.
 
-        What was `prepared` stays: functions of the recipe may have written there.
+        The prepared one is kept, since the recipe's functions may have written there.
         """
-        beside = os.path.join(self.path, "next")
-        for name in ("prepared", "current") if prepared else ("current",):
+        staging = os.path.join(self.path, "next")
+        for link in ("prepared", "current") if prepared else ("current",):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(beside)
-            os.symlink(os.path.basename(generation.path), beside)
-            os.replace(beside, os.path.join(self.path, name))
+                os.unlink(staging)
+            os.symlink(os.path.basename(generation.path), staging)
+            os.replace(staging, os.path.join(self.path, link))
         self._delete_unused()
 
     def forget(self) -> None:
-        """Let there be no generation, and delete those that no task has mounted."""
-        for name in ("current", "prepared"):
+        """Have no current generation, and delete those that no task has mounted."""
+        for link in _LINKS:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(self.path, name))
+                os.unlink(os.path.join(self.path, link))
         self._delete_unused()
 
     def _delete_unused(self) -> None:
-        kept = [os.path.realpath(os.path.join(self.path, n)) for n in ("current", "prepared")]
+        kept = [os.path.realpath(os.path.join(self.path, link)) for link in _LINKS]
         for name in os.listdir(self.path):
             path = os.path.join(self.path, name)
-            if name.isdigit() and os.path.realpath(path) not in kept and not _in_use(path):
+            if name.isdigit() and os.path.realpath(path) not in kept and not _is_mounted(path):
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def united(tasks: dict[str, Wanted]) -> Wanted:
-    """Return what tasks want together; where they differ, what the last one wants."""
-    found: Wanted = {}
-    for wanted in tasks.values():
-        for sysroot, components in wanted.items():
-            found[sysroot] = found.get(sysroot, {}) | components
-    return found
+def merge_tasks(tasks: dict[str, SysrootComponents]) -> SysrootComponents:
+    """Return the components for all tasks together; where tasks differ, the last one's."""
+    merged: SysrootComponents = {}
+    for sysroots in tasks.values():
+        for sysroot, components in sysroots.items():
+            merged[sysroot] = merged.get(sysroot, {}) | components
+    return merged
 
 
-def _files(plan: Plan) -> dict[str, list[int]]:
-    """Return all files in an upper directory, but overlayfs's marks, and what tells a change."""
+def _file_states(plan: Plan) -> dict[str, list[int]]:
+    """Return the files in an upper directory, with numbers that reveal changes to them.
+
+    overlayfs's marks for deleted files, which are character devices, are left out.
+    """
     top = os.path.join(os.fsdecode(plan.upper or b""), "upper")
-    found = {}
+    states = {}
     for directory, names, files in os.walk(top):
-        for name in [*files, *(n for n in names if os.path.islink(os.path.join(directory, n)))]:
+        links = [name for name in names if os.path.islink(os.path.join(directory, name))]
+        for name in [*files, *links]:
             path = os.path.join(directory, name)
             state = os.lstat(path)
             if not stat.S_ISCHR(state.st_mode):
-                found[os.path.relpath(path, top)] = [state.st_ino, state.st_mtime_ns, state.st_size]
-    return found
+                numbers = [state.st_ino, state.st_mtime_ns, state.st_size]
+                states[os.path.relpath(path, top)] = numbers
+    return states
 
 
-def _copy(old: str, new: str) -> None:
-    """Copy an upper directory, with the attributes and devices by which overlayfs marks things."""
-    with _settled(old):
+def _copy_upper(old: str, new: str) -> None:
+    """Copy an upper directory, with the attributes and devices that overlayfs uses as marks."""
+    # cp(1), since shutil.copytree does not copy devices.
+    with _unused_upper(old):
         subprocess.run(
             ["cp", "-a", f"{old}/upper", new], check=True, capture_output=True, text=True
         )
 
 
 @contextlib.contextmanager
-def _settled(upper: str) -> Iterator[None]:
-    """Wait until nobody changes an upper directory any more; keep it so for a `with` block."""
+def _unused_upper(upper: str) -> Iterator[None]:
+    """Wait until no task writes to an upper directory, and prevent it for a `with` block."""
     with open(os.path.join(upper, "lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         yield
 
 
-def _in_use(path: str) -> bool:
-    """Tell whether a task has mounted a generation."""
-    for name in glob.glob(f"{glob.escape(path)}/*/lock"):
-        with open(name) as lock:
+def _is_mounted(path: str) -> bool:
+    """Return whether a task has mounted a generation."""
+    for lock_path in glob.glob(f"{glob.escape(path)}/*/lock"):
+        with open(lock_path) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -1,8 +1,8 @@
-"""Sysroots of a recipe: composed when its dependencies are known, and mounted in each task.
+"""The sysroots of a recipe: composed once its dependencies are known, and mounted in each task.
 
-What differs from recipe to recipe, relocated files and what scripts have made, is in upper
-directories. They are filled once, in sysroots that take changes; later tasks see them, and change
-nothing. Further dependencies of a task make a new generation, with a copy of them.
+Files that differ from recipe to recipe, relocated ones and those made by scripts, are in upper
+directories. These are filled once, in writable sysroots; later tasks see them read-only. If a task
+has more dependencies, it makes a new generation with a copy of the upper directories.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ import bb
 from cas.errors import CasError, InUse, StoreDamaged
 from cas_yocto.command import CommandFailed
 from cas_yocto.dependencies import DepValid
-from cas_yocto.plan import Outdated, Wanted, composed, wanted_by
-from cas_yocto.relocate import Relocate, furnish
-from cas_yocto.sysroot_dirs import Generation, Generations, united
+from cas_yocto.plan import ComponentChanged, SysrootComponents, find_components, make_plans
+from cas_yocto.relocate import Relocate, prepare_files
+from cas_yocto.sysroot_dirs import Generation, Generations, merge_tasks
 from cas_yocto.upload import Component
 from mounter.handover import enter
 from mounter.plan import NoStrategy, Plan
 
-_PREPARING = "do_prepare_recipe_sysroot"
-_FOR_OTHERS = "do_addto_recipe_sysroot"
-"""A task whose sysroot is used when it has ended."""
+_PREPARE_TASK = "do_prepare_recipe_sysroot"
+_EXPORT_TASK = "do_addto_recipe_sysroot"
+"""A task whose sysroots are used after it has ended, so they must be linked."""
 _MODES = ("mount", "writable", "link")
-_LOOK_AGAIN = 0.05  # seconds
-_HELD: list[object] = []
-"""Leases of this process, until it ends."""
+_RETRY_PAUSE_S = 0.05
+_HELD_LEASES: list[object] = []
+"""The leases of this process, kept until it ends."""
 
 
-class Stock(NamedTuple):
-    """What OpenEmbedded's classes have: setscene_depvalid, staging_processfixme, and linking."""
+class StagingFunctions(NamedTuple):
+    """OpenEmbedded's functions: setscene_depvalid, staging_processfixme, and linking sysroots."""
 
     depvalid: DepValid
     relocate: Relocate
@@ -46,50 +46,50 @@ class Stock(NamedTuple):
 
 
 class Unmountable(Exception):
-    """Sysroots cannot be mounted; the text says why. `expected` if the kernel does not do it."""
+    """Sysroots cannot be mounted; the text says why. `expected` if the kernel refuses."""
 
-    def __init__(self, why: str, *, expected: bool = False) -> None:
+    def __init__(self, reason: str, *, expected: bool = False) -> None:
         self.expected = expected
-        super().__init__(why)
+        super().__init__(reason)
 
 
-def extend(d: Any, stock: Stock) -> None:
-    """Let a task's sysroots have what it needs; its process sees them from now on."""
+def extend(d: Any, staging: StagingFunctions) -> None:
+    """Mount sysroots with everything that a task needs in this process, or link them."""
     generations = _generations(d)
-    why = _why_linked(d)
-    if why is None:
+    reason = _reason_to_link(d)
+    if reason is None:
         try:
-            with _explained():
-                _extend(d, stock, generations)
+            with _as_unmountable():
+                _update_sysroots(d, staging, generations)
             return
         except Unmountable as error:
             if not _is_preparing(d) and generations.current() is not None:
-                _end(d, error)
-            tell = bb.note if error.expected else bb.warn
-            tell(f"{d.getVar('PN')}: its sysroots are linked, not mounted: {error}")
-    elif why:
-        bb.note(f"{d.getVar('PN')}: its sysroots are linked, not mounted: {why}")
+                _fail(d, error)
+            log = bb.note if error.expected else bb.warn
+            log(f"{d.getVar('PN')}: its sysroots are linked, not mounted: {error}")
+    elif reason:
+        bb.note(f"{d.getVar('PN')}: its sysroots are linked, not mounted: {reason}")
     if _is_preparing(d) and os.path.isdir(generations.path):
         with generations.locked():
             generations.forget()
-    stock.link()
+    staging.link()
 
 
 def mount(d: Any) -> None:
-    """Mount the sysroots that were prepared, if any were, where only this task sees them."""
+    """Mount the prepared sysroots, if there are any, where only this task sees them."""
     generations = _generations(d)
     if generations.current() is None or _is_linked(d):
         return
     try:
-        with _explained():
+        with _as_unmountable():
             _enter_current(d, generations)
     except Unmountable as error:
-        _end(d, error)
+        _fail(d, error)
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """Make one exception of all that can keep sysroots from being mounted."""
+def _as_unmountable() -> Iterator[None]:
+    """Convert every error that prevents mounting into Unmountable, for a `with` block."""
     try:
         yield
     except NoStrategy as refusal:
@@ -102,11 +102,12 @@ def _explained() -> Iterator[None]:
         raise Unmountable(str(error)) from error
 
 
-def _end(d: Any, why: Unmountable) -> None:
+def _fail(d: Any, error: Unmountable) -> None:
+    """End the task."""
     recipe, task = d.getVar("PN"), d.getVar("BB_RUNTASK")
     bb.fatal(
-        f"{recipe}: its sysroots cannot be mounted in {task}: {why}. Prepare them anew by "
-        f'bitbake -c clean {recipe}, or linked with CAS_SYSROOT:pn-{recipe} = "link" before that'
+        f"{recipe}: its sysroots cannot be mounted in {task}: {error}. Prepare them again with "
+        f'bitbake -c clean {recipe}; set CAS_SYSROOT:pn-{recipe} = "link" first to link them'
     )
 
 
@@ -115,144 +116,145 @@ def _generations(d: Any) -> Generations:
 
 
 def _is_preparing(d: Any) -> bool:
-    return bool(d.getVar("BB_RUNTASK") == _PREPARING)
+    return bool(d.getVar("BB_RUNTASK") == _PREPARE_TASK)
 
 
 def _is_linked(d: Any) -> bool:
-    """Tell whether the sysroots were linked when they were prepared, maybe without this class."""
-    index = d.expand("${RECIPE_SYSROOT_NATIVE}/installeddeps/index.") + _PREPARING
+    """Return whether the sysroots were linked when prepared, perhaps without this class."""
+    index = d.expand("${RECIPE_SYSROOT_NATIVE}/installeddeps/index.") + _PREPARE_TASK
     return os.path.exists(index)
 
 
-def _why_linked(d: Any) -> str | None:
-    """Return why a recipe's sysroots are to be linked, "" if nobody need be told; else None."""
+def _reason_to_link(d: Any) -> str | None:
+    """Return why to link a recipe's sysroots, "" for a reason not to be logged; None to mount."""
     recipe, mode = d.getVar("PN"), d.getVar("CAS_SYSROOT")
     if mode not in _MODES:
-        bb.fatal(f"{recipe}: CAS_SYSROOT is {mode!r}: it has to be one of {', '.join(_MODES)}")
-    if d.getVar("BB_LIMITEDDEPS") or d.getVar("BB_RUNTASK") == _FOR_OTHERS:
-        return ""  # by bitbake -b, which knows of no dependencies
+        bb.fatal(f"{recipe}: CAS_SYSROOT is {mode!r}; it must be one of {', '.join(_MODES)}")
+    if d.getVar("BB_LIMITEDDEPS") or d.getVar("BB_RUNTASK") == _EXPORT_TASK:
+        return ""  # BB_LIMITEDDEPS: bitbake -b ignores dependencies
     if not _is_preparing(d):
-        # Like those that were prepared.
+        # Later tasks use what do_prepare_recipe_sysroot chose.
         return "" if _is_linked(d) else None
     if mode == "link":
-        return "CAS_SYSROOT says so"
+        return "CAS_SYSROOT is link"
     if _matches(recipe, d.getVar("CAS_SYSROOT_LINKED")):
         return "CAS_SYSROOT_LINKED names it"
     if bb.data.inherits_class("kernel", d):
-        return "others run programs that it has built, and that find their libraries there"
+        return "other recipes run programs built here, which load libraries from the sysroot"
     return None
 
 
 def _is_writable(d: Any) -> bool:
-    named = _matches(d.getVar("PN"), d.getVar("CAS_SYSROOT_WRITABLE"))
-    return bool(named or d.getVar("CAS_SYSROOT") == "writable")
+    listed = _matches(d.getVar("PN"), d.getVar("CAS_SYSROOT_WRITABLE"))
+    return bool(listed or d.getVar("CAS_SYSROOT") == "writable")
 
 
 def _matches(recipe: str, patterns: str) -> bool:
     return any(re.fullmatch(pattern, recipe) for pattern in patterns.split())
 
 
-def _extend(d: Any, stock: Stock, generations: Generations) -> None:
-    own = wanted_by(d, stock.depvalid)
+def _update_sysroots(d: Any, staging: StagingFunctions, generations: Generations) -> None:
+    """Make a new generation if the task needs other components, and mount the current one."""
+    own = find_components(d, staging.depvalid)
     task = d.getVar("BB_RUNTASK").removesuffix("_setscene")
     with generations.locked():
         old = None if _is_preparing(d) else generations.current()
         if _is_preparing(d):
             for name in ("RECIPE_SYSROOT", "RECIPE_SYSROOT_NATIVE"):
-                _empty(d.getVar(name))
+                _empty_sysroot(d.getVar(name))
         try:
-            tasks, plans = _planned(d, task, own, old)
-        except Outdated:  # what was prepared in another build, which is about to be prepared anew
+            tasks, plans = _plan_if_changed(d, task, own, old)
+        except ComponentChanged:
+            # They were prepared in another build, and will be prepared again in this one.
             old = None
-            tasks, plans = _planned(d, task, own, None)
+            tasks, plans = _plan_if_changed(d, task, own, None)
         if old is not None and not plans:
             old._replace(tasks=tasks).save()
         elif not plans:
             generations.forget()
         else:
-            _renew(d, stock, generations, tasks, plans, old)
-    if not _is_preparing(d) and united(tasks):
+            _make_generation(d, staging, generations, tasks, plans, old)
+    if not _is_preparing(d) and merge_tasks(tasks):
         _enter_current(d, generations)
 
 
-def _planned(
-    d: Any, task: str, own: Wanted, old: Generation | None
-) -> tuple[dict[str, Wanted], list[Plan]]:
-    """Return what all tasks want now, with plans for it unless the old generation has the same."""
-    others = {name: wanted for name, wanted in old.tasks.items() if name != task} if old else {}
+def _plan_if_changed(
+    d: Any, task: str, own: SysrootComponents, old: Generation | None
+) -> tuple[dict[str, SysrootComponents], list[Plan]]:
+    """Return the components of all tasks, with plans unless the old generation has the same."""
+    others = {name: sysroots for name, sysroots in old.tasks.items() if name != task} if old else {}
     tasks = others | {task: own}
-    if (old is not None and united(tasks) == old.wanted) or not united(tasks):
+    if (old is not None and merge_tasks(tasks) == old.sysroots) or not merge_tasks(tasks):
         return tasks, []
-    return tasks, composed(d, united(tasks))
+    return tasks, make_plans(d, merge_tasks(tasks))
 
 
-def _renew(
+def _make_generation(
     d: Any,
-    stock: Stock,
+    staging: StagingFunctions,
     generations: Generations,
-    tasks: dict[str, Wanted],
+    tasks: dict[str, SysrootComponents],
     plans: list[Plan],
     old: Generation | None,
 ) -> None:
-    """Make a generation, and let it be the current one."""
+    """Make a generation, fill its upper directories and make it the current one."""
     prepared: Generation | None = None
-    if old is not None and not _is_more(united(tasks), old.wanted):
-        # What was made of components that are gone has to go, too, but not what functions after
-        # do_prepare_recipe_sysroot have written, as that of useradd: it does not run again.
+    if old is not None and not _contains(merge_tasks(tasks), old.sysroots):
+        # Files made from removed components must not remain. But files written by functions after
+        # do_prepare_recipe_sysroot, such as useradd's, must: those functions do not run again.
         old = prepared = generations.prepared()
-        if old is not None and not _is_more(united(tasks), old.wanted):
+        if old is not None and not _contains(merge_tasks(tasks), old.sysroots):
             old = None
     new = generations.begin(tasks, plans, old)
     if prepared is not None and old is None:
-        generations.copy_own(prepared, new)
-    added = _added(new.wanted, old.wanted if old else {})
+        generations.copy_recipe_changes(prepared, new)
+    added = _added(new.sysroots, old.sysroots if old else {})
     if _is_preparing(d):
-        _enter(new, writable=True)  # for functions that come after this one, too
+        _enter(new, writable=True)  # in this process: functions that run next write there too
         try:
-            said = furnish(d, stock.relocate, new, added)
-        except (OSError, subprocess.CalledProcessError) as error:  # too late to link: it is mounted
+            output = prepare_files(d, staging.relocate, new, added)
+        except (OSError, subprocess.CalledProcessError) as error:
+            # It is too late to link, since the sysroots are mounted.
             bb.fatal(f"{d.getVar('PN')}: its sysroots cannot be prepared: {error}")
     else:
-        said = _in_child(lambda: _enter_and_furnish(d, stock, new, added))
-    if said:
-        bb.note(said)
+        output = _in_child(lambda: _enter_and_prepare(d, staging, new, added))
+    if output:
+        bb.note(output)
     if _is_preparing(d):
-        generations.note_made(new)
+        generations.record_made_files(new)
     generations.publish(new, prepared=_is_preparing(d))
-    bb.note(f"Mounted in the sysroots: {', '.join(sorted(one.id for one in added))}")
+    bb.note(f"Mounted in the sysroots: {', '.join(sorted(component.id for component in added))}")
 
 
-def _is_more(new: Wanted, old: Wanted) -> bool:
-    """Tell whether all that was wanted still is."""
+def _contains(new: SysrootComponents, old: SysrootComponents) -> bool:
+    """Return whether all components of the old sysroots are in the new ones."""
     return all(
-        new.get(sysroot, {}).get(recipe) == one
+        new.get(sysroot, {}).get(recipe) == component
         for sysroot, components in old.items()
-        for recipe, one in components.items()
+        for recipe, component in components.items()
     )
 
 
-def _added(new: Wanted, old: Wanted) -> list[Component]:
-    """Return the components whose files have to be relocated, and scripts to be run."""
+def _added(new: SysrootComponents, old: SysrootComponents) -> list[Component]:
+    """Return the components whose files must be relocated and whose scripts must run."""
     return [
-        one
+        component
         for sysroot, components in new.items()
-        for recipe, one in components.items()
+        for recipe, component in components.items()
         if recipe not in old.get(sysroot, {})
     ]
 
 
-def _empty(sysroot: str) -> None:
-    """Delete links of before, but not the directory: another task may have mounted something there.
-
-    To delete it would take that away (rename(2): a mount point elsewhere is detached).
-    """
+def _empty_sysroot(sysroot: str) -> None:
+    """Delete the links in a sysroot, but not its directory."""
+    # Another task may have mounted on the directory; deleting it would detach that (Linux 3.18).
     os.makedirs(sysroot, exist_ok=True)
     for name in os.listdir(sysroot):
         bb.utils.remove(os.path.join(sysroot, name), recurse=True)
 
 
 def _enter_current(d: Any, generations: Generations) -> None:
-    """Enter the current generation, when nobody changes it any more."""
+    """Mount the current generation as soon as no task writes to it."""
     while True:
         try:
             with generations.locked():
@@ -261,22 +263,23 @@ def _enter_current(d: Any, generations: Generations) -> None:
                     return None
                 try:
                     return _enter(current, writable=_is_writable(d))
-                except StoreDamaged:  # something of it was collected
-                    _plan_again(d, generations, current)
+                except StoreDamaged:  # a collection has removed a layer
+                    _renew_plans(d, generations, current)
         except InUse:
-            time.sleep(_LOOK_AGAIN)
+            time.sleep(_RETRY_PAUSE_S)
 
 
-def _plan_again(d: Any, generations: Generations, current: Generation) -> None:
+def _renew_plans(d: Any, generations: Generations, current: Generation) -> None:
+    """Store missing components again and plan anew, or forget the generation."""
     try:
-        plans = composed(d, current.wanted)
-    except Outdated:
-        bb.note("The sysroots of another build are not mounted: they are about to be prepared anew")
+        plans = make_plans(d, current.sysroots)
+    except ComponentChanged:
+        bb.note("The sysroots of another build are not mounted: they will be prepared again")
         generations.forget()
         return
     uppers = {plan.target: plan.upper for plan in current.plans}
-    again = (plan._replace(upper=uppers[plan.target]) for plan in plans)
-    current._replace(plans=tuple(again)).save()
+    plans_with_uppers = (plan._replace(upper=uppers[plan.target]) for plan in plans)
+    current._replace(plans=tuple(plans_with_uppers)).save()
 
 
 def _enter(generation: Generation, *, writable: bool) -> None:
@@ -284,25 +287,25 @@ def _enter(generation: Generation, *, writable: bool) -> None:
     plans = [plan._replace(writable=writable) for plan in generation.plans]
     for plan in plans:
         os.makedirs(plan.target, exist_ok=True)
-    _HELD.extend(enter(plans, "a task of BitBake", inherited=False))
+    _HELD_LEASES.extend(enter(plans, "a task of BitBake", inherited=False))
 
 
-def _enter_and_furnish(
-    d: Any, stock: Stock, generation: Generation, added: Sequence[Component]
+def _enter_and_prepare(
+    d: Any, staging: StagingFunctions, generation: Generation, added: Sequence[Component]
 ) -> str:
     _enter(generation, writable=True)
-    return furnish(d, stock.relocate, generation, added)
+    return prepare_files(d, staging.relocate, generation, added)
 
 
 def _in_child(work: Callable[[], str]) -> str:
-    """Do something in a child, since this process is not to be where it is done.
+    """Do something in a child process, whose mounts this one must not have; return the result.
 
-    Raises what it raises.
+    Raises what `work` raises.
     """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        result: str | Exception = RuntimeError("it was ended")
+        result: str | Exception = RuntimeError("it was interrupted")
         try:
             result = work()
         except Exception as error:
@@ -316,7 +319,7 @@ def _in_child(work: Callable[[], str]) -> str:
         data = file.read()
     os.waitpid(child, 0)
     if not data:
-        bb.fatal("A process that prepared sysroots was killed")
+        bb.fatal("a process that prepared sysroots was killed")
     result = pickle.loads(data)
     if isinstance(result, Exception):
         raise result

@@ -1,4 +1,4 @@
-"""Putting what do_populate_sysroot has made into the store."""
+"""Stores the results of do_populate_sysroot, and pushes them to a remote."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ from cas.exchange.sstate import TASK
 from cas.model.signature import Signature
 from cas_yocto.command import CommandFailed, cas
 
+_ID_NOTES = "cas-ids"
+"""The directory of the IDs that this build needs; users may delete it, so the list can be reset."""
+_CURRENT_NOTES = "cas-current"
+"""The directory of the IDs that name the present content of component directories."""
+
 
 class Component(NamedTuple):
-    """A recipe's directory `tree` in `sysroots-components`, and what names its content."""
+    """A recipe's directory `tree` in `sysroots-components`, and the parts of its ID."""
 
     recipe: str
     arch: str
@@ -27,123 +32,125 @@ class Component(NamedTuple):
 
     @property
     def id(self) -> str:
-        """The task signature."""
+        """The artifact's ID."""
         return str(Signature(self.recipe, self.arch, TASK, self.hash))
 
 
-def component(d: Any, recipe: str, manifest: str, unihash: str, tree: str) -> Component:
-    """Return the component of a recipe, whose manifest of sstate is named by its architecture too.
-
-    uninative makes programs that run on the building machine use a loader in this very TMPDIR,
-    which their hash does not tell: so the architecture does.
-    """
+def make_component(d: Any, recipe: str, manifest: str, unihash: str, tree: str) -> Component:
+    """Return a recipe's component, with the architecture from the name of its sstate manifest."""
     name = os.path.basename(manifest).removesuffix(".populate_sysroot")
     arch = name.removeprefix("manifest-").removesuffix(f"-{recipe}")
     loader = d.getVar("UNINATIVE_LOADER")
     if loader and is_native(recipe) and bb.data.inherits_class("uninative", d):
+        # uninative makes native programs use a loader in this TMPDIR, which the hash does not
+        # cover. So the loader becomes a part of the architecture.
         arch += "." + hashlib.sha256(loader.encode()).hexdigest()[:8]
     return Component(recipe, arch, unihash, tree)
 
 
 def is_native(recipe: str) -> bool:
-    """Tell by a recipe's name, as OpenEmbedded does, whether it is for the building machine."""
+    """Return whether a recipe is for the build machine; OpenEmbedded also goes by the name."""
     return recipe.endswith("-native") or "-cross-" in recipe or "-crosssdk" in recipe
 
 
-def forget_own(d: Any) -> None:
-    """Note that this recipe's component is about to change, and is not what its ID says now."""
+def forget_own_component(d: Any) -> None:
+    """Note that this recipe's component is about to change, so its ID no longer names it."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(_path(_own(d), "cas-current", d))
+        os.unlink(_note_path(_own_component(d), _CURRENT_NOTES, d))
 
 
-def put_own(d: Any, *, restored: bool) -> None:
-    """Put what this recipe's task has made, or `restored` from sstate.
+def store_own_component(d: Any, *, restored: bool) -> None:
+    """Store the result of this recipe's task, which was built, or `restored` from sstate.
 
-    What was made counts, even if the same hash had another result before. If that fails the build
-    goes on: whoever needs it tries again, or links.
+    A built result replaces an older one of the same ID. If storing fails, warns only: tasks that
+    need the component store it themselves, or link.
     """
-    own = _own(d)
+    own = _own_component(d)
     if os.path.isdir(own.tree):
         try:
             if restored:
-                put([own], d, remote=d.getVar("CAS_REMOTE"))
+                store_components([own], d, remote=d.getVar("CAS_REMOTE"))
             else:
                 cas(d, "put", "--replace", "--component", own.id, own.tree)
-                _note(own, d)
+                _write_notes(own, d)
         except CommandFailed as error:
             store = d.getVar("CAS_STORE")
-            bb.warn(f"{own.recipe}: its sysroot was not put into the store {store}: {error}")
+            bb.warn(f"{own.recipe}: its sysroot was not stored in {store}: {error}")
 
 
-def put(components: Sequence[Component], d: Any, *, remote: str = "") -> None:
-    """Make sure that components are in the store, which BitBake has just told to be up to date.
+def store_components(components: Sequence[Component], d: Any, *, remote: str = "") -> None:
+    """Store the components that the store lacks; BitBake has just made sure they are up to date.
 
-    They are pulled from a `remote` if it has them, for which a task needs the network. Raises
+    Those that a `remote` has are pulled, which needs a task with network access. Raises
     CommandFailed.
     """
-    put_by_anybody = (ExitCode.DONE, ExitCode.CONFLICT)
-    for one in missing(components, d, remote=remote):
-        cas(d, "put", "--component", one.id, one.tree, codes=put_by_anybody)
-    for one in components:
-        if not (is_current(one, d) and os.path.exists(_path(one, "cas-ids", d))):
-            _note(one, d)
+    # CONFLICT: another task or build has stored a different result of the same ID.
+    accepted = (ExitCode.DONE, ExitCode.CONFLICT)
+    for component in missing_components(components, d, remote=remote):
+        cas(d, "put", "--component", component.id, component.tree, codes=accepted)
+    for component in components:
+        if not (is_current(component, d) and os.path.exists(_note_path(component, _ID_NOTES, d))):
+            _write_notes(component, d)
 
 
-def push_all(d: Any) -> None:
-    """Push what this build needs and has in its store. That it cannot is a warning."""
+def push_components(d: Any) -> None:
+    """Push the components that this build needs and its store has; warn if that fails."""
     remote, key = d.getVar("CAS_REMOTE"), d.getVar("CAS_REMOTE_SIGN_KEY")
-    notes = os.path.join(d.getVar("TMPDIR"), "cas-ids")
+    notes = os.path.join(d.getVar("TMPDIR"), _ID_NOTES)
     if not remote or not os.path.isdir(notes):
         return
-    names = []
+    ids = []
     for note in sorted(os.listdir(notes)):
         with open(os.path.join(notes, note)) as file:
-            names.append(file.read().strip())
+            ids.append(file.read().strip())
     sign = ["--sign-key", key] if key else []
     try:
-        gone = _missing(d, names)
-        there = "".join(f"{name}\n" for name in names if name not in gone)
-        cas(d, "push", remote, "--from", "-", *sign, input=there)
+        missing = _missing_ids(d, ids)
+        present = "".join(f"{id_}\n" for id_ in ids if id_ not in missing)
+        cas(d, "push", remote, "--from", "-", *sign, input=present)
     except CommandFailed as error:
         bb.warn(f"sysroots were not pushed to {remote}: {error}")
 
 
-def missing(components: Sequence[Component], d: Any, *, remote: str = "") -> list[Component]:
-    """Return the components that are not in the store, nor in a `remote`. Raises CommandFailed."""
-    by_id = {one.id: one for one in components}
-    return [by_id[name] for name in _missing(d, by_id, remote)]
+def missing_components(
+    components: Sequence[Component], d: Any, *, remote: str = ""
+) -> list[Component]:
+    """Return the components that neither the store nor a `remote` has. Raises CommandFailed."""
+    by_id = {component.id: component for component in components}
+    return [by_id[id_] for id_ in _missing_ids(d, by_id, remote)]
 
 
-def _missing(d: Any, names: Iterable[str], remote: str = "") -> list[str]:
+def _missing_ids(d: Any, ids: Iterable[str], remote: str = "") -> list[str]:
     pull = ["--remote", remote] if remote else []
-    said = cas(d, "has", "--json", *pull, *names, codes=(ExitCode.DONE, ExitCode.NO_SIGNATURE))
-    absent: list[str] = json.loads(said)["missing"]
-    return absent
+    output = cas(d, "has", "--json", *pull, *ids, codes=(ExitCode.DONE, ExitCode.NO_SIGNATURE))
+    missing: list[str] = json.loads(output)["missing"]
+    return missing
 
 
-def is_current(one: Component, d: Any) -> bool:
-    """Tell whether a component is still what its ID says, and not what another task made of it."""
-    with contextlib.suppress(FileNotFoundError), open(_path(one, "cas-current", d)) as file:
-        return file.read() == f"{one.id}\n"
+def is_current(component: Component, d: Any) -> bool:
+    """Return whether a component's directory still has the content that its ID names."""
+    path = _note_path(component, _CURRENT_NOTES, d)
+    with contextlib.suppress(FileNotFoundError), open(path) as file:
+        return file.read() == f"{component.id}\n"
     return False
 
 
-def _own(d: Any) -> Component:
+def _own_component(d: Any) -> Component:
     tree = d.expand("${COMPONENTS_DIR}/${PACKAGE_ARCH}/${PN}")
     manifest = d.getVar("SSTATE_MANFILEPREFIX")
-    return component(d, d.getVar("PN"), manifest, d.getVar("BB_UNIHASH"), tree)
+    return make_component(d, d.getVar("PN"), manifest, d.getVar("BB_UNIHASH"), tree)
 
 
-def _note(one: Component, d: Any) -> None:
-    """Note what a component is, also in the list of what this build needs, which one may delete."""
-    for directory in ("cas-ids", "cas-current"):
-        path = _path(one, directory, d)
+def _write_notes(component: Component, d: Any) -> None:
+    """Note a component's ID as needed by this build, and as that of its directory's content."""
+    for directory in (_ID_NOTES, _CURRENT_NOTES):
+        path = _note_path(component, directory, d)
         bb.utils.mkdirhier(os.path.dirname(path))
-        beside = f"{path}.{os.getpid()}"
-        with open(beside, "w") as file:
-            file.write(f"{one.id}\n")
-        os.replace(beside, path)
+        staging = f"{path}.{os.getpid()}"
+        with open(staging, "w") as file:
+            file.write(f"{component.id}\n")
+        os.replace(staging, path)
 
 
-def _path(one: Component, directory: str, d: Any) -> str:
-    return os.path.join(d.getVar("TMPDIR"), directory, f"{one.recipe}:{one.arch}")
+def _note_path(component: Component, directory: str, d: Any) -> str:
+    return os.path.join(d.getVar("TMPDIR"), directory, f"{component.recipe}:{component.arch}")
