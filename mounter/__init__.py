@@ -1,11 +1,11 @@
-"""Turns a composition into a directory, by the kernel or by links.
+"""Makes sysroots of compositions: mounts, or trees of links.
 
     with cas.Store(path) as store, store.compose(["glibc", "zlib"]) as composition:
         with mounter.mounted(composition, "build/recipe-sysroot") as mount:
             print(mount.strategy)
         mounter.run(["make"], {"/work/recipe-sysroot": composition})
 
-Needs the standard library only. Names are imported when they are first used.
+Needs only the standard library. Names are imported on first use.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ if TYPE_CHECKING:  # "as" exports a name, for a type checker (PEP 484)
     from mounter.unmounting import NotMounted as NotMounted, umount as umount
     from mounter.updating import update as update
 
-# No module may be called like an export: `mounter.mount` would then be the module.
+# Modules are called mounting, running and updating because a module `mounter.mount` would hide the
+# function `mounter.mount`.
 _EXPORTS = {
     "handover": ["decide", "enter", "held", "hold"],
     "listing": ["all_mounts", "umount_stale"],
