@@ -10,7 +10,7 @@ from cas.compose.cache import CompositionCache
 from cas.compose.merged_layers import MergedLayers
 from cas.content.layers import Layers
 from cas.content.objects import Objects
-from cas.disk.counters import Counts, count
+from cas.disk.counters import Counts, add_counts
 from cas.disk.layout import layer_path
 from cas.disk.log import Event, read_log
 from cas.index import artifact_links
@@ -110,7 +110,7 @@ class StoreQuestions(OpenStore):
         """
         wanted = list(signatures)
         missing = [signature for signature in wanted if self.find(signature) is None]
-        count(self.path, Counts(has_hits=len(wanted) - len(missing), has_misses=len(missing)))
+        add_counts(self.path, Counts(has_hits=len(wanted) - len(missing), has_misses=len(missing)))
         return missing
 
     @adding_paths

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from cas.compose.compose import compose
 from cas.compose.composition import Composition
 from cas.content.objects import ConcurrentChange
-from cas.disk.counters import Counts, count
-from cas.disk.log import Event, EventKind, event, log, read_log
+from cas.disk.counters import Counts, add_counts
+from cas.disk.log import Event, EventKind, append_events, new_event, read_log
 from cas.index import artifact_links
 from cas.index.database import Writer
 from cas.index.parts import StoreParts
@@ -118,7 +118,7 @@ class Store(StoreQuestions):
             )
         except NoSuchSignature as error:
             if counted:
-                count(self.path, Counts(mount_misses=len(error.missing)))
+                add_counts(self.path, Counts(mount_misses=len(error.missing)))
             raise
 
     @adding_paths
@@ -159,7 +159,7 @@ class Store(StoreQuestions):
             (artifact,) = resolve(reader, [name], self.path)
             pin = Pin(artifact.signature, reason, time.time_ns(), os.geteuid())
             self._pins.add(pin)
-        log(self.fd, [event(EventKind.PINNED, pin.signature, what=reason)])
+        append_events(self.fd, [new_event(EventKind.PINNED, pin.signature, what=reason)])
         return pin
 
     @adding_paths
@@ -170,7 +170,7 @@ class Store(StoreQuestions):
         """
         signature = self._pins.find(name)
         self._pins.remove(signature)
-        log(self.fd, [event(EventKind.UNPINNED, signature)])
+        append_events(self.fd, [new_event(EventKind.UNPINNED, signature)])
         return signature
 
     @adding_paths
@@ -179,9 +179,9 @@ class Store(StoreQuestions):
 
         `progress` gets files. Raises InputRefused, OSError.
         """
-        from cas.disk.group_sharing import share
+        from cas.disk.group_sharing import share_store
 
-        share(self.fd, group, progress)
+        share_store(self.fd, group, progress)
 
     @adding_paths
     def plan_gc(self, policy: Policy) -> GcPlan:
@@ -221,7 +221,7 @@ class Store(StoreQuestions):
                 if finding.kind.is_damage:
                     told = _told(self.path) if told is None else told
                     damage = _damaged(finding)
-                    log(self.fd, [] if damage.what in told else [damage])
+                    append_events(self.fd, [] if damage.what in told else [damage])
                 yield finding
 
     def repair(self, findings: Sequence[Finding]) -> Iterator[str]:
@@ -234,7 +234,7 @@ class Store(StoreQuestions):
 
         with adding_path(self.fd):
             for done in Repair(self._storage, self._known, self._removal).run(findings):
-                log(self.fd, [event(EventKind.REPAIRED, what=done)])
+                append_events(self.fd, [new_event(EventKind.REPAIRED, what=done)])
                 yield done
 
 
@@ -253,5 +253,7 @@ def _told(store: bytes) -> set[str]:
 def _damaged(finding: Finding) -> Event:
     signatures = finding.signatures
     if len(signatures) == 1:
-        return event(EventKind.DAMAGED, signatures[0], what=str(finding._replace(signatures=())))
-    return event(EventKind.DAMAGED, what=str(finding))
+        return new_event(
+            EventKind.DAMAGED, signatures[0], what=str(finding._replace(signatures=()))
+        )
+    return new_event(EventKind.DAMAGED, what=str(finding))

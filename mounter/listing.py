@@ -35,7 +35,7 @@ def all_mounts(store: bytes) -> Iterator[MountInfo]:
 
     Raises OSError, StoreDamaged.
     """
-    for record in mount_records.all_records(store):
+    for record in mount_records.iter_records(store):
         plan, *_ = mount_records.plan_documents(store, record)
         yield MountInfo(
             where=os.fsencode(record.target),
@@ -63,7 +63,7 @@ def umount_stale(store: bytes) -> Iterator[bytes]:
 
     Raises OSError, InUse, StoreDamaged.
     """
-    for record in mount_records.all_records(store):
+    for record in mount_records.iter_records(store):
         if not mount_records.may_be_mounted(record):
             umount(store, record.target)
             yield os.fsencode(record.target)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cas.disk import mount_records
-from cas.disk.layout import EMPTY, layer_path, manifest_path
+from cas.disk.layout import layer_path, manifest_path
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
 from cas.model.manifest import Digest, Manifest, is_digest
 from cas.model.strict_json import parse
@@ -127,7 +127,7 @@ class Plan(NamedTuple):
         if self.upper is not None and not self.writable:
             layers.insert(0, os.path.join(self.upper, UPPER))
         # overlayfs refuses a single layer without an upper directory (EINVAL).
-        empty = EMPTY[: max(0, 2 - len(layers))]
+        empty = EMPTY_LAYERS[: max(0, 2 - len(layers))]
         return [*layers, *(os.path.join(self.store, layer) for layer in empty)]
 
     def content(self) -> dict[bytes, tuple[bytes, int]]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from cas.disk.layout import EMPTY
+from cas.disk.layout import EMPTY_LAYERS
 from cas.errors import CasError
 from cas.system.directories import open_directory, remove_tree
 from cas.system.progress import NO_PROGRESS, Progress
@@ -46,7 +46,7 @@ def probe(directory: bytes, progress: Progress = NO_PROGRESS) -> Iterator[ProbeR
         try:
             with open_directory(name, parent) as fd:
                 os.mkdir(b"empty", dir_fd=fd)
-                for empty in EMPTY:
+                for empty in EMPTY_LAYERS:
                     os.mkdir(empty, dir_fd=fd)
                 plan = Plan(os.path.join(directory, name), (), b"")
                 yield try_in_child(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from cas.disk import mount_records
 from cas.disk.boot import boot_id
-from cas.disk.counters import Counts, count
+from cas.disk.counters import Counts, add_counts
 from cas.errors import InputRefused, StoreDamaged
 from cas.system.mountinfo import mount_namespace
 from cas.system.text import quoted
@@ -22,7 +22,7 @@ def count_sysroots(plans: Iterable[Plan], *, overlaid: bool) -> None:
         counts = Counts(mount_hits=len(plan.artifacts))
         if overlaid:
             counts = counts._replace(overlays=1, entries=plan.entries)
-        count(plan.store, counts)
+        add_counts(plan.store, counts)
 
 
 def new_source_name() -> str:

@@ -104,7 +104,7 @@ def _umount_unrecorded(store: bytes, path: bytes) -> Strategy:
     source = source_of(path) or ""
     if not is_unrecorded_mount(store, path):
         raise NotMounted(store, path)
-    while source_of(path) in (source, source + mount_records.CHANGES):
+    while source_of(path) in (source, source + mount_records.CHANGES_SUFFIX):
         _umount_once(path)
     return Strategy.OVERLAY
 

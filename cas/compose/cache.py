@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from cas.content import digest as hashing
+from cas.content.digest import hash_bytes
 from cas.disk.last_use import is_recent, note_use
 from cas.disk.scratch import MayNotWrite, replace_file
 from cas.model.conflicts import Overlap
@@ -145,7 +145,7 @@ class CompositionCache:
         return None
 
     def _name(self, kind: str, trees: Sequence[Digest]) -> bytes:
-        return f"{kind}-{hashing.of_bytes(chr(10).join(trees).encode())}".encode()
+        return f"{kind}-{hash_bytes(chr(10).join(trees).encode())}".encode()
 
     def _path(self, name: bytes) -> bytes:
         return os.path.join(self._store, b"known", name)
@@ -173,7 +173,7 @@ def _overlap(trees: int, path: str, winner: int, hidden: list[int], directory: b
 
 def composition_key(names: Sequence[str], trees: Sequence[Digest]) -> Digest:
     """Return what a composition of the artifacts with these signatures and trees is known by."""
-    return hashing.of_bytes("\n".join((*names, *trees)).encode())
+    return hash_bytes("\n".join((*names, *trees)).encode())
 
 
 def _overlaps_of(key: Digest) -> bytes:

@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 
 from cas.compose.cache import CompositionCache, Merged
-from cas.content import digest as hashing
+from cas.content.digest import hash_bytes
 from cas.content.layers import overhead
 from cas.disk.boot import boot_id
-from cas.disk.layout import MOST_LAYERS
-from cas.disk.log import EventKind, event, log
+from cas.disk.layout import MAX_LAYERS
+from cas.disk.log import EventKind, append_events, new_event
 from cas.disk.scratch import scratch
 from cas.errors import CasError, StoreDamaged
 from cas.index.parts import StoreParts
@@ -33,7 +33,7 @@ class MergedLayers:
         That is themselves, or a merged layer and the highest of them; None if that layer has to
         be made.
         """
-        if len(trees) <= MOST_LAYERS:
+        if len(trees) <= MAX_LAYERS:
             return tuple(trees)
         parts, rest = _parts(trees)
         merged = self._known.merged(parts)
@@ -55,7 +55,7 @@ class MergedLayers:
         parts, _ = _parts(trees)
         nodes = union(map(self._storage.layers.manifest, parts))
         manifest = Manifest({path: node for path, (node, _) in nodes.items()})
-        merged = Merged(hashing.of_bytes(manifest.encode()), parts, boot_id())
+        merged = Merged(hash_bytes(manifest.encode()), parts, boot_id())
         with scratch(self._storage.fd, "merge") as work:
             self._storage.layers.build(manifest, work)
             size = overhead(manifest, b"layer", b"manifest", work.fd)
@@ -65,8 +65,8 @@ class MergedLayers:
                 self._storage.layers.publish(merged.tree, work)
                 size += self._known.keep_merged(merged)
                 what = f"{len(parts)} trees of a sysroot of {len(trees)}"
-                made = event(EventKind.MERGED, tree=merged.tree, size=size, what=what)
-                log(self._storage.fd, [made])
+                made = new_event(EventKind.MERGED, tree=merged.tree, size=size, what=what)
+                append_events(self._storage.fd, [made])
 
     def trust(self, layers: Sequence[Digest], trees: Sequence[Digest]) -> bool:
         """Check a merged layer of an earlier boot, of which a power failure may have taken parts.
@@ -110,5 +110,5 @@ class MergedLayers:
 
 def _parts(trees: Sequence[Digest]) -> tuple[tuple[Digest, ...], tuple[Digest, ...]]:
     """Split trees into those to merge and those to mount."""
-    cut = len(trees) - MOST_LAYERS + 1
+    cut = len(trees) - MAX_LAYERS + 1
     return tuple(trees[:cut]), tuple(trees[cut:])

@@ -91,7 +91,7 @@ def composed_at(store: bytes, file: bytes) -> MountedComposition:
     It may be one that `cas mount` made, or that of a `cas run` if this process is in it. Raises
     CasError, StoreDamaged, OSError.
     """
-    for record in mount_records.all_records(store):
+    for record in mount_records.iter_records(store):
         target = os.fsencode(record.target)
         if file == target and mount_records.may_be_mounted(record):
             raise CasError(

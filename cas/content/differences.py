@@ -39,7 +39,7 @@ class Difference(NamedTuple):
         return f"{quoted(self.path)} ({self.how})"
 
 
-def differences(before: Manifest, after: Manifest) -> Iterator[Difference]:
+def iter_differences(before: Manifest, after: Manifest) -> Iterator[Difference]:
     """Yield the paths at which two trees differ, in order."""
     for path in sorted(before.nodes.keys() | after.nodes.keys()):
         old, new = before.nodes.get(path), after.nodes.get(path)
@@ -51,7 +51,7 @@ def differences(before: Manifest, after: Manifest) -> Iterator[Difference]:
             )
 
 
-def node_at(path: bytes) -> bytes | None:
+def read_node(path: bytes) -> bytes | None:
     """Return the manifest's node of what is at a path; None if it would have none.
 
     Raises OSError.

@@ -12,12 +12,12 @@ from cas.model.manifest import BadManifest, Digest, Manifest
 _CHUNK = 1 << 20
 
 
-def of_bytes(data: bytes) -> Digest:
+def hash_bytes(data: bytes) -> Digest:
     """Return the BLAKE3 digest of `data` in lower-case hexadecimal."""
     return Digest(blake3(data).hexdigest())
 
 
-def of_file(fd: int, copy_to: int | None = None) -> tuple[Digest, int]:
+def hash_file(fd: int, copy_to: int | None = None) -> tuple[Digest, int]:
     """Hash the file open at `fd` from its beginning to its end; return digest and length.
 
     What is read is also written to the descriptor `copy_to`, so that the digest is that of the
@@ -34,7 +34,7 @@ def of_file(fd: int, copy_to: int | None = None) -> tuple[Digest, int]:
     return Digest(hasher.hexdigest()), length
 
 
-def of_stream(read: Callable[[int], bytes], copy_to: int) -> tuple[Digest, int]:
+def hash_stream(read: Callable[[int], bytes], copy_to: int) -> tuple[Digest, int]:
     """Hash what `read` gives until there is no more, and write it to a descriptor.
 
     Returns digest and length. Raises OSError, and what `read` raises.
@@ -61,6 +61,6 @@ def verified_manifest(data: bytes, tree: Digest, *, to_compare: bool = False) ->
     The right digest does not make paths right: both may be another's. Only what is no more than
     compared, with `to_compare`, need not be looked at; see `Manifest.decode_trusted`.
     """
-    if of_bytes(data) != tree:
+    if hash_bytes(data) != tree:
         raise BadManifest(f"its bytes are not those of tree {tree}")
     return Manifest.decode_trusted(data) if to_compare else Manifest.decode(data)

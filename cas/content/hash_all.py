@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from cas.content import digest as hashing
 from cas.content.census import ContentFile
+from cas.content.digest import hash_file
 from cas.system.directories import shortened_path
 from cas.system.files import open_file
 from cas.system.progress import NO_PROGRESS, Progress
@@ -66,7 +66,7 @@ def _damage(root_fd: int, content: ContentFile) -> str:
         with shortened_path(content.path, root_fd) as (path, directory):
             fd = open_file(path, directory)
         try:
-            right = hashing.of_file(fd)[0].encode() == content.name[:64]
+            right = hash_file(fd)[0].encode() == content.name[:64]
         finally:
             os.close(fd)
     except FileNotFoundError:

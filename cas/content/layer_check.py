@@ -10,7 +10,7 @@ from typing import NamedTuple
 from cas.content.census import Census, ContentFile, content_name, content_path
 from cas.content.findings import FaultKind
 from cas.content.stamp import is_stamped
-from cas.disk.layout import content_of
+from cas.disk.layout import content_of_object
 from cas.model.manifest import DIRECTORY, Manifest, symlink_node
 from cas.system.directories import Node, iter_directories, stat_of
 from cas.system.text import quoted
@@ -95,7 +95,7 @@ class LayerCheck:
         inode, census = has.st_ino, self.census
         census.sizes[inode] = has.st_size
         place = self._objects.get(inode, b"")
-        if b"objects/" + place != content_path(name) and content_of(place) != name:
+        if b"objects/" + place != content_path(name) and content_of_object(place) != name:
             census.unnamed[inode, name] = ContentFile(name, path, has.st_size)
         if has.st_nlink != 2:
             census.links[inode] += 1

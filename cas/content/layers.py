@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from cas.content import digest as hashing
+from cas.content.digest import hash_file, verified_manifest, write_all
 from cas.content.objects import ObjectKey, Objects
 from cas.disk.group_sharing import directory_mode
 from cas.disk.layout import layer_path, manifest_path
@@ -79,7 +79,7 @@ class Layers:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         fd = os.open(b"manifest", flags, 0o644, dir_fd=scratch.fd)
         try:
-            hashing.write_all(fd, manifest.encode())
+            write_all(fd, manifest.encode())
             os.fchmod(fd, 0o444)
         finally:
             os.close(fd)
@@ -216,7 +216,7 @@ def read_manifest(
         data = read_file(path or manifest_path(tree), dir_fd)
     except ValueError as error:
         raise BadManifest(str(error)) from error
-    return hashing.verified_manifest(data, tree, to_compare=to_compare)
+    return verified_manifest(data, tree, to_compare=to_compare)
 
 
 def node_of(found: Node) -> bytes | None:
@@ -234,7 +234,7 @@ def node_of(found: Node) -> bytes | None:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(found.name, flags, dir_fd=found.dir_fd)
     try:
-        digest, size = hashing.of_file(fd)
+        digest, size = hash_file(fd)
     finally:
         os.close(fd)
     return file_node(digest, size, executable=mode & 0o111 != 0)

@@ -9,10 +9,10 @@ import stat
 from functools import cached_property
 from typing import NamedTuple
 
-from cas.content import digest as hashing
-from cas.content.stamp import is_stamped, keeps_stamps
+from cas.content.digest import hash_file
+from cas.content.stamp import has_exact_times, is_stamped
 from cas.disk.boot import contents_since_ns
-from cas.disk.layout import object_path, own_path
+from cas.disk.layout import object_path, user_object_path
 from cas.disk.scratch import scratch, unnamed_file
 from cas.errors import StoreDamaged
 from cas.model.manifest import Digest, Entry
@@ -64,7 +64,7 @@ class Objects:
     @cached_property
     def keep_stamps(self) -> bool:
         """Whether the time of an object shows that it was modified; see `cas.content.stamp`."""
-        return keeps_stamps(os.stat(b"format", dir_fd=self.store_fd))
+        return has_exact_times(os.stat(b"format", dir_fd=self.store_fd))
 
     @cached_property
     def _place(self) -> os.stat_result:
@@ -111,7 +111,7 @@ class Objects:
         except FileNotFoundError:
             return None
         try:
-            return hashing.of_file(fd)[0] == key.digest
+            return hash_file(fd)[0] == key.digest
         finally:
             os.close(fd)
 
@@ -127,7 +127,7 @@ class Objects:
         except FileNotFoundError as error:
             raise ConcurrentChange from error
         except PermissionError:
-            own = own_path(key.path, os.geteuid())
+            own = user_object_path(key.path, os.geteuid())
             linked = False
             while not linked:  # a collection may take the copy away before it is linked
                 if not self._is_whole(own, key):
@@ -158,7 +158,7 @@ class Objects:
         object holds a link of its own. Raises OSError.
         """
         freed = unlink_unused(key.path, self.store_fd, links)
-        return freed + unlink_unused(own_path(key.path, owner), self.store_fd)
+        return freed + unlink_unused(user_object_path(key.path, owner), self.store_fd)
 
     def linked_by(self, key: ObjectKey, owner: int) -> tuple[bytes, os.stat_result] | None:
         """Find the object that a layer of the user `owner` links to: its path, and its state.
@@ -170,7 +170,7 @@ class Objects:
             found = os.stat(path, dir_fd=self.store_fd, follow_symlinks=False)
         if owner and (found is None or found.st_uid != owner):
             with contextlib.suppress(FileNotFoundError):
-                own = own_path(path, owner)
+                own = user_object_path(path, owner)
                 return own, os.stat(own, dir_fd=self.store_fd, follow_symlinks=False)
         return None if found is None else (path, found)
 
@@ -213,7 +213,7 @@ class Objects:
             found = os.fstat(old)
             with scratch(self.store_fd, "object") as work:
                 with unnamed_file(self.store_fd) as new:
-                    if hashing.of_file(old, copy_to=new)[0] != key.digest:
+                    if hash_file(old, copy_to=new)[0] != key.digest:
                         raise StoreDamaged(
                             f"the object {quoted(source)} is damaged",
                             hint="`cas verify --repair` heals what can be healed",

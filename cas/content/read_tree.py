@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from cas.content import digest as hashing
+from cas.content.digest import hash_bytes, hash_file
 from cas.errors import StoreDamaged
 from cas.model.manifest import Entry, Kind, Manifest
 from cas.system.directories import DirCursor, open_directory
@@ -46,14 +46,14 @@ def read_content(entry: Entry, fd: int) -> bytes:
     """Return an entry's content, which has to fit into memory. Raises StoreDamaged, OSError."""
     with open(fd, "rb", closefd=False) as file:
         data = file.read(entry.size + 1)  # one more shows a file that has grown
-    if hashing.of_bytes(data) != entry.digest:
+    if hash_bytes(data) != entry.digest:
         raise _damaged(entry)
     return data
 
 
 def check_content(entry: Entry, fd: int, copy_to: int | None = None) -> None:
     """Hash an entry's content, and copy it to a descriptor. Raises StoreDamaged, OSError."""
-    if hashing.of_file(fd, copy_to)[0] != entry.digest:
+    if hash_file(fd, copy_to)[0] != entry.digest:
         raise _damaged(entry)
 
 

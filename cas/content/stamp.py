@@ -32,13 +32,13 @@ def is_stamped(found: os.stat_result, digest: str | bytes) -> bool:
     return found.st_mtime_ns % _UNIT == _digits(digest)
 
 
-def try_out(fd: int) -> None:
-    """Let `keeps_stamps` find out from the file open at `fd`. Raises OSError."""
+def mark_time_support(fd: int) -> None:
+    """Let `has_exact_times` find out from the file open at `fd`. Raises OSError."""
     when = time.time_ns() // _UNIT * _UNIT + _OF_FORMAT
     os.utime(fd, ns=(when, when))
 
 
-def keeps_stamps(tried: os.stat_result) -> bool:
+def has_exact_times(tried: os.stat_result) -> bool:
     """Tell whether the file system of what was tried out keeps times that exactly.
 
     Not all do: ext4 with small inodes keeps seconds.

@@ -1,4 +1,4 @@
-"""Which boot of the machine this is, since what was written before it may have been lost."""
+"""The boot of the machine: a power failure may have lost data that was written before it."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _MARK = b"boot"
 
 @cache
 def boot_id() -> str:
-    """Return the kernel's name for this boot (proc(5), random/boot_id)."""
+    """Return the kernel's ID of this boot (proc(5), random/boot_id)."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
 
 
 @cache
-def began_ns() -> int:
-    """Return when this boot began by the clock of now, in nanoseconds since 1970 (proc(5))."""
+def boot_time_ns() -> int:
+    """Return the time of this boot by the current clock (ns since 1970; proc(5), btime)."""
     with open("/proc/stat") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("btime ")) * 10**9
 
 
 def contents_since_ns(store: bytes) -> int:
-    """Return a time (nanoseconds since 1970): contents that are newer came in this boot.
+    """Return the time (nanoseconds since 1970) after which objects were stored in this boot.
 
-    The first put of a boot notes it, in the store at the absolute path `store`. The clock need
-    not be right: it may have gone back between boots, but a directory of contents is never older
-    than what is in it. Raises OSError.
+    The first put of a boot records it in the store at the absolute path `store`. The clock may have
+    gone back since the last boot, so the times of the directories, which are never older than the
+    objects in them, count as well. Raises OSError.
     """
     path = os.path.join(store, _MARK)
     try:
@@ -42,7 +42,7 @@ def contents_since_ns(store: bytes) -> int:
         if boot == boot_id() and has_type(since, int):
             return int(since)
     except (FileNotFoundError, ValueError, TypeError):
-        pass  # the first one in a store, or cut by a power failure
+        pass  # a new store, or a file that a power failure truncated
     objects = os.path.join(store, b"objects")
     times = [os.stat(os.path.join(objects, name)).st_mtime_ns for name in os.listdir(objects)]
     since = max([time.time_ns(), *(made + TICK_NS for made in times)])

@@ -1,6 +1,6 @@
-"""How often a store was asked, and answered, day by day: numbers in a small file of the store.
+"""Counters of hits and misses for each day, in a small file of the store.
 
-They are for people, and nothing relies on them.
+They are for people; nothing relies on them.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ HOUR_NS = 3600 * 10**9
 DAY_NS = 24 * HOUR_NS
 NAME = b"counts"
 FIRST_DAY = 20_454
-"""The day that the file begins with, 2026-01-01, in days since 1970 (UTC)."""
+"""The first day of the file, 2026-01-01, in days since 1970 (UTC)."""
 _LAST_DAY = FIRST_DAY + 100_000
 _DAY = struct.Struct("<8Q")
 _DAY_S = 86_400
-_TRIES = 50
+_LOCK_TRIES = 50
+"""One millisecond apart."""
 
 
 class Counts(NamedTuple):
-    """What was counted in some time.
+    """Counts of a day or of several days.
 
-    `has_hits` artifacts were there when `Store.missing` was asked for them, `has_misses` were not.
-    Sysroots were made of `mount_hits` artifacts, and not made for lack of `mount_misses`. By
-    overlay `overlays` were made, with `entries` files, directories and links that nobody had to
-    make.
+    Of the artifacts that `Store.missing` looked up, `has_hits` were stored and `has_misses` were
+    not. Sysroots were composed of `mount_hits` artifacts, and failed for lack of `mount_misses`.
+    `overlays` sysroots were overlay mounts, which saved creating `entries` files, directories and
+    links.
     """
 
     has_hits: int = 0
@@ -42,15 +43,15 @@ class Counts(NamedTuple):
     entries: int = 0
 
     def plus(self, other: Counts) -> Counts:
-        """Return the sums."""
+        """Return the sum of two counts."""
         return Counts(*map(sum, zip(self, other, strict=True)))
 
 
-def count(store: bytes, more: Counts) -> None:
+def add_counts(store: bytes, more: Counts) -> None:
     """Add to the counts of today (UTC) in the store at an absolute path.
 
-    Where this user may not write, the disk is full, the file is gone, or somebody keeps it locked,
-    nothing is counted: no task fails, or waits, for that.
+    Errors are ignored, and a lock is waited for only briefly: counting must not fail or delay a
+    task.
     """
     day = time.time_ns() // 10**9 // _DAY_S
     if not FIRST_DAY <= day <= _LAST_DAY:
@@ -67,9 +68,9 @@ def count(store: bytes, more: Counts) -> None:
 
 
 def read_counts(store: bytes, since_day: int = FIRST_DAY) -> dict[int, Counts]:
-    """Return the counts of a store by day, in days since 1970 (UTC); days without any are left out.
+    """Return the counts of a store by day (days since 1970, UTC), without days that have none.
 
-    Raises OSError; without the file there are none.
+    A missing file is empty. Raises OSError.
     """
     first = max(since_day, FIRST_DAY)
     try:
@@ -87,8 +88,8 @@ def read_counts(store: bytes, since_day: int = FIRST_DAY) -> dict[int, Counts]:
 
 
 def _locked(fd: int) -> bool:
-    """Lock the file, unless somebody holds the lock for longer than it takes to count."""
-    for _ in range(_TRIES):
+    """Lock the file; return whether that succeeded within a short time."""
+    for _ in range(_LOCK_TRIES):
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
@@ -97,7 +98,7 @@ def _locked(fd: int) -> bool:
 
 
 def _unpacked(data: bytes) -> Counts:
-    """Return the counts of one day; what is missing of it is zero."""
+    """Return the counts of one day; missing bytes are zero."""
     return Counts(*_DAY.unpack(data.ljust(_DAY.size, b"\0"))[: len(Counts._fields)])
 
 

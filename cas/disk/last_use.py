@@ -1,6 +1,6 @@
-"""When something of the store was last used: the file system keeps it, as the time of a file.
+"""Times of last use, kept as modification times of files.
 
-So nothing has to be written to the index. `PRECISION_NS` spares most writes of times too.
+A use does not write to the index, and at most once in `PRECISION_NS` to the file system.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import time
 
 PRECISION_NS = 60 * 10**9
 TICK_NS = 10_000_000
-"""By how much the time of a file may be behind the clock: a tick at CONFIG_HZ=100."""
+"""The time of a file may lag the clock by one tick (at CONFIG_HZ=100)."""
 
 
 def note_use(path: bytes, dir_fd: int | None = None) -> None:
-    """Note that what is at a path, or a symbolic link itself, is used now.
+    """Set the time of last use of a path, not following a final link, to now.
 
-    Where this user may not, or the file system takes no writes, nothing is noted.
+    Errors are ignored, as of a read-only file system or a missing permission.
     """
     with contextlib.suppress(OSError):
         if not is_recent(os.stat(path, dir_fd=dir_fd, follow_symlinks=False)):
@@ -25,5 +25,5 @@ def note_use(path: bytes, dir_fd: int | None = None) -> None:
 
 
 def is_recent(found: os.stat_result) -> bool:
-    """Tell whether a use was noted just before; or just after, by a clock that went back."""
+    """Return whether the time of last use is within `PRECISION_NS` of now; the clock may jump."""
     return abs(time.time_ns() - found.st_mtime_ns) <= PRECISION_NS

@@ -1,4 +1,4 @@
-"""Names and paths of the store on disk. `docs/format.md` specifies what they hold."""
+"""Names and paths in the directory of a store; `docs/format.md` specifies their content."""
 
 from __future__ import annotations
 
@@ -28,42 +28,43 @@ DIRECTORIES = (
 )
 FILES = ("boot", "config.toml", "counts", "format", "lock", "reserve")
 _OBJECT = re.compile(rb"([0-9a-f]{2}/[0-9a-f]{62}(\.x)?)(\.[0-9]+)?")
-EMPTY = (b"empty/1", b"empty/2")
-"""Two empty directories, for compositions of less than the two layers that overlayfs needs."""
-MOST_LAYERS = 500
-"""What overlayfs takes at most (OVL_MAX_STACK of the kernel)."""
+EMPTY_LAYERS = (b"empty/1", b"empty/2")
+"""Two empty directories: overlayfs needs two layers, and a composition may have fewer."""
+MAX_LAYERS = 500
+"""The limit of overlayfs (OVL_MAX_STACK in the kernel)."""
 
 
 def layer_path(tree: Digest) -> bytes:
-    """Where the layer of a tree is, relative to the store."""
+    """Return the path of the layer of a tree, relative to the store."""
     return b"layers/" + tree.encode()
 
 
 def manifest_path(tree: Digest) -> bytes:
-    """Where the manifest of a tree is, relative to the store."""
+    """Return the path of the manifest of a tree, relative to the store."""
     return b"manifests/" + tree.encode()
 
 
 def artifact_path(signature: Signature) -> bytes:
-    """Where the symbolic link from a signature to its layer is, relative to the store."""
+    """Return the path of the link from an ID to its layer, relative to the store."""
     recipe, *rest = signature.fields
     return os.fsencode(f"artifacts/{recipe}/{':'.join(rest)}")
 
 
-def content_of(path: bytes) -> bytes | None:
-    """Return the name of the content of an object, from its path relative to `objects/`.
+def content_of_object(path: bytes) -> bytes | None:
+    """Return the content name of an object, given its path relative to `objects/`.
 
-    That is its digest, and `.x` if it is executable; None if the path is not that of an object.
+    The name is the digest, followed by `.x` if the object is executable. Returns None if the path
+    is not that of an object.
     """
     found = _OBJECT.fullmatch(path)
     return None if found is None else found[1].replace(b"/", b"")
 
 
 def object_path(digest: Digest, *, executable: bool) -> bytes:
-    """Where the object is, relative to the store."""
+    """Return the path of an object, relative to the store."""
     return f"objects/{digest[:2]}/{digest[2:]}{'.x' if executable else ''}".encode()
 
 
-def own_path(path: bytes, uid: int) -> bytes:
-    """Where a user keeps a copy of the object at `path` that belongs to somebody else."""
+def user_object_path(path: bytes, uid: int) -> bytes:
+    """Return the path of a user's own copy of an object that belongs to another user."""
     return b"%s.%d" % (path, uid)

@@ -1,7 +1,7 @@
-"""Leases: which trees are in use now, by living processes.
+"""Leases: trees in use by running processes.
 
-A lease is a file in the store's `leases/` that its owner holds locked (flock(2)). The lock ends
-with the last process that has the descriptor, however that process ends.
+A lease is a file in `leases/` of the store that its owner keeps locked (flock(2)). The kernel
+releases the lock when the last process with the descriptor ends, in any way.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from cas.system.text import quoted
 
 
 class Use(NamedTuple):
-    """Somebody uses `trees`; `what` says who, for a message."""
+    """A use of `trees`; `what` describes the user of them in a message."""
 
     trees: frozenset[str]
     what: str
 
 
 class LeaseRecord(NamedTuple):
-    """What a lease says: `trees` are used since `since_ns` by process `pid` of user `uid`.
+    """The content of a lease: the process `pid` of the user `uid` uses `trees` since `since_ns`.
 
-    `artifacts` are the pairs of signature and tree of its composition, lowest first; `purpose`
-    is text for a person. The process id is that in the process's own PID namespace. Who puts has
-    a lease on no tree: what it brings is not named by one yet.
+    `artifacts` are the pairs of ID and tree of its composition, lowest first; `purpose` is text for
+    people. `pid` is the process ID in the process's own PID namespace. The lease of a put has no
+    trees, since its tree does not exist yet.
     """
 
     trees: list[str]
@@ -49,24 +49,23 @@ class LeaseRecord(NamedTuple):
 
 
 class NoLease(CasError):
-    """A store may not be written by this user, so that nothing of it can be held in use."""
+    """This user cannot write to the store, and so cannot mark artifacts as in use."""
 
     def __init__(self, store: bytes) -> None:
         super().__init__(
-            f"this user may not write to the store {quoted(store)}, where it has to say that it "
-            "uses something, lest it be removed",
-            hint="its owner can let a group share it: `cas init --shared`",
+            f"cannot mark artifacts as in use: no write permission for the store {quoted(store)}",
+            hint="ask the owner to share it with a group (`cas init --shared`)",
         )
 
 
 class Lease(Closeable):
-    """A held lease. Owns its descriptor `fd`, which a forked child keeps, an exec'ed one not.
+    """A held lease. It owns its descriptor `fd`, which survives fork but not exec.
 
-    So it lasts as long as one of them has it, or until who took it closes it: a child that closes
-    it only lets go of its own hold.
+    The lease lasts until the process that took it closes it, or no process has the descriptor. A
+    child that closes it only drops its own descriptor.
 
-    `name` is unique. `fd` is -1 when it was closed, and from the beginning if the store is on a
-    read-only file system, where nobody can remove anything.
+    `name` is unique. `fd` is -1 after `close`, and always on a read-only file system, where nothing
+    can be removed.
     """
 
     def __init__(
@@ -78,15 +77,13 @@ class Lease(Closeable):
     ) -> None:
         """Take a lease on `trees` in the store at the absolute path `store`.
 
-        Raises NoLease, OSError.
-
-        What it says besides is for those who ask; see LeaseRecord.
+        The other arguments are for people; see LeaseRecord. Raises NoLease, OSError.
         """
         self.name = f"{os.getpid()}-{os.urandom(8).hex()}"
         self.fd = -1
         self._owner = os.getpid()
         self._path = os.path.join(store, b"leases", self.name.encode())
-        unfinished = os.path.join(store, b"tmp/lease-" + self.name.encode())
+        temporary = os.path.join(store, b"tmp/lease-" + self.name.encode())
         record = LeaseRecord(
             trees=sorted(trees),
             artifacts=list(map(list, artifacts)),
@@ -97,7 +94,7 @@ class Lease(Closeable):
         )
         try:
             with open_directory(store) as store_fd:
-                self.fd = locked_file(unfinished, store_fd)
+                self.fd = locked_file(temporary, store_fd)
         except MayNotWrite as error:
             raise NoLease(store) from error
         except OSError as error:
@@ -107,18 +104,18 @@ class Lease(Closeable):
         try:
             with open(self.fd, "wb", closefd=False) as file:
                 file.write(seal(json.dumps(record._asdict())))
-            os.rename(unfinished, self._path)
+            os.rename(temporary, self._path)
         except BaseException as error:
-            for path in (unfinished, self._path):  # a signal can have come right after the rename
+            for path in (temporary, self._path):  # a signal may have come after the rename
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
             os.close(self.fd)
             if isinstance(error, OSError) and error.filename is None:
-                error.filename = os.fsdecode(unfinished)
+                error.filename = os.fsdecode(temporary)
             raise
 
     def close(self) -> None:
-        """End the lease. Does nothing the second time."""
+        """End the lease. Calling it again does nothing."""
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
             try:
@@ -130,7 +127,7 @@ class Lease(Closeable):
 
 
 def read_lease(store: bytes, name: str) -> LeaseRecord | None:
-    """Return what a lease says, if it is held. Raises OSError, StoreDamaged."""
+    """Return the content of a lease that is held, or None. Raises OSError, StoreDamaged."""
     with open_directory(store) as store_fd, open_directory(b"leases", store_fd) as directory:
         return _read(os.path.join(store, b"leases", os.fsencode(name)), directory)
 
@@ -142,7 +139,7 @@ def _read(path: bytes, directory: int) -> LeaseRecord | None:
                 return None
             record = record_of(LeaseRecord, parse(unseal(file.read())))
         if not all(len(pair) == 2 and is_digest(pair[1]) for pair in record.artifacts):
-            raise ValueError("its artifacts are not each an ID and a tree")
+            raise ValueError("its artifacts are not pairs of an ID and a tree")
         return record
     except FileNotFoundError:
         return None
@@ -151,28 +148,28 @@ def _read(path: bytes, directory: int) -> LeaseRecord | None:
 
 
 def held_leases(store: bytes) -> Iterator[LeaseRecord]:
-    """Yield the leases that somebody holds; delete those whose holders are dead."""
+    """Yield the leases that are held; delete stale ones."""
     with open_directory(store) as store_fd, open_directory(b"leases", store_fd) as directory:
         for name in os.listdir(directory):
             record = _read(os.path.join(store, b"leases", os.fsencode(name)), directory)
             if record is not None:
                 yield record
                 continue
-            with contextlib.suppress(OSError):  # left to somebody who may write there
+            with contextlib.suppress(OSError):  # this user may not write there
                 os.unlink(name, dir_fd=directory)
 
 
 def oldest_put_ns(store: bytes) -> int:
-    """Return since when puts are under way, in nanoseconds since 1970; now, if there are none.
+    """Return the start (nanoseconds since 1970) of the oldest running put, or the current time.
 
-    The lease of a put names no tree. Raises OSError, StoreDamaged.
+    A lease without trees is that of a put. Raises OSError, StoreDamaged.
     """
     now = time.time_ns()
     return min((lease.since_ns for lease in held_leases(store) if not lease.trees), default=now)
 
 
-def live_leases(store: bytes) -> Iterator[Use]:
-    """Yield what those use who hold a lease. Raises OSError, StoreDamaged."""
+def lease_uses(store: bytes) -> Iterator[Use]:
+    """Yield the uses of all held leases. Raises OSError, StoreDamaged."""
     for lease in held_leases(store):
         yield Use(frozenset(lease.trees), f"process {lease.pid}")
 

@@ -1,8 +1,8 @@
-"""The store's log: what was put, removed and found damaged, when, and by whom.
+"""The log of a store: artifacts put, removed and found damaged, with times and users.
 
-A line of JSON for each event, in a file for each month (UTC). It is written after the event, so
-that each line is true; a process that is killed at that very moment leaves it out. People read
-it, and nothing relies on it.
+Each event is a line of JSON in the file of its month (UTC). It is written after the event, so each
+line is true; if the process is killed in between, the line is missing. The log is for people, and
+nothing relies on it.
 """
 
 from __future__ import annotations
@@ -28,22 +28,23 @@ from cas.system.directories import open_directory
 from cas.system.files import open_file
 
 DIRECTORY = b"log"
-_MONTHS = 13
-"""For how many months events are kept, this one included."""
-_LARGEST = 32 << 20
-"""How many bytes a file gets before another one is begun, and the one before it is dropped."""
-_LONGEST = 1000  # characters of text that an event may have
-_FLAGS = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_KEPT_MONTHS = 13
+"""Including the current month."""
+_MAX_FILE_BYTES = 32 << 20
+"""A larger file is renamed in place of the previous one, and a new one is begun."""
+_MAX_TEXT_LENGTH = 1000
+_OPEN_FLAGS = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FILE = re.compile(r"([0-9]{4}-[0-9]{2})(\.1)?")
-"""The file of a month, or that of it which was full before."""
+"""The file of a month, or the previous full file of the same month."""
 
 
 class EventKind(enum.Enum):
-    """What can happen.
+    """Kinds of events.
 
-    PUT: an artifact was stored; REMOVED by `cas rm`, COLLECTED by `cas gc`, LOST since it was
-    damaged. MERGED: a layer was made of many. FREED is what came back by any of these. DAMAGED was
-    found; REPAIRED by `cas verify --repair`, or by a put; REBUILT is the index. PINNED, UNPINNED.
+    PUT: an artifact was stored; REMOVED by `cas rm`, COLLECTED by `cas gc`, LOST because it was
+    damaged. MERGED: a merged layer was built. FREED: disk space was freed by any of these.
+    DAMAGED: damage was found; REPAIRED by `cas verify --repair` or by a put. REBUILT: the index was
+    rebuilt. PINNED and UNPINNED.
     """
 
     PUT = "put"
@@ -63,10 +64,10 @@ _KINDS = frozenset(kind.value for kind in EventKind)
 
 
 class Event(NamedTuple):
-    """Something that happened at `time_ns` (since 1970), done by the user `uid`.
+    """An event at `time_ns` (since 1970), caused by the user `uid`.
 
-    `kind` is the value of an EventKind, `id` the artifact's signature and `tree` its tree, if it
-    is about one. `bytes` of disk were taken, or FREED. `what` says more, as text.
+    `kind` is the value of an EventKind; `id` and `tree` are those of the artifact, if it concerns
+    one. `bytes` is the disk space taken, or freed. `what` has details as text.
     """
 
     time_ns: int
@@ -79,10 +80,10 @@ class Event(NamedTuple):
 
 
 class LogIncomplete(UserWarning):
-    """Something was done, and could not be written to the log."""
+    """A change could not be written to the log."""
 
 
-def event(
+def new_event(
     kind: EventKind,
     signature: Signature | str = "",
     *,
@@ -90,16 +91,18 @@ def event(
     size: int = 0,
     what: str = "",
 ) -> Event:
-    """Return an event of now, of this user."""
+    """Return an event with the current time and user."""
     uid = os.geteuid()
-    return Event(time.time_ns(), kind.value, uid, str(signature), tree, size, what[:_LONGEST])
+    return Event(
+        time.time_ns(), kind.value, uid, str(signature), tree, size, what[:_MAX_TEXT_LENGTH]
+    )
 
 
-def log(store_fd: int, events: Iterable[Event]) -> None:
-    """Write what has happened to the log of the store open at `store_fd`.
+def append_events(store_fd: int, events: Iterable[Event]) -> None:
+    """Append events to the log of the store open at `store_fd`.
 
-    Where this user may not write, nothing is; any other error is told by a LogIncomplete warning,
-    since what has happened cannot be taken back.
+    Does nothing if this user may not write. Any other error becomes a LogIncomplete warning, since
+    the change itself cannot be undone.
     """
     lines = [json.dumps({k: v for k, v in e._asdict().items() if v or k == "uid"}) for e in events]
     if not lines:
@@ -108,7 +111,7 @@ def log(store_fd: int, events: Iterable[Event]) -> None:
         with _directory(store_fd) as directory:
             fd = _open_month(directory, _month(time.time_ns()), store_fd)
             try:
-                for line in lines:  # each by one call, so that no other process gets between
+                for line in lines:  # one write(2) each, so lines of several processes do not mix
                     _write(fd, line.encode() + b"\n")
             finally:
                 os.close(fd)
@@ -116,7 +119,7 @@ def log(store_fd: int, events: Iterable[Event]) -> None:
         if error.errno == errno.EROFS or _may_not_write(store_fd):
             return
         warnings.warn(
-            f"the log of the store could not be written ({error.strerror}), so it lacks: "
+            f"the log of the store could not be written ({error.strerror}); missing: "
             + lines[0][:200],
             LogIncomplete,
             stacklevel=2,
@@ -126,8 +129,7 @@ def log(store_fd: int, events: Iterable[Event]) -> None:
 def read_log(store: bytes, since_ns: int = 0) -> Iterator[Event]:
     """Yield the events of the store at an absolute path since a time, the newest first.
 
-    What cannot be read, since a power failure has cut it for example, is passed over. Raises
-    OSError.
+    Lines that cannot be parsed, as after a power failure, are skipped. Raises OSError.
     """
     directory = os.path.join(store, DIRECTORY)
     first = _month(since_ns)
@@ -135,18 +137,18 @@ def read_log(store: bytes, since_ns: int = 0) -> Iterator[Event]:
         names = os.listdir(os.fsdecode(directory))
     except (FileNotFoundError, NotADirectoryError):
         return
-    found = [one for one in map(_FILE.fullmatch, names) if one and one[1] >= first]
-    for one in sorted(found, key=lambda one: (one[1], one[2] is None), reverse=True):
-        for line in reversed(_lines(os.path.join(directory, one[0].encode()))):
+    files = [match for match in map(_FILE.fullmatch, names) if match and match[1] >= first]
+    for file in sorted(files, key=lambda match: (match[1], match[2] is None), reverse=True):
+        for line in reversed(_lines(os.path.join(directory, file[0].encode()))):
             with contextlib.suppress(ValueError):
                 event = record_of(Event, parse(line))
                 if event.time_ns >= since_ns and event.kind in _KINDS:
                     yield event
 
 
-def forget_old(store_fd: int) -> None:
-    """Delete the log of months that are long over, as far as this user may. Raises OSError."""
-    oldest = _month(time.time_ns(), before=_MONTHS - 1)
+def delete_old_logs(store_fd: int) -> None:
+    """Delete log files that are too old, if this user may. Raises OSError."""
+    oldest = _month(time.time_ns(), before=_KEPT_MONTHS - 1)
     with (
         contextlib.suppress(FileNotFoundError, NotADirectoryError),
         open_directory(DIRECTORY, store_fd) as directory,
@@ -160,7 +162,7 @@ def forget_old(store_fd: int) -> None:
 
 @contextlib.contextmanager
 def _directory(store_fd: int) -> Iterator[int]:
-    """Open the log's directory; make it where it is missing. Raises OSError."""
+    """Open the directory of the log; create it if it is missing. Raises OSError."""
     if not os.access(DIRECTORY, os.F_OK, dir_fd=store_fd, follow_symlinks=False):
         with contextlib.suppress(FileExistsError):
             make_subdirectory(DIRECTORY, store_fd)
@@ -170,13 +172,14 @@ def _directory(store_fd: int) -> Iterator[int]:
 
 
 def _open_month(directory: int, name: str, store_fd: int) -> int:
-    """Open the file of a month, which whoever may use the directory may use, too.
+    """Open or create the file of a month, with the permissions of the directory.
 
-    It gets a name when all may: else what others log meanwhile would be lost.
+    A new file gets its name only after its permissions: another user could not write to it before,
+    and would lose a line.
     """
     while True:
         with contextlib.suppress(FileNotFoundError):
-            fd = os.open(name, _FLAGS, dir_fd=directory)
+            fd = os.open(name, _OPEN_FLAGS, dir_fd=directory)
             found = os.fstat(fd)
             if stat.S_ISREG(found.st_mode) and not _set_aside(name, found, directory):
                 return fd
@@ -192,12 +195,12 @@ def _open_month(directory: int, name: str, store_fd: int) -> int:
 
 
 def _set_aside(name: str, found: os.stat_result, directory: int) -> bool:
-    """Rename a file that is full, in the place of the one before; tell whether to look again."""
-    if found.st_size < _LARGEST:
+    """Rename a full file, replacing the previous one; return whether the caller must open again."""
+    if found.st_size < _MAX_FILE_BYTES:
         return False
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:  # somebody does it now
+    except BlockingIOError:  # another process is renaming it
         return False
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(found, os.stat(name, dir_fd=directory, follow_symlinks=False)):
@@ -214,26 +217,26 @@ def _may_not_write(store_fd: int) -> bool:
 
 def _write(fd: int, line: bytes) -> None:
     size = os.fstat(fd).st_size
-    if size and os.pread(fd, 1, size - 1) != b"\n":  # a full disk has cut the last line
+    if size and os.pread(fd, 1, size - 1) != b"\n":  # a full disk truncated the last line
         line = b"\n" + line
     if os.write(fd, line) != len(line):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _lines(path: bytes) -> list[bytes]:
-    """Return the lines of a file, of one that is absurdly large the last ones."""
+    """Return the lines of a file; of an oversized file, only the last ones."""
     try:
         fd = open_file(path)
     except (FileNotFoundError, ValueError):
         return []
     with open(fd, "rb", buffering=0) as file:
         size = os.fstat(fd).st_size
-        file.seek(max(0, size - 2 * _LARGEST))
-        return file.read(2 * _LARGEST).splitlines()
+        file.seek(max(0, size - 2 * _MAX_FILE_BYTES))
+        return file.read(2 * _MAX_FILE_BYTES).splitlines()
 
 
 def _month(time_ns: int, before: int = 0) -> str:
-    """Return the name of the month (UTC) of a time, or of one so many months before."""
+    """Return the month (UTC) of a time, minus `before` months, as YYYY-MM."""
     moment = time.gmtime(min(time_ns // 10**9, 253_402_300_799))  # the end of the year 9999
     year, month = divmod(moment.tm_year * 12 + moment.tm_mon - 1 - before, 12)
     return f"{year:04}-{month + 1:02}"

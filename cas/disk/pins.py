@@ -1,7 +1,7 @@
-"""Pins: artifacts that are to be kept, until somebody says else.
+"""Pins: artifacts that gc keeps until they are unpinned.
 
-A pin is a file in the store's `pins/`, named by the signature. It is on the disk when `Pins.add`
-returns, and does not need the index.
+A pin is a file in `pins/` of the store, named by the ID. It is on the disk when `Pins.add` returns,
+and does not need the index.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cas.system.text import quoted
 
 
 class Pin(NamedTuple):
-    """`signature` is kept since `since_ns`, because user `uid` said so; `reason` is text."""
+    """A pin on `signature`, set at `since_ns` (since 1970) by user `uid`; `reason` is a note."""
 
     signature: Signature
     reason: str
@@ -29,28 +29,28 @@ class Pin(NamedTuple):
 
 
 class NotPinned(CasError):
-    """A signature or abbreviation names no pin."""
+    """An ID or abbreviation matches no pin."""
 
     exit_code = ExitCode.NO_SIGNATURE
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{quoted(name)} is not pinned", hint="`cas pins` shows what is")
+        super().__init__(f"{quoted(name)} is not pinned", hint="list the pins with `cas pins`")
 
 
 class Pins:
-    """The `pins/` of the store at the absolute path `store`."""
+    """The pins of the store at the absolute path `store`."""
 
     def __init__(self, store: bytes) -> None:
         self._store = store
         self._directory = os.path.join(store, b"pins")
 
     def add(self, pin: Pin) -> None:
-        """Keep a pin, in the place of an earlier one of its signature. Raises OSError."""
+        """Store a pin, replacing an earlier one of the same ID. Raises OSError."""
         record = pin._asdict() | {"signature": str(pin.signature)}
         replace_file(self._store, _path(pin.signature), seal(json.dumps(record)), durable=True)
 
     def find(self, name: str) -> Signature:
-        """Return what a signature or abbreviation names among what is pinned.
+        """Return the pinned ID that an ID or abbreviation matches.
 
         Raises NotPinned, AmbiguousSignature, OSError.
         """
@@ -60,12 +60,12 @@ class Pins:
         return signature
 
     def remove(self, signature: Signature) -> None:
-        """Forget a pin, if there is one. Raises OSError."""
+        """Remove a pin, if there is one. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self._store, _path(signature)))
 
     def signatures(self) -> set[Signature]:
-        """Return what is pinned. Raises OSError."""
+        """Return the pinned IDs. Raises OSError."""
         found = set()
         for name in os.listdir(self._directory):
             with contextlib.suppress(BadSignature):
@@ -73,7 +73,7 @@ class Pins:
         return found
 
     def all(self) -> list[Pin]:
-        """Return the pins in the order of signatures. Raises OSError, StoreDamaged."""
+        """Return the pins in the order of their IDs. Raises OSError, StoreDamaged."""
         found = (self._read(signature) for signature in sorted(self.signatures(), key=str))
         return [pin for pin in found if pin is not None]
 
@@ -82,7 +82,7 @@ class Pins:
         try:
             document = parse(read_sealed(path))
             if not isinstance(document, dict) or document.pop("signature", "") != str(signature):
-                raise ValueError("it is that of another signature")
+                raise ValueError("it belongs to another ID")
             return record_of(Pin, document, signature=signature)
         except FileNotFoundError:
             return None

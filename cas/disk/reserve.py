@@ -1,4 +1,4 @@
-"""Space kept aside, so that a full disk can be cleared: to remove something takes space too."""
+"""Reserved disk space, so that artifacts can be removed from a full disk: removing needs space."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from cas.disk.group_sharing import share_new
+from cas.disk.group_sharing import share_with_group
 
 _NAME = b"reserve"
-_SIZE = 1 << 20
-_LOW = 8 * _SIZE
+_RESERVE_BYTES = 1 << 20
+_LOW_SPACE_BYTES = 8 * _RESERVE_BYTES
 
 
-def keep_reserve(store_fd: int) -> None:
-    """Take the reserve of the store open at `store_fd` from the disk, as far as there is space."""
+def fill_reserve(store_fd: int) -> None:
+    """Allocate the reserve of the store open at `store_fd`, if there is space."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
     with contextlib.suppress(OSError):
         fd = os.open(_NAME, flags, 0o644, dir_fd=store_fd)
         try:
-            share_new(fd, store_fd)
-            os.posix_fallocate(fd, 0, _SIZE)
+            share_with_group(fd, store_fd)
+            os.posix_fallocate(fd, 0, _RESERVE_BYTES)
         finally:
             os.close(fd)
 
 
 @contextlib.contextmanager
-def spare_space(store_fd: int) -> Iterator[None]:
-    """Give the reserve back to the disk for a `with` block that will free space, if it is full."""
+def reserve_released(store_fd: int) -> Iterator[None]:
+    """Free the reserve during a `with` block that removes files, if the disk is nearly full."""
     disk = os.fstatvfs(store_fd)
-    low = disk.f_bavail * disk.f_frsize < _LOW
+    low = disk.f_bavail * disk.f_frsize < _LOW_SPACE_BYTES
     if low:
         with contextlib.suppress(OSError):
             os.truncate(b"/proc/self/fd/%d/" % store_fd + _NAME, 0)
@@ -37,4 +37,4 @@ def spare_space(store_fd: int) -> Iterator[None]:
         yield
     finally:
         if low:
-            keep_reserve(store_fd)
+            fill_reserve(store_fd)

@@ -1,8 +1,8 @@
-"""The store's `tmp/`: work in progress, told from what killed processes left behind.
+"""Scratch files and directories in `tmp/` of the store, and the leftovers of killed processes.
 
-Whatever is in it is locked (flock(2)) as long as its maker lives. Between making and locking,
-and where something is too short-lived to be locked, the maker holds a shared lock on `tmp/`
-itself; `clear_dead` holds it exclusively.
+Each entry is locked (flock(2)) while its creator lives. Until it is locked, and for entries that
+are too short-lived to lock, the creator holds a shared lock on `tmp/` itself. `move_stale` takes
+that lock exclusively, so an unlocked entry that it finds is stale.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from cas.disk.group_sharing import share_new
+from cas.disk.group_sharing import share_with_group
 from cas.errors import CasError
 from cas.system.directories import DIRECTORY_FLAGS, open_directory, remove_tree
 from cas.system.oserrors import add_path, adding_path
@@ -23,17 +23,17 @@ from cas.system.text import quoted
 
 
 class MayNotWrite(CasError):
-    """This user may not write to a store."""
+    """This user has no write permission for the store."""
 
     def __init__(self, store: str | bytes) -> None:
         super().__init__(
-            f"this user may not write to the store {quoted(store)}",
-            hint="its owner can let a group share it: `cas init --shared`",
+            f"no write permission for the store {quoted(store)}",
+            hint="ask the owner to share it with a group (`cas init --shared`)",
         )
 
 
 class Scratch(NamedTuple):
-    """The open directory `path`, relative to the store. Locked: its owner is alive."""
+    """An open and locked directory; `path` is relative to the store."""
 
     fd: int
     path: bytes
@@ -46,7 +46,7 @@ def temporary_path(purpose: str) -> bytes:
 
 @contextlib.contextmanager
 def tmp_lock(store_fd: int) -> Iterator[int]:
-    """Keep `clear_dead` away from what is in the making in `tmp/`, which it opens.
+    """Open `tmp/` and hold its shared lock, so that `move_stale` does not take new entries.
 
     Raises OSError, MayNotWrite.
     """
@@ -61,16 +61,16 @@ def tmp_lock(store_fd: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def scratch(store_fd: int, purpose: str) -> Iterator[Scratch]:
-    """Make a private directory in the store open at `store_fd`; delete it at the end.
+    """Create a locked directory in the store open at `store_fd`; delete it at the end.
 
-    A child that was forked meanwhile, and leaves the block too, does not. Raises OSError.
+    A forked child that leaves the block does not delete it. Raises OSError.
     """
     owner, path, fd = os.getpid(), temporary_path(purpose), -1
     try:
         with signals_blocked(), tmp_lock(store_fd) as tmp, adding_path(store_fd):
             os.mkdir(path, 0o755, dir_fd=store_fd)
             fd = os.open(path, DIRECTORY_FLAGS, dir_fd=store_fd)
-            share_new(fd, tmp)
+            share_with_group(fd, tmp)
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield Scratch(fd, path)
     finally:
@@ -78,27 +78,27 @@ def scratch(store_fd: int, purpose: str) -> Iterator[Scratch]:
             if os.getpid() == owner:
                 with signals_blocked():
                     remove_tree(path, store_fd)
-            os.close(fd)  # and not before: what is not locked is dead
+            os.close(fd)  # only now: an unlocked directory counts as stale
 
 
 def locked_file(path: bytes, store_fd: int) -> int:
-    """Make a file in `tmp/`, at a path relative to the store; return its locked descriptor.
+    """Create a file in `tmp/` at a path relative to the store; return its locked descriptor.
 
     Raises OSError.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with tmp_lock(store_fd) as tmp, adding_path(store_fd):
         fd = os.open(path, flags, 0o644, dir_fd=store_fd)
-        share_new(fd, tmp)
+        share_with_group(fd, tmp)
         fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
 
 
 @contextlib.contextmanager
 def unnamed_file(store_fd: int) -> Iterator[int]:
-    """Make a file on the store's file system, without a name if that can be (open(2), O_TMPFILE).
+    """Create a file on the store's file system, unnamed if possible (open(2), O_TMPFILE).
 
-    It is gone at the end unless it was linked. Raises OSError.
+    Unless it is linked, it is gone at the end. Raises OSError.
     """
     name = None
     try:
@@ -117,69 +117,69 @@ def unnamed_file(store_fd: int) -> Iterator[int]:
 
 
 def replace_file(store: bytes, path: bytes, content: str | bytes, *, durable: bool = False) -> None:
-    """Give the file `path`, relative to the store at the absolute path `store`, a new content.
+    """Replace the file `path`, relative to the store at the absolute path `store`, atomically.
 
-    Others see the old content or the new one; with `durable` it is the new one after a power
-    failure too. Raises OSError; then the old one is there.
+    Others see the old content or the new one. With `durable`, the new content survives a power
+    failure. Raises OSError; the old content then remains.
     """
-    unfinished = temporary_path(path.split(b"/")[0].decode())
+    temporary = temporary_path(path.split(b"/")[0].decode())
     with open_directory(store) as store_fd, tmp_lock(store_fd) as tmp:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with adding_path(store_fd):
-            fd = os.open(unfinished, flags, 0o644, dir_fd=store_fd)
+            fd = os.open(temporary, flags, 0o644, dir_fd=store_fd)
         try:
             data = content.encode() if isinstance(content, str) else content
             with open(fd, "wb") as file:
-                share_new(fd, tmp)
+                share_with_group(fd, tmp)
                 file.write(data)
                 if durable:
                     file.flush()
                     os.fsync(fd)
-            os.rename(unfinished, path, src_dir_fd=store_fd, dst_dir_fd=store_fd)
+            os.rename(temporary, path, src_dir_fd=store_fd, dst_dir_fd=store_fd)
             if durable:
                 with open_directory(os.path.dirname(path) or b".", store_fd) as directory:
                     os.fsync(directory)
         except BaseException as error:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(unfinished, dir_fd=store_fd)
+                os.unlink(temporary, dir_fd=store_fd)
             if isinstance(error, OSError):
                 add_path(error, store, path)
             raise
 
 
-def clear_dead(store_fd: int, aside_fd: int) -> list[bytes]:
-    """Move what killed processes left in `tmp/` into the directory `aside_fd`; return the names.
+def move_stale(store_fd: int, aside_fd: int) -> list[bytes]:
+    """Move leftovers of killed processes from `tmp/` to the directory `aside_fd`; return the names.
 
     Raises OSError.
     """
     moved = []
     with open_directory(b"tmp", store_fd) as tmp, adding_path(tmp):
-        for name in find_dead(tmp):
-            with contextlib.suppress(FileNotFoundError):  # its owner has just deleted it
+        for name in stale_names(tmp):
+            with contextlib.suppress(FileNotFoundError):  # its owner deleted it just now
                 os.rename(name, name, src_dir_fd=tmp, dst_dir_fd=aside_fd)
                 moved.append(name)
     return moved
 
 
-def find_dead(tmp: int) -> list[bytes]:
-    """Return the names of what killed processes left in the directory `tmp/`, open at `tmp`.
+def stale_names(tmp: int) -> list[bytes]:
+    """Return the names of the leftovers of killed processes in `tmp/`, open at `tmp`.
 
-    It is locked from now on, until it is closed. Raises OSError.
+    Locks `tmp/` exclusively until the descriptor is closed. Raises OSError.
     """
     fcntl.flock(tmp, fcntl.LOCK_EX)
-    return [name for name in map(os.fsencode, os.listdir(tmp)) if not _has_owner(name, tmp)]
+    return [name for name in map(os.fsencode, os.listdir(tmp)) if not _may_be_locked(name, tmp)]
 
 
-def _has_owner(name: bytes, tmp: int) -> bool:
+def _may_be_locked(name: bytes, tmp: int) -> bool:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         fd = os.open(name, flags, dir_fd=tmp)
     except (FileNotFoundError, PermissionError):
-        return True  # its owner has deleted it; or it is for another user to say
+        return True  # its owner deleted it, or only another user can find out
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO):
             raise
-        return False  # a symbolic link, or a socket: nobody here makes those
+        return False  # a symbolic link or a socket, which cas never creates
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -8,9 +8,9 @@ from functools import partial
 from typing import NamedTuple
 
 from cas.compose.cache import CompositionCache
-from cas.disk.log import EventKind, forget_old
+from cas.disk.log import EventKind, delete_old_logs
 from cas.disk.pins import Pins
-from cas.disk.reserve import spare_space
+from cas.disk.reserve import reserve_released
 from cas.gc.policy import Candidate, Policy, select_candidates
 from cas.gc.removal import Removal, Removed
 from cas.gc.sweep import Sweep
@@ -126,7 +126,7 @@ class Collector:
         """
 
         gone: list[Artifact] = []
-        with spare_space(self._storage.fd):
+        with reserve_released(self._storage.fd):
             freed = self._sweep.run()
             for start in range(0, len(plan.doomed), _BATCH):
                 batch = plan.doomed[start : start + _BATCH]
@@ -135,7 +135,7 @@ class Collector:
                     freed += done.freed
                 progress.update(min(freed, plan.frees), plan.frees, freed)
             freed += self._sweep.compositions(plan.before_ns)
-        forget_old(self._storage.fd)
+        delete_old_logs(self._storage.fd)
         return Collected(tuple(gone), freed)
 
     def _remove(self, batch: Sequence[Doomed], progress: Progress) -> Iterator[Removed]:

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from cas.compose.cache import CompositionCache, Merged
 from cas.compose.merged_layers import MergedLayers
-from cas.disk.leases import Use, live_leases
-from cas.disk.log import EventKind, event, log
-from cas.disk.mount_records import mounted_uses
-from cas.disk.reserve import spare_space
+from cas.disk.leases import Use, lease_uses
+from cas.disk.log import EventKind, append_events, new_event
+from cas.disk.mount_records import mount_uses
+from cas.disk.reserve import reserve_released
 from cas.disk.scratch import Scratch, scratch
 from cas.errors import InUse
 from cas.index import artifact_links
@@ -46,7 +46,7 @@ class Removal:
     def uses(self) -> list[Use]:
         """Return what living processes and mounts use. Raises OSError, StoreDamaged."""
         store = self._storage.path
-        return [*live_leases(store), *mounted_uses(store)]
+        return [*lease_uses(store), *mount_uses(store)]
 
     def used_trees(self) -> set[str]:
         """Return all trees that are in use. Raises OSError, StoreDamaged."""
@@ -65,15 +65,16 @@ class Removal:
         The log tells what happened to each, and why. `progress` gets bytes that came back, 0 at
         once when they are forgotten. Raises what `choose` raises, and OSError.
         """
-        with spare_space(self._storage.fd):
+        with reserve_released(self._storage.fd):
             with self._storage.index.locked(exclusive=True):
                 with signals_blocked():
                     with self._storage.index.transaction() as writer:
                         artifacts = tuple(choose(writer))
                         for artifact in artifacts:
                             writer.delete(artifact.signature)
-                    log(
-                        self._storage.fd, [event(kind, a.signature, what=why(a)) for a in artifacts]
+                    append_events(
+                        self._storage.fd,
+                        [new_event(kind, a.signature, what=why(a)) for a in artifacts],
                     )
                     progress.committed()
                 freed = sum(artifact_links.remove(self._storage.fd, a.signature) for a in artifacts)
@@ -106,7 +107,7 @@ class Removal:
                     storage.layers.withdraw(tree, aside)
             freed += self._reclaim(idle, aside, progress)
         if freed:
-            log(storage.fd, [event(EventKind.FREED, size=freed)])
+            append_events(storage.fd, [new_event(EventKind.FREED, size=freed)])
         return freed
 
     def _reclaim(self, trees: Sequence[Digest], aside: Scratch, progress: Progress) -> int:

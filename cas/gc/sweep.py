@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from cas.compose.cache import CompositionCache
 from cas.content.objects import unlink_unused
 from cas.disk.last_use import TICK_NS
-from cas.disk.layout import content_of
+from cas.disk.layout import content_of_object
 from cas.disk.leases import oldest_put_ns
-from cas.disk.mount_records import remove_cut
-from cas.disk.scratch import clear_dead, find_dead, scratch
+from cas.disk.mount_records import remove_truncated_records
+from cas.disk.scratch import move_stale, scratch, stale_names
 from cas.gc.removal import Removal
 from cas.index import artifact_links
 from cas.index.parts import StoreParts
@@ -62,15 +62,15 @@ class Sweep:
         used = self._removal.used_trees()
         freed += sum(release.of_layer(t) for t in self._stray_layers() if t not in used)
         with open_directory(b"tmp", self._storage.fd) as tmp:
-            for name in find_dead(tmp):
+            for name in stale_names(tmp):
                 freed += release.of_entry(name, tmp)
         return freed + sum(found.stat.st_blocks * 512 for found in self._unused_objects())
 
     def _temporary(self) -> int:
         """Delete what dead processes left in `tmp/`."""
         with scratch(self._storage.fd, "sweep") as aside:
-            remove_cut(self._storage.path)
-            dead = clear_dead(self._storage.fd, aside.fd)
+            remove_truncated_records(self._storage.path)
+            dead = move_stale(self._storage.fd, aside.fd)
             return sum(remove(name, aside.fd) for name in dead)
 
     def _links(self) -> int:
@@ -115,5 +115,5 @@ class Sweep:
         with open_directory(b"objects", self._storage.fd) as root:
             for node in walk(root, vanishing=True):
                 unused = node.stat.st_nlink == 1 and node.stat.st_mtime_ns < before
-                if unused and content_of(node.path) is not None:
+                if unused and content_of_object(node.path) is not None:
                     yield node

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cas.disk.boot import boot_id
-from cas.disk.log import EventKind, event, log
+from cas.disk.log import EventKind, append_events, new_event
 from cas.errors import StoreDamaged
 from cas.index import artifact_links
 from cas.index.parts import StoreParts
@@ -32,6 +32,6 @@ def recheck_after_reboot(storage: StoreParts, artifact: Artifact) -> Artifact | 
                     writer.delete(artifact.signature)
                     artifact_links.remove(storage.fd, artifact.signature)
                     what = f"a power failure may have cut it: {damage}"
-                    lost = event(EventKind.LOST, artifact.signature, what=what)
-                    log(storage.fd, [lost])
+                    lost = new_event(EventKind.LOST, artifact.signature, what=what)
+                    append_events(storage.fd, [lost])
     return checked

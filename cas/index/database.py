@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 
 import lmdb
 
-from cas.disk.group_sharing import share_new
+from cas.disk.group_sharing import share_with_group
 from cas.errors import CasError, StoreDamaged
 from cas.model.artifact import Artifact, IndexRecord, recorded_signature
 from cas.model.manifest import Digest
@@ -214,7 +214,7 @@ class Index:
 
     def _share(self) -> None:
         with open_directory(self._path) as directory, open(self._data, "rb") as file:
-            share_new(file.fileno(), directory)
+            share_with_group(file.fileno(), directory)
 
     def _lengthen(self) -> None:
         """Make a file that ends before its last page longer, since to read there is fatal (SIGBUS).

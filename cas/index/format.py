@@ -7,12 +7,12 @@ import os
 import re
 import stat
 
-from cas.content.stamp import try_out
+from cas.content.stamp import mark_time_support
 from cas.disk.counters import NAME as COUNTS
-from cas.disk.group_sharing import give_to_owner, make_subdirectory, share_new
+from cas.disk.group_sharing import give_to_owner, make_subdirectory, share_with_group
 from cas.disk.layout import DIRECTORIES, FILES, FORMAT
 from cas.disk.log import DIRECTORY as LOG
-from cas.disk.reserve import keep_reserve
+from cas.disk.reserve import fill_reserve
 from cas.disk.scratch import replace_file
 from cas.errors import CasError, InputRefused, StoreDamaged
 from cas.index.database import Index
@@ -78,10 +78,10 @@ def make_store(path: bytes) -> None:
     index.sync()
     index.close()
     with open_directory(path) as fd:
-        keep_reserve(fd)
+        fill_reserve(fd)
     replace_file(os.path.realpath(path), b"format", FORMAT + "\n", durable=True)
     with open(os.path.join(path, b"format"), "rb") as file:
-        try_out(file.fileno())
+        mark_time_support(file.fileno())
 
 
 def restore_store(path: bytes) -> None:
@@ -109,7 +109,7 @@ def _make_parts(path: bytes, *, again: bool = False) -> bytes:
         for file in (b"lock", COUNTS):
             if not os.path.lexists(os.path.join(path, file)):
                 fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=store)
-                share_new(fd, store)
+                share_with_group(fd, store)
                 os.close(fd)
                 if again:
                     give_to_owner(file, store)

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cas.content import digest as hashing
+from cas.content.digest import hash_bytes, hash_file, hash_stream, write_all
 from cas.content.objects import ObjectKey, Objects
 from cas.content.stamp import stamp
 from cas.disk.scratch import unnamed_file
@@ -63,9 +63,9 @@ def ingest(
             raise FileChanged(whole)
         data = _read(fd, before.st_size) if before.st_size <= _WHOLE else None
         if data is None:
-            digest, size = hashing.of_file(fd)
+            digest, size = hash_file(fd)
         else:
-            digest, size = hashing.of_bytes(data), len(data)
+            digest, size = hash_bytes(data), len(data)
         if size != before.st_size:
             raise FileChanged(whole)
         _unchanged(fd, before, whole)
@@ -96,7 +96,7 @@ def ingest_stream(
     journal gets what has to be taken back if the put fails. Raises OSError, and what `read` raises.
     """
     with unnamed_file(objects.store_fd) as new:
-        digest, size = hashing.of_stream(read, new)
+        digest, size = hash_stream(read, new)
         key = ObjectKey(digest, executable)
         if objects.usable(key):
             return key, size, None
@@ -107,8 +107,8 @@ def ingest_stream(
 def _copy(objects: Objects, fd: int, data: bytes | None, key: ObjectKey, path: bytes) -> int | None:
     with unnamed_file(objects.store_fd) as new:
         if data is not None:
-            hashing.write_all(new, data)
-        elif hashing.of_file(fd, copy_to=new)[0] != key.digest:
+            write_all(new, data)
+        elif hash_file(fd, copy_to=new)[0] != key.digest:
             raise FileChanged(path)
         return _publish(objects, new, key)
 

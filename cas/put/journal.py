@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple, Self
 
-from cas.content import digest as hashing
+from cas.content.digest import hash_file
 from cas.content.objects import ObjectKey, Objects
 from cas.disk.scratch import unnamed_file
 from cas.model.manifest import Digest
@@ -110,7 +110,7 @@ def _give_back(
             before.restore(fd)
             return
         with unnamed_file(objects.store_fd) as new:
-            hashing.of_file(fd, copy_to=new)
+            hash_file(fd, copy_to=new)
             before.restore(new)
             beside = name[:200] + b".cas-" + os.urandom(8).hex().encode()
             source = f"/proc/self/fd/{new}"

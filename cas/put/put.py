@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from cas.content import digest as hashing
-from cas.content.differences import differences
+from cas.content.differences import iter_differences
+from cas.content.digest import hash_bytes
 from cas.content.layers import overhead
 from cas.content.objects import ConcurrentChange, Objects
 from cas.disk.boot import boot_id
 from cas.disk.layout import layer_path, manifest_path
 from cas.disk.leases import Lease
-from cas.disk.log import Event, EventKind, event, log
+from cas.disk.log import Event, EventKind, append_events, new_event
 from cas.disk.scratch import Scratch, scratch
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
 from cas.index import artifact_links
@@ -39,7 +39,7 @@ Source = Callable[[Objects, Journal], ScanResult]
 
 
 class SignatureConflict(CasError):
-    """A signature is known already, with another tree; `differences` are the paths, as text."""
+    """The ID is stored with another tree; `differences` lists the paths, as text."""
 
     exit_code = ExitCode.CONFLICT
 
@@ -165,11 +165,11 @@ def _record_reading(
 ) -> PutResult:
     """Record an artifact that was read, in place of `known`. Raises what `put_tree` raises."""
     manifest = reading.manifest
-    digest = hashing.of_bytes(manifest.encode())
+    digest = hash_bytes(manifest.encode())
     unchanged = known is not None and known.tree == digest
     if known is not None and not unchanged and not replace:
         old = storage.layers.manifest(known.tree)
-        raise SignatureConflict(signature, list(map(str, differences(old, manifest))))
+        raise SignatureConflict(signature, list(map(str, iter_differences(old, manifest))))
     if unchanged and reading.new and storage.layers.exists(digest):
         _refuse_damaged(storage, digest)  # something of it had to be stored again
     artifact = _artifact(signature, digest, reading)
@@ -203,7 +203,7 @@ class _Put(NamedTuple):
         elif self.known is not None:
             what += f", in place of {self.known.tree}"
         size = max(0, self.new_disk + layer)
-        return event(kind, artifact.signature, tree=artifact.tree, size=size, what=what)
+        return new_event(kind, artifact.signature, tree=artifact.tree, size=size, what=what)
 
 
 def _record(storage: StoreParts, artifact: Artifact, put: _Put, work: Scratch) -> Artifact:
@@ -235,7 +235,7 @@ def _record(storage: StoreParts, artifact: Artifact, put: _Put, work: Scratch) -
                 raise ConcurrentChange
             size = artifact_links.make(storage.fd, artifact, work)
             writer.put(artifact)
-        log(storage.fd, [put.event(artifact, size + (0 if had_layer else taken))])
+        append_events(storage.fd, [put.event(artifact, size + (0 if had_layer else taken))])
     return artifact
 
 

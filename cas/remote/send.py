@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 
-from cas.content import digest as hashing
+from cas.content.digest import hash_bytes
 from cas.content.read_tree import check_content, contents_of, read_content
 from cas.model.manifest import Digest, Manifest
 from cas.remote.bucket import ObjectStore
@@ -71,7 +71,7 @@ class TreeUpload:
     def _end_pack(self) -> None:
         if self._frames:
             pack = b"".join(self._frames)
-            name = hashing.of_bytes(pack)
+            name = hash_bytes(pack)
             self.packs.append((name, list(map(len, self._frames))))
             self._frames, self._size = [], 0
             work = partial(self._send, pack_key(name), pack)

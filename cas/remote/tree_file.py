@@ -6,7 +6,7 @@ import json
 from threading import Lock
 from typing import NamedTuple
 
-from cas.content import digest as hashing
+from cas.content.digest import verified_manifest
 from cas.errors import StoreDamaged
 from cas.model.manifest import Digest, Manifest
 from cas.model.strict_json import has_type, parse
@@ -71,7 +71,7 @@ def decode(data: bytes, tree: Digest) -> TreeFile:
         head, _, rest = decompress(data, _LARGEST_UNPACKED).partition(b"\n")
         if rest.count(b"\0") > 2 * _MOST_ENTRIES:
             raise ValueError(f"it has more than {_MOST_ENTRIES} entries")
-        manifest = hashing.verified_manifest(rest, tree)
+        manifest = verified_manifest(rest, tree)
         if len(head) > _MOST_OF_HEAD * (len(manifest.nodes) + 1):
             raise ValueError("it has more packs than contents")
         document = parse(head)

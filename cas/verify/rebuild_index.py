@@ -13,7 +13,7 @@ from cas.content.layers import Layers, overhead
 from cas.content.objects import Objects
 from cas.disk.group_sharing import make_subdirectory
 from cas.disk.layout import artifact_path, layer_path, manifest_path
-from cas.disk.log import EventKind, event, log
+from cas.disk.log import EventKind, append_events, new_event
 from cas.disk.scratch import scratch, temporary_path
 from cas.errors import StoreDamaged
 from cas.index import artifact_links
@@ -57,7 +57,7 @@ def rebuild_index(
             fcntl.flock(lock, fcntl.LOCK_EX)
             rebuilt = _rebuild(path, fd, os.path.join(path, work.path), work.fd, progress)
             counts = f"{len(rebuilt.artifacts)} with a record again, {len(rebuilt.lost)} without"
-            log(fd, [event(EventKind.REBUILT, what=counts)])
+            append_events(fd, [new_event(EventKind.REBUILT, what=counts)])
             return rebuilt
         finally:
             os.close(lock)

@@ -8,14 +8,14 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from cas.compose.cache import CompositionCache
-from cas.content import digest as hashing
 from cas.content.census import content_name, content_path
+from cas.content.digest import hash_file, verified_manifest
 from cas.content.findings import FaultKind, Finding
 from cas.content.layers import node_of
 from cas.content.objects import ConcurrentChange
 from cas.content.stamp import is_stamped, stamp_at
 from cas.disk.group_sharing import directory_mode
-from cas.disk.layout import content_of, layer_path, own_path
+from cas.disk.layout import content_of_object, layer_path, user_object_path
 from cas.disk.log import EventKind
 from cas.disk.scratch import scratch, temporary_path
 from cas.errors import StoreDamaged
@@ -124,10 +124,10 @@ class Repair:
         path = content_path(name)
         with shortened_path(found.path, self._storage.fd) as (inside, directory):
             owner = os.stat(inside, dir_fd=directory, follow_symlinks=False).st_uid
-        return name, [path, own_path(path, owner)]
+        return name, [path, user_object_path(path, owner)]
 
     def _name(self, found: Finding) -> bytes:
-        return content_of(found.path.removeprefix(b"objects/")) or b""
+        return content_of_object(found.path.removeprefix(b"objects/")) or b""
 
     def _object(self, found: Finding) -> Iterator[str]:
         yield from self._name_again(self._name(found), found.trees)
@@ -150,7 +150,7 @@ class Repair:
             with self._open(path) as fd:
                 if not stat.S_ISREG(os.fstat(fd).st_mode):
                     return False
-                return hashing.of_file(fd)[0].encode() == name[:64]
+                return hash_file(fd)[0].encode() == name[:64]
         except OSError:
             return False
 
@@ -178,7 +178,7 @@ class Repair:
         with self._open(layer_path(tree)) as fd:
             nodes = {found.path: node_of(found) or b"" for found in walk(fd)}
         manifest = Manifest(dict(sorted(nodes.items())))
-        return hashing.verified_manifest(manifest.encode(), tree)
+        return verified_manifest(manifest.encode(), tree)
 
     def _withdraw(self, tree: Digest) -> Iterator[str]:
         """Forget all artifacts that are a tree, so that the next build makes them again."""

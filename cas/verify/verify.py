@@ -14,7 +14,7 @@ from cas.content.findings import FaultKind, Finding
 from cas.disk import mount_records
 from cas.disk.leases import Lease, NoLease, held_leases
 from cas.disk.pins import Pins
-from cas.disk.reserve import spare_space
+from cas.disk.reserve import reserve_released
 from cas.errors import StoreDamaged
 from cas.index.database import Reader
 from cas.index.parts import StoreParts
@@ -52,7 +52,7 @@ def verify(
 
 def _lease(storage: StoreParts, trees: Iterable[str]) -> contextlib.AbstractContextManager[object]:
     try:
-        with spare_space(storage.fd):
+        with reserve_released(storage.fd):
             return Lease(storage.path, trees, purpose="verify")
     except NoLease:
         return contextlib.nullcontext()  # who may only read verifies what nothing holds
@@ -77,7 +77,7 @@ def _state(store: bytes) -> Iterator[Finding]:
     """Read what is neither content nor record."""
     for name, read in (
         (b"pins", Pins(store).all),
-        (b"mounts", lambda: list(mount_records.mounted_uses(store))),
+        (b"mounts", lambda: list(mount_records.mount_uses(store))),
         (b"leases", lambda: list(held_leases(store))),
     ):
         try:

@@ -18,10 +18,10 @@ from cas.disk import mount_records
 from cas.disk.last_use import TICK_NS
 from cas.disk.layout import (
     DIRECTORIES,
-    EMPTY,
+    EMPTY_LAYERS,
     FILES,
     artifact_path,
-    content_of,
+    content_of_object,
     layer_path,
     manifest_path,
 )
@@ -186,7 +186,7 @@ class Verification:
             with contextlib.suppress(FileNotFoundError):  # it is deleted just now
                 fault = self._object_fault(path, inode)
                 if fault is not None:
-                    found.append((*fault, b"objects/" + path, content_of(path) or b""))
+                    found.append((*fault, b"objects/" + path, content_of_object(path) or b""))
         for name in sorted({content.name for content in census.unnamed.values()}):
             if not self._is(stat.S_ISREG, content_path(name)):
                 what = "is missing, but layers have it"
@@ -197,7 +197,7 @@ class Verification:
 
     def _object_fault(self, path: bytes, inode: int) -> tuple[FaultKind, str] | None:
         """Look at what is below `objects/`, and not just linked to its layers."""
-        if content_of(path) is None:
+        if content_of_object(path) is None:
             return FaultKind.STRAY, "is not the name of a content"
         found, census = self._stat(b"objects/" + path), self._compared.census  # links were counted
         if not stat.S_ISREG(found.st_mode):
@@ -212,7 +212,7 @@ class Verification:
         """Read all contents, each once. They are named by a path in a layer: that says more."""
         sizes, contents = self._compared.census.sizes, [*self._compared.census.unnamed.values()]
         for inode, path in self._places:
-            name = content_of(path)
+            name = content_of_object(path)
             if name is not None and inode not in self._no_files:
                 contents.append(ContentFile(name, b"objects/" + path, sizes.get(inode, 0)))
         damaged = damaged_contents(self._storage.fd, contents, progress)
@@ -236,7 +236,7 @@ class Verification:
             for name in set(os.listdir(layers)) - self._compared.complete:
                 self._count_links(os.path.join(layers, name))
         with contextlib.suppress(StoreDamaged):  # told of elsewhere
-            for record in mount_records.all_records(store):
+            for record in mount_records.iter_records(store):
                 if record.strategy == "hardlink":
                     for place in (record.staging, record.target, record.staging):
                         self._count_links(os.fsencode(place or ""))
@@ -277,7 +277,7 @@ class Verification:
 
     def _foreign(self) -> Iterator[Finding]:
         """Look for what is in the empty directories, and for recipes that are no directories."""
-        for directory in EMPTY:
+        for directory in EMPTY_LAYERS:
             with open_directory(directory, self._storage.fd) as fd:
                 for name in sorted(map(os.fsencode, os.listdir(fd))):
                     what = "is in a directory that has to be empty"

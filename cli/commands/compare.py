@@ -9,7 +9,7 @@ import click
 
 from cas.compose.order import in_order, with_priority
 from cas.compose.origin import Origin, Provider, composed_at, find_origin
-from cas.content.differences import Difference, differences, node_at, read_directory
+from cas.content.differences import Difference, iter_differences, read_directory, read_node
 from cas.disk.leases import NoLease
 from cas.model.manifest import DIRECTORY, Digest, Manifest
 from cas.model.signature import NoSuchSignature
@@ -51,7 +51,7 @@ def which_command(
         full = os.path.join(os.path.realpath(os.path.dirname(full)), os.path.basename(full))
         composed = composed_at(store.path, full)
         found = find_origin(composed.path, _manifests(store, composed.artifacts))
-        changed = node_at(full) != (found.winner and found.winner.node)
+        changed = read_node(full) != (found.winner and found.winner.node)
         if changed:
             note(f"{text_of(full)} was changed in this sysroot: it is none of these")
     rows = [("wins  ", found.winner)] if found.winner else []
@@ -88,7 +88,7 @@ def diff_command(ctx: click.Context, a: str, b: str, unified: bool, as_json: boo
     """
     store = open_store(ctx) if _may_be_id(a) or _may_be_id(b) else None
     (before, old), (after, new) = _tree(store, a), _tree(store, b)
-    found = list(differences(before, after))
+    found = list(iter_differences(before, after))
     shown = (_shown(one, old, new) if unified else None for one in found)
     documents = list(map(_difference_document, found, shown)) if as_json else None
     emit(as_json, documents, map(_difference_text, found, shown))

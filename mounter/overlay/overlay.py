@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-from cas.disk.layout import MOST_LAYERS
+from cas.disk.layout import MAX_LAYERS
 from cas.errors import StoreDamaged
 from cas.system.text import quoted
 from mounter import syscalls
@@ -104,9 +104,9 @@ def _upper_options(upper: Upper | None) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _refuse_too_many_layers(plan: Plan) -> None:
-    if len(plan.layers) > MOST_LAYERS:
+    if len(plan.layers) > MAX_LAYERS:
         raise StrategyRefused(
-            f"overlayfs accepts at most {MOST_LAYERS} layers; there are {len(plan.layers)}"
+            f"overlayfs accepts at most {MAX_LAYERS} layers; there are {len(plan.layers)}"
         )
 
 

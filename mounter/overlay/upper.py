@@ -49,7 +49,7 @@ def upper_directories(plan: Plan, source: str, target_fd: int) -> Iterator[Upper
         yield None
         return
     if plan.upper is None:
-        _mount_tmpfs(plan.target, source + mount_records.CHANGES, target_fd)
+        _mount_tmpfs(plan.target, source + mount_records.CHANGES_SUFFIX, target_fd)
         directory = plan.target
     else:
         directory = plan.upper
@@ -81,7 +81,7 @@ def upper_lock(plan: Plan, source: str | None = None) -> Iterator[None]:
         if (
             fd is not None
             and source is not None
-            and not mount_records.source_may_live((source,), *here)
+            and not mount_records.source_may_be_mounted((source,), *here)
         ):
             # A process in another namespace could not see that this mount was never made.
             os.ftruncate(fd, 0)
@@ -208,7 +208,7 @@ def _refuse_mounted(upper: bytes, note: bytes) -> None:
     """Refuse an upper directory if the mount that its note names may exist. Raises InUse."""
     with contextlib.suppress(ValueError, TypeError):
         source, namespace, boot = parse(note)
-        if mount_records.source_may_live((source,), namespace, boot):
+        if mount_records.source_may_be_mounted((source,), namespace, boot):
             raise InUse(
                 f"the upper directory {quoted(upper)} is in use by a mount",
                 hint="find it with `cas mounts`, and unmount it with `cas umount TARGET`",

@@ -20,8 +20,8 @@ from typing import Any
 
 import mounter
 from cas.compose.composition import Composition
-from cas.content.digest import of_bytes
-from cas.disk.layout import content_of
+from cas.content.digest import hash_bytes
+from cas.disk.layout import content_of_object
 from cas.store import Store
 from tests.helpers import warm
 
@@ -139,7 +139,7 @@ def snapshot(root: Path | bytes | str) -> Tree:
                 found[key] = ("directory",)
             else:
                 with open(path, "rb") as file:
-                    found[key] = ("file", bool(mode & 0o111), of_bytes(file.read()))
+                    found[key] = ("file", bool(mode & 0o111), hash_bytes(file.read()))
     return found
 
 
@@ -199,7 +199,7 @@ def tidy(store: Path) -> None:
         }
     assert set(os.listdir(store / "layers")) == set(os.listdir(store / "manifests")) == trees
     objects = os.path.join(os.fsencode(store), b"objects")
-    assert {content_of(os.path.relpath(p, objects)) for p in objects_of(store)} == contents
+    assert {content_of_object(os.path.relpath(p, objects)) for p in objects_of(store)} == contents
     assert all(os.stat(path).st_nlink > 1 for path in objects_of(store))
     links = {f"{path.parent.name}:{path.name}" for path in (store / "artifacts").glob("*/*")}
     assert links == {str(artifact.signature) for artifact in artifacts}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from cas.content.digest import of_bytes
+from cas.content.digest import hash_bytes
 from cas.model.manifest import Digest, Manifest
 from cas.model.signature import Signature
 from cas.remote import records, tree_file
@@ -348,7 +348,7 @@ def test_changed_remote_file_never_changes_the_stored_tree(
 @given(st.binary(max_size=300))
 @fuzzed
 def test_arbitrary_bytes_are_not_a_record_or_tree_file(data: bytes) -> None:
-    tree = of_bytes(b"x")
+    tree = hash_bytes(b"x")
     for content in (data, compress(data)):
         with pytest.raises(tree_file.BadTreeFile):
             tree_file.decode(content, tree)
@@ -408,7 +408,7 @@ def test_decompression_bomb_stops_at_the_manifest_size(
 
 def forge(remote: Path, manifest: bytes, packs: list[tuple[Digest, list[int]]]) -> None:
     """Let the record mean the tree with a manifest."""
-    tree = of_bytes(manifest)
+    tree = hash_bytes(manifest)
     place = remote / "sysroot-cas-1"
     (place / "trees" / tree[:2]).mkdir(exist_ok=True)
     (place / "trees" / tree[:2] / tree[2:]).write_bytes(tree_file.encode(manifest, packs))
@@ -422,10 +422,10 @@ def test_wrong_size_is_not_stored(
     prepared: tuple[Path, Digest], work: Path, sizes: tuple[int, ...], here: bool
 ) -> None:
     remote, _ = prepared
-    content = of_bytes(b"hello")
+    content = hash_bytes(b"hello")
     nodes = b"".join(b"%d\0f %d %s\0" % (n, s, content.encode()) for n, s in enumerate(sizes))
     frame = compress(b"hello")
-    pack = of_bytes(frame)
+    pack = hash_bytes(frame)
     (remote / f"sysroot-cas-1/packs/{pack[:2]}").mkdir(exist_ok=True)
     (remote / f"sysroot-cas-1/packs/{pack[:2]}/{pack[2:]}").write_bytes(frame)
     small = [(pack, [len(frame)])] if min(sizes) < 1 << 18 else []

@@ -502,7 +502,7 @@ def test_gc_needs_a_writable_store(cas: Cas, work: Path) -> None:
     _put(cas, work, "a")
     if not ROOT:
         (cas.store / "tmp").chmod(0o555)
-        assert "may not write to the store" in cas("gc", code=1).stderr
+        assert "no write permission for the store" in cas("gc", code=1).stderr
         (cas.store / "tmp").chmod(0o755)
 
 

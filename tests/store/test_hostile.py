@@ -27,12 +27,12 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from cas.compose.cache import CompositionCache
 from cas.compose.dependencies import read_dependencies
-from cas.content.digest import of_bytes
+from cas.content.digest import hash_bytes
 from cas.disk import mount_records
 from cas.disk.boot import boot_id, contents_since_ns
-from cas.disk.counters import Counts, count, read_counts
+from cas.disk.counters import Counts, add_counts, read_counts
 from cas.disk.layout import DIRECTORIES
-from cas.disk.leases import Lease, live_leases, oldest_put_ns, read_lease
+from cas.disk.leases import Lease, lease_uses, oldest_put_ns, read_lease
 from cas.disk.log import read_log
 from cas.disk.pins import Pins
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
@@ -122,7 +122,7 @@ def _read_lease(data: bytes, work: Path) -> None:
         assert record is not None
         assert all(isinstance(tree, str) for tree in record.trees)
         assert oldest_put_ns(os.fsencode(work)) > 0 or not record.trees
-        list(live_leases(os.fsencode(work)))
+        list(lease_uses(os.fsencode(work)))
         list(all_mounts(os.fsencode(work)))
 
 
@@ -142,7 +142,7 @@ def _read_mount(data: bytes, work: Path) -> None:
     assert record.staging is None or os.path.dirname(record.staging) == "/"
     for plan in mount_records.plan_documents(store, record):
         assert all(is_digest(artifact["tree"]) for artifact in plan["artifacts"])
-    list(mount_records.mounted_uses(store))
+    list(mount_records.mount_uses(store))
     list(all_mounts(store))
 
 
@@ -185,7 +185,7 @@ def _read_counts(data: bytes, work: Path) -> None:
     (work / "counts").write_bytes(data)
     for counts in read_counts(os.fsencode(work)).values():
         assert all(number >= 0 for number in counts)
-    count(os.fsencode(work), Counts(1, 1, 1, 1, 1, 1))
+    add_counts(os.fsencode(work), Counts(1, 1, 1, 1, 1, 1))
 
 
 def _read_format(data: bytes, work: Path) -> None:
@@ -464,7 +464,7 @@ def test_escaping_manifest_with_a_right_digest_is_refused(
     cas: Cas, store: Store, work: Path, good: Path
 ) -> None:
     data = b"\0".join([MAGIC, b"..", b"d", b"../escaped", b"l /etc"]) + b"\0"
-    tree = of_bytes(data)
+    tree = hash_bytes(data)
     (cas.store / "manifests" / tree).write_bytes(data)
     (cas.store / "layers" / tree).mkdir()
     (cas.store / "artifacts/a/t:87654321").symlink_to(f"../../layers/{tree}")
@@ -491,4 +491,4 @@ def test_hostile_user_input_is_refused_with_a_sentence(cas: Cas, work: Path) -> 
         if data.lstrip().startswith((b"[", b"{")):
             (work / "list").write_bytes(data)
             done = cas("run", "--dependencies", "list", "--", "true", code=125)
-            assert "is corrupt" in done.stderr or "no such ID" in done.stderr
+            assert "is invalid" in done.stderr or "no such ID" in done.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cas.disk.log import EventKind, event, log
+from cas.disk.log import EventKind, append_events, new_event
 from cas.store import Store
 from tests.helpers.support import ROOT, Cas, make
 from tests.helpers.users import as_user
@@ -281,7 +281,7 @@ def test_event_text_survives_as_one_line(cas: Cas) -> None:
     cas("init")
     texts = ["\n", "\udcff", "ü" * 5000, "\x00", '"', "\\"]
     with Store(cas.store) as store:
-        log(store.fd, [event(EventKind.REPAIRED, what=text) for text in texts])
+        append_events(store.fd, [new_event(EventKind.REPAIRED, what=text) for text in texts])
         assert [found.what for found in store.log()] == [text[:1000] for text in texts][::-1]
     assert len(_months(cas.store)[-1].read_bytes().splitlines()) == len(texts)
 
@@ -380,10 +380,10 @@ def test_first_log_lines_of_several_users_are_kept(cas: Cas, work: Path) -> None
     users = [as_user(cas, uid, 6000) for uid in (4242, 4243)]
     users[0]("init", "--shared", "--group", "6000")
     code = (
-        "import os, sys, time; from cas.disk.log import EventKind, event, log\n"
+        "import os, sys, time; from cas.disk.log import EventKind, append_events, new_event\n"
         "fd = os.open(sys.argv[1], os.O_RDONLY)\n"
         "for round in range(100):\n"
-        "    log(fd, [event(EventKind.REPAIRED, what=f'{sys.argv[2]} {round}')])\n"
+        "    append_events(fd, [new_event(EventKind.REPAIRED, what=f'{sys.argv[2]} {round}')])\n"
         "    for name in os.listdir(sys.argv[1] + '/log') if round % 10 == 0 else ():\n"
         "        os.rename(f'{sys.argv[1]}/log/{name}', f'{sys.argv[3]}/{time.time_ns()}')\n"
     )

@@ -137,7 +137,7 @@ def test_change_of_a_foreign_store_names_the_missing_permission(place: Path) -> 
         assert named in output, (words, output)
         assert "may not write" in output or "ermission denied" in output or "writable" in output
     code, output = _command(place, "run", "--sysroot", "s=a", "--", "true")
-    assert (code, "may not write to the store" in output) == (125, True)
+    assert (code, "no write permission for the store" in output) == (125, True)
     assert snapshot(place / "store") == before
 
 

@@ -161,7 +161,7 @@ def test_outsider_can_read_and_change_nothing(cas: Cas, ann: Cas, place: Path) -
     assert [artifact["id"] for artifact in eve.json("ls")] == ["a:t:12345678"]
     assert len(eve.json("files", "a")) == 4
     eve("verify")
-    assert "may not write to the store" in eve("mount", "t", "a", code=1).stderr
+    assert "no write permission for the store" in eve("mount", "t", "a", code=1).stderr
     assert "may not write" in eve("run", "--sysroot", "t=a", "--", "true", code=125).stderr
     for command in (
         ("put", "e:t:12345678", tree),

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cas.disk.counters import DAY_NS, FIRST_DAY, Counts, count, read_counts
+from cas.disk.counters import DAY_NS, FIRST_DAY, Counts, add_counts, read_counts
 from cas.store import Store
 from cas.system.progress import Progress
 from tests.helpers.support import ROOT, Cas, disk_of, killed, make
@@ -141,8 +141,8 @@ def test_plan_without_entries_can_be_mounted(filled: Cas, work: Path) -> None:
 def test_concurrent_counts_are_complete(cas: Cas) -> None:
     cas("init")
     code = (
-        "import os, sys; from cas.disk.counters import Counts, count\n"
-        "for _ in range(500): count(os.fsencode(sys.argv[1]), Counts(has_hits=1, entries=2))\n"
+        "import os, sys; from cas.disk.counters import Counts, add_counts\n"
+        "for _ in range(500): add_counts(os.fsencode(sys.argv[1]), Counts(has_hits=1, entries=2))\n"
     )
     running = [subprocess.Popen([sys.executable, "-c", code, cas.store]) for _ in range(4)]
     assert [process.wait() for process in running] == [0] * 4
@@ -174,7 +174,7 @@ def test_daily_counts_are_kept_apart(cas: Cas) -> None:
     cas("init")
     store = os.fsencode(cas.store)
     today = time.time_ns() // DAY_NS
-    count(store, Counts(has_hits=5))
+    add_counts(store, Counts(has_hits=5))
     data = (cas.store / "counts").read_bytes()
     yesterday = (today - 1 - FIRST_DAY) * 64
     (cas.store / "counts").write_bytes(data[:yesterday] + data[-64:] + data[-64:])
@@ -351,8 +351,8 @@ def test_locked_counts_delay_nothing(filled: Cas) -> None:
 def test_counts_do_not_overflow(cas: Cas) -> None:
     cas("init")
     store = os.fsencode(cas.store)
-    count(store, Counts(1))
+    add_counts(store, Counts(1))
     (cas.store / "counts").write_bytes(b"\xff" * (cas.store / "counts").stat().st_size)
-    count(store, Counts(1, 1, 1, 1, 1, 1))
+    add_counts(store, Counts(1, 1, 1, 1, 1, 1))
 
     assert min(read_counts(store)[time.time_ns() // DAY_NS]) == (1 << 64) - 1
