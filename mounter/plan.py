@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cas.disk import mount_records
-from cas.disk.layout import layer_path, manifest_path
+from cas.disk.layout import EMPTY_LAYERS, layer_path, manifest_path
 from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
 from cas.model.manifest import Digest, Manifest, is_digest
 from cas.model.strict_json import parse
