@@ -1,4 +1,4 @@
-"""Which files layers have, and how often each is linked."""
+"""The census of regular files in layers: their inodes, sizes and links."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 
 class ContentFile(NamedTuple):
-    """A file of `size` bytes, at `path`, and what its content has to be.
+    """A file of `size` bytes at `path`, whose content must match `name`.
 
-    `name` is the digest, with `.x` if it is executable.
+    `name` is the digest, followed by `.x` if the file is executable.
     """
 
     name: bytes
@@ -19,23 +19,23 @@ class ContentFile(NamedTuple):
 
 
 def content_name(node: bytes) -> bytes:
-    """Return the name of the content of a regular file, from its node in a manifest."""
+    """Return the content name of a regular file, given its node in a manifest."""
     digest = node.rpartition(b" ")[2]
     return digest + b".x" if node.startswith(b"x") else digest
 
 
 def content_path(name: bytes) -> bytes:
-    """Return where a content has to be, relative to the store."""
+    """Return the path of the object of a content, relative to the store."""
     return b"objects/" + name[:2] + b"/" + name[2:]
 
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """The regular files met in layers, by their inode numbers.
+    """The regular files of layers, by inode number.
 
-    `sizes` has all, in bytes; `unnamed` those that are not the object that they have to be, each
-    also by that one's name. Of those that have other links than that name and one in a layer,
-    `links` tells how many were met in layers, and `had` how many there were.
+    `sizes` maps each inode to its size in bytes. `unnamed` maps (inode, expected name) to files
+    whose object has another name or none. For files whose link count is not two (the object and one
+    layer), `links` counts the links found in layers, and `had` has the link count.
     """
 
     sizes: dict[int, int] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Census:
     had: dict[int, int] = field(default_factory=dict)
 
     def add(self, other: Census) -> None:
-        """Add what another has met, in other layers."""
+        """Add the census of other layers."""
         self.sizes.update(other.sizes)
         self.unnamed.update(other.unnamed)
         self.links.update(other.links)

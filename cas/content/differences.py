@@ -1,4 +1,4 @@
-"""How two trees differ."""
+"""Differences between two trees."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cas.system.text import quoted
 
 
 class Difference(NamedTuple):
-    """What is at `path` in one tree and in another; None if nothing is there."""
+    """The entries of two trees at a `path` where they differ; None is a missing entry."""
 
     path: bytes
     before: Entry | None
@@ -22,7 +22,7 @@ class Difference(NamedTuple):
 
     @property
     def how(self) -> str:
-        """What differs, in a word or two."""
+        """The kind of difference, in a word or two."""
         if self.before is None or self.after is None:
             return "added" if self.before is None else "gone"
         if self.before.kind is not self.after.kind:
@@ -52,7 +52,7 @@ def iter_differences(before: Manifest, after: Manifest) -> Iterator[Difference]:
 
 
 def read_node(path: bytes) -> bytes | None:
-    """Return the manifest's node of what is at a path; None if it would have none.
+    """Return the node of the file at a path; None if it is missing, or of another kind.
 
     Raises OSError.
     """
@@ -65,9 +65,9 @@ def read_node(path: bytes) -> bytes | None:
 
 
 def read_directory(directory: bytes) -> Manifest:
-    """Read what a directory consists of, contents included, as `put` would see it.
+    """Return the manifest of a directory, with hashed contents, as `put` would see it.
 
-    Raises InputRefused (something that is no file, directory or symbolic link), OSError.
+    Raises InputRefused (an entry is not a file, directory or symbolic link), OSError.
     """
     nodes: dict[bytes, bytes] = {}
     with open_directory(directory) as fd:
@@ -75,8 +75,8 @@ def read_directory(directory: bytes) -> Manifest:
             node = node_of(found)
             if node is None:
                 raise InputRefused(
-                    f"{path_text(found.path, directory)} is no file, directory or symbolic link",
-                    hint="compare a directory without it",
+                    f"{path_text(found.path, directory)} is not a file, directory or symbolic link",
+                    hint="remove it, or compare another directory",
                 )
             nodes[found.path] = node
     return Manifest.of(nodes)

@@ -1,4 +1,4 @@
-"""What can be wrong in a store."""
+"""Findings: faults in a store."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from cas.system.text import quoted
 
 
 class FaultKind(enum.Enum):
-    """The kinds of what can be wrong.
+    """Kinds of faults.
 
-    INDEX: the index cannot be read, or a record in it is corrupt. RECORD: it does not agree
-    with its manifest. MANIFEST, LAYER: it is missing, a manifest damaged. ENTRY: a path of a
-    layer is missing, or is not what was stored. CONTENT: bytes are not those of their digest.
-    WRITTEN: the time of a file shows that it was written to. MODE: not the permissions it was
-    given. STATE: a pin, a lease or the record of a mount is corrupt. OBJECT: a content has
-    lost its name. LINK: the link of an artifact is missing or wrong. LINKS: more hard links
-    than the store made. STRAY: not the name of anything. FOREIGN: something is where nothing,
-    or something else, has to be.
+    INDEX: the index is unreadable, or a record in it is corrupt. RECORD: a record does not match
+    its manifest. MANIFEST: a manifest is missing or damaged. LAYER: a layer is missing. ENTRY: an
+    entry of a layer is missing or differs from the stored one. CONTENT: a content does not match
+    its digest. WRITTEN: the time of a file shows that it was written to. MODE: the permissions
+    changed. STATE: a pin, a lease or a mount record is corrupt. OBJECT: a content has lost its
+    name. LINK: the link of an artifact is missing or wrong. LINKS: a file has more hard links than
+    the store made. STRAY: a leftover that nothing names. FOREIGN: an entry that does not belong
+    there.
     """
 
     INDEX = "index"
@@ -39,15 +39,14 @@ class FaultKind(enum.Enum):
 
     @property
     def is_damage(self) -> bool:
-        """Whether something that is served, or relied on, is not what was put there."""
+        """Whether data that is served or relied on is wrong."""
         return self not in (FaultKind.OBJECT, FaultKind.LINK, FaultKind.LINKS, FaultKind.STRAY)
 
 
 class Finding(NamedTuple):
-    """Something is wrong at `path`, relative to the store; `what` says it, as text after the path.
+    """A fault at `path`, relative to the store; `what` describes it, as text after the path.
 
-    `signatures` are the artifacts that have it, and `trees` their trees and merged layers, as far
-    as they are known.
+    `signatures` are the affected artifacts, and `trees` their trees and merged layers, if known.
     """
 
     kind: FaultKind
@@ -57,5 +56,5 @@ class Finding(NamedTuple):
     trees: tuple[Digest, ...] = ()
 
     def __str__(self) -> str:
-        whose = f" ({', '.join(map(quoted, self.signatures))})" if self.signatures else ""
-        return f"{self.kind.value}: {quoted(self.path)} {self.what}{whose}"
+        owners = f" ({', '.join(map(quoted, self.signatures))})" if self.signatures else ""
+        return f"{self.kind.value}: {quoted(self.path)} {self.what}{owners}"

@@ -1,4 +1,4 @@
-"""Reading and hashing contents, all that there are."""
+"""Hashes all stored contents in parallel."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cas.system.files import open_file
 from cas.system.progress import NO_PROGRESS, Progress
 from cas.system.workers import run_parallel
 
-_TOGETHER = 20_000_000
-"""How many bytes are hashed before that is told."""
-_COST_OF_A_FILE = 10_000
-"""How many bytes are hashed in the time that it takes to open and close a file."""
-_LITTLE = 10_000_000
-"""How many bytes are hashed in the time that it takes to begin and end a process."""
+_PROGRESS_BYTES = 20_000_000
+"""A worker reports its progress after so many bytes."""
+_FILE_OVERHEAD_BYTES = 10_000
+"""Opening and closing a file takes as long as hashing so many bytes."""
+_MIN_BYTES_PER_WORKER = 10_000_000
+"""Starting a worker takes as long as hashing so many bytes."""
 
 _Hashed = tuple[int, list[tuple[ContentFile, str]]]
 
@@ -26,38 +26,44 @@ _Hashed = tuple[int, list[tuple[ContentFile, str]]]
 def damaged_contents(
     root_fd: int, contents: Sequence[ContentFile], progress: Progress = NO_PROGRESS
 ) -> list[tuple[ContentFile, str]]:
-    """Hash contents below `root_fd`, by all processors; `progress` gets bytes.
+    """Hash contents below `root_fd` on all processors; `progress` counts bytes.
 
-    Returns those that are not what they have to be, and what is wrong with them, as text. What
-    was deleted meanwhile is passed over. Raises WorkerEnded.
+    Returns the damaged ones with a description. Files that disappear meanwhile are skipped. Raises
+    WorkerEnded.
     """
     total, done = sum(content.size for content in contents), 0
     damaged: list[tuple[ContentFile, str]] = []
 
-    def take(hashed: _Hashed) -> None:
+    def on_result(hashed: _Hashed) -> None:
         nonlocal done
         done += hashed[0]
         damaged.extend(hashed[1])
         progress.update(done, total, done)
 
-    run_parallel(partial(_hash, root_fd), contents, take, weight=_weight, min_weight=_LITTLE)
+    run_parallel(
+        partial(_hash, root_fd),
+        contents,
+        on_result,
+        weight=_weight,
+        min_weight=_MIN_BYTES_PER_WORKER,
+    )
     return sorted(damaged)
 
 
 def _weight(content: ContentFile) -> int:
-    return content.size + _COST_OF_A_FILE
+    return content.size + _FILE_OVERHEAD_BYTES
 
 
-def _hash(root_fd: int, contents: Sequence[ContentFile], give: Callable[[_Hashed], None]) -> None:
-    """Tell, some contents at a time, how many bytes they had, and which are damaged."""
+def _hash(root_fd: int, contents: Sequence[ContentFile], emit: Callable[[_Hashed], None]) -> None:
+    """Emit the number of bytes hashed, and the damaged contents, in batches."""
     size, damaged = 0, []
     for number, content in enumerate(contents, 1):
         size += content.size
-        what = _damage(root_fd, content)
-        if what:
-            damaged.append((content, what))
-        if size >= _TOGETHER or number == len(contents):
-            give((size, damaged))
+        damage = _damage(root_fd, content)
+        if damage:
+            damaged.append((content, damage))
+        if size >= _PROGRESS_BYTES or number == len(contents):
+            emit((size, damaged))
             size, damaged = 0, []
 
 
@@ -66,7 +72,7 @@ def _damage(root_fd: int, content: ContentFile) -> str:
         with shortened_path(content.path, root_fd) as (path, directory):
             fd = open_file(path, directory)
         try:
-            right = hash_file(fd)[0].encode() == content.name[:64]
+            is_right = hash_file(fd).digest.encode() == content.name[:64]
         finally:
             os.close(fd)
     except FileNotFoundError:
@@ -74,5 +80,5 @@ def _damage(root_fd: int, content: ContentFile) -> str:
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     except ValueError as error:
-        return f"is not what was stored: {error}"
-    return "" if right else "is not what was stored"
+        return f"differs from the stored content: {error}"
+    return "" if is_right else "differs from the stored content"

@@ -1,4 +1,4 @@
-"""Comparing a layer with its manifest, without reading contents."""
+"""Compares a layer with its manifest, without reading contents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cas.system.text import quoted
 
 
 class Fault(NamedTuple):
-    """Something is wrong at `path` of a layer; `what` says it, as text after the path."""
+    """A fault at `path` of a layer; `what` describes it, as text after the path."""
 
     kind: FaultKind
     path: bytes
@@ -30,10 +30,10 @@ class Fault(NamedTuple):
 class LayerCheck:
     """Compares layers with their manifests, without reading contents.
 
-    `census` has the files that were met. Which objects they are it knows from `objects`, the paths
-    below `objects/` by inode number. A file that was written to has lost its stamp; where there are
-    none, not `stamped`, it is newer than the layer's root, which is touched when the layer is
-    complete. Directories have the permissions `directory_mode`.
+    `census` collects the files found. `objects` maps inode numbers to paths below `objects/`. A
+    file that was written to has lost its stamp. Without stamps (`stamped` is false) it is newer
+    than the root of its layer, which is touched when the layer is complete. Directories must have
+    the permissions `directory_mode`.
     """
 
     def __init__(self, objects: Mapping[int, bytes], directory_mode: int, *, stamped: bool) -> None:
@@ -41,12 +41,12 @@ class LayerCheck:
         self._objects = objects
         self._directory_mode = directory_mode
         self._stamped = stamped
-        self._right: dict[int, bytes] = {}  # nodes of files that have other links, by inode number
+        self._right: dict[int, bytes] = {}  # nodes of checked files with several links, by inode
 
     def compare(self, layer_fd: int, manifest: Manifest, base: bytes) -> Iterator[Fault]:
-        """Yield what is wrong in the layer open at `layer_fd` (borrowed).
+        """Yield the faults of the layer open at `layer_fd` (borrowed).
 
-        `base` is how the paths in it begin, for the census. Raises OSError, TooDeep.
+        `base` is the prefix of its paths in the census. Raises OSError, TooDeep.
         """
         built_ns = os.fstat(layer_fd).st_mtime_ns
         right, links = self._right, self.census.links
@@ -59,7 +59,7 @@ class LayerCheck:
                 inode = entry.inode()
                 if wanted is None:
                     yield Fault(FaultKind.ENTRY, path, "does not belong there")
-                elif wanted == right.get(inode):  # a file that was looked at by another name
+                elif wanted == right.get(inode):  # this file was checked under another name
                     links[inode] += 1
                 else:
                     node = Node(path, name, fd, stat_of(entry, fd))
@@ -85,7 +85,7 @@ class LayerCheck:
             what = f"has {has.st_size} bytes, not {size}"
             faults.append(Fault(FaultKind.CONTENT, found.path, what))
         elif written:
-            what = "was written to after it was stored"
+            what = "was modified after it was stored"
             faults.append(Fault(FaultKind.WRITTEN, found.path, what))
         if stat.S_IMODE(has.st_mode) != mode:
             faults.append(_mode(found, mode))
@@ -104,7 +104,7 @@ class LayerCheck:
     def _other(self, found: Node, wanted: bytes) -> Sequence[Fault]:
         mode = found.stat.st_mode
         if _node(found) != wanted:
-            return [Fault(FaultKind.ENTRY, found.path, "is not what was stored")]
+            return [Fault(FaultKind.ENTRY, found.path, "differs from the stored entry")]
         if stat.S_ISDIR(mode) and stat.S_IMODE(mode) != self._directory_mode:
             return [_mode(found, self._directory_mode)]
         return ()

@@ -1,4 +1,4 @@
-"""Layers: trees materialised in the store by hard links to objects."""
+"""Layers: stored trees as directories of hard links to objects."""
 
 from __future__ import annotations
 
@@ -38,33 +38,33 @@ from cas.system.text import quoted
 if TYPE_CHECKING:
     from cas.content.layer_check import LayerCheck
 
-_TOGETHER = 500
-"""How many objects are deleted before that is told."""
+_PROGRESS_OBJECTS = 500
+"""Progress is reported every so many objects."""
 
 
 class Layers:
-    """The `layers/` and `manifests/` of the store that is open at `store_fd` (borrowed)."""
+    """The layers and manifests of the store open at `store_fd` (borrowed)."""
 
     def __init__(self, store_fd: int, objects: Objects) -> None:
         self._store = store_fd
         self._objects = objects
 
     def exists(self, tree: Digest) -> bool:
-        """Tell whether the layer and its manifest are there."""
+        """Return whether the layer and its manifest exist."""
         return all(
             os.access(path, os.F_OK, dir_fd=self._store)
             for path in (layer_path(tree), manifest_path(tree))
         )
 
     def manifest(self, tree: Digest, *, to_compare: bool = False) -> Manifest:
-        """Read a tree's manifest, with `to_compare` one that is good for nothing else.
+        """Return the manifest of a tree; with `to_compare`, one for comparisons only.
 
-        Raises OSError, and BadManifest if it is not that tree's.
+        Raises OSError, BadManifest.
         """
         return read_manifest(tree, self._store, to_compare=to_compare)
 
     def build(self, manifest: Manifest, scratch: Scratch) -> None:
-        """Make the layer and the canonical manifest as `layer` and `manifest` in `scratch`.
+        """Create the layer and the canonical manifest as `layer` and `manifest` in `scratch`.
 
         Raises ConcurrentChange, OSError.
         """
@@ -75,7 +75,7 @@ class Layers:
             for entry in manifest:
                 parent, _, name = entry.path.rpartition(b"/")
                 self._build_entry(entry, name, cursor.at(parent), mode)
-            os.utime(fd)  # nothing in it is newer than its root
+            os.utime(fd)  # the root is the newest: a file that is newer was modified
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         fd = os.open(b"manifest", flags, 0o644, dir_fd=scratch.fd)
         try:
@@ -93,9 +93,9 @@ class Layers:
             self._objects.link(key, name, dir_fd)
 
     def publish(self, tree: Digest, scratch: Scratch) -> None:
-        """Give what `build` made its final names. Raises OSError.
+        """Move the layer and manifest of `build` to their final names. Raises OSError.
 
-        Called under the store's exclusive lock. A name that is taken is that of the same tree.
+        The caller holds the store's exclusive lock. An existing name has the same tree.
         """
         for source, path in ((b"layer", layer_path(tree)), (b"manifest", manifest_path(tree))):
             try:
@@ -105,13 +105,15 @@ class Layers:
                     raise
 
     def replace(self, tree: Digest, scratch: Scratch) -> None:
-        """Put what `build` made in the place of what is damaged. Raises OSError.
+        """Replace a damaged layer and manifest with those of `build`. Raises OSError.
 
-        Called under the store's exclusive lock. If the process dies in between, the layer is
-        missing, and its manifest is there.
+        The caller holds the store's exclusive lock. If the process dies in between, the layer is
+        missing and its manifest exists.
         """
         new, old = scratch.fd, self._store
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # only a directory goes
+        with contextlib.suppress(
+            FileNotFoundError, NotADirectoryError
+        ):  # the slash: only a directory is moved
             os.rename(manifest_path(tree) + b"/", b"no-manifest", src_dir_fd=old, dst_dir_fd=new)
         os.rename(b"manifest", manifest_path(tree), src_dir_fd=new, dst_dir_fd=old)
         with contextlib.suppress(FileNotFoundError):
@@ -119,9 +121,9 @@ class Layers:
         os.rename(b"layer", layer_path(tree), src_dir_fd=new, dst_dir_fd=old)
 
     def withdraw(self, tree: Digest, scratch: Scratch) -> None:
-        """Move layer and manifest into `scratch`, out of sight. Raises OSError.
+        """Move the layer and manifest into `scratch`. Raises OSError.
 
-        Called under the store's exclusive lock.
+        The caller holds the store's exclusive lock.
         """
         for path in (layer_path(tree), manifest_path(tree)):
             with contextlib.suppress(FileNotFoundError):
@@ -129,16 +131,16 @@ class Layers:
                 os.rename(path, name, src_dir_fd=self._store, dst_dir_fd=scratch.fd)
 
     def withdrawn_size(self, tree: Digest, scratch: Scratch) -> int:
-        """Return the size of the manifest that `withdraw` moved; 0 of none. Raises OSError."""
+        """Return the size (bytes) of a withdrawn manifest, or 0. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             return os.stat(b"manifest-" + tree.encode(), dir_fd=scratch.fd).st_size
         return 0
 
     def reclaim(self, tree: Digest, scratch: Scratch) -> Iterator[int]:
-        """Delete what `withdraw` moved, and the objects that nothing else links to.
+        """Delete a withdrawn layer and manifest, and the objects that nothing else links to.
 
-        Yields the bytes of disk given back, part by part. Objects of a damaged manifest stay for
-        the sweep. Raises OSError.
+        Yields the disk space freed (bytes) in parts. Objects of a damaged manifest are left to the
+        sweep. Raises OSError.
         """
         name = b"manifest-" + tree.encode()
         freed = 0
@@ -157,13 +159,13 @@ class Layers:
         keys = {key for entry in manifest if (key := ObjectKey.of(entry)) is not None}
         for number, key in enumerate(keys, 1):
             freed += self._objects.remove_unused(key, owner)
-            if number % _TOGETHER == 0:
+            if number % _PROGRESS_OBJECTS == 0:
                 yield freed
                 freed = 0
         yield freed
 
     def check(self, objects: Mapping[int, bytes]) -> LayerCheck:
-        """Return what compares layers with their manifests; see there. Raises OSError."""
+        """Return a LayerCheck for the layers of this store. Raises OSError."""
         from cas.content.layer_check import LayerCheck
 
         with open_directory(b"layers", self._store) as fd:
@@ -171,7 +173,7 @@ class Layers:
         return LayerCheck(objects, mode, stamped=self._objects.keep_stamps)
 
     def problems(self, tree: Digest) -> Iterator[str]:
-        """Compare a layer with its manifest, contents included; yield what is wrong, as text.
+        """Compare a layer with its manifest, including contents; yield the faults as text.
 
         Raises OSError, BadManifest.
         """
@@ -181,16 +183,16 @@ class Layers:
         check = self.check({})
         with open_directory(layer_path(tree), self._store) as fd:
             for fault in check.compare(fd, self.manifest(tree), b""):
-                if fault.kind is not FaultKind.WRITTEN:  # its content shows
+                if fault.kind is not FaultKind.WRITTEN:  # reading the content decides
                     yield str(fault)
             for content, what in damaged_contents(fd, list(check.census.unnamed.values())):
                 yield f"{quoted(content.path)} {what}"
 
 
 def overhead(manifest: Manifest, layer: bytes, file: bytes, dir_fd: int) -> int:
-    """Return the bytes of disk that a layer and its manifest take besides the objects.
+    """Return the disk space (bytes) of a layer and its manifest without the objects.
 
-    `layer` and `file` are where they are below `dir_fd`. Raises OSError.
+    `layer` and `file` are their paths below `dir_fd`. Raises OSError.
     """
     taken = disk_use(os.stat(file, dir_fd=dir_fd))
     with open_directory(layer, dir_fd) as root, DirCursor(root) as cursor:
@@ -208,9 +210,9 @@ def overhead(manifest: Manifest, layer: bytes, file: bytes, dir_fd: int) -> int:
 def read_manifest(
     tree: Digest, dir_fd: int, path: bytes | None = None, *, to_compare: bool = False
 ) -> Manifest:
-    """Read the manifest of `tree` from the store open at `dir_fd`, or from `path` in it.
+    """Read the manifest of `tree` from the store open at `dir_fd`, or from `path` below it.
 
-    Raises OSError, and BadManifest if it is not that tree's.
+    Raises OSError, and BadManifest if it does not match the digest.
     """
     try:
         data = read_file(path or manifest_path(tree), dir_fd)
@@ -220,7 +222,7 @@ def read_manifest(
 
 
 def node_of(found: Node) -> bytes | None:
-    """Return the manifest's node of what `walk` met, contents read; None if it has none.
+    """Return the node of an entry found by `walk`, with its content hashed; None if unsupported.
 
     Raises OSError.
     """

@@ -1,4 +1,4 @@
-"""File contents, each stored once per (digest, executable bit)."""
+"""Objects: file contents, stored once for each digest and executable bit."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from cas.system.text import quoted
 
 
 class ConcurrentChange(Exception):
-    """Another process changed what was relied on, such as an object just found; begin again."""
+    """Another process changed the store meanwhile, for example removed an object; retry."""
 
 
 class ObjectKey(NamedTuple):
-    """Names an object. The executable bit belongs to it because hard links share their mode."""
+    """The key of an object. It has the executable bit because hard links share their mode."""
 
     digest: Digest
     executable: bool
@@ -37,7 +37,7 @@ class ObjectKey(NamedTuple):
 
     @property
     def path(self) -> bytes:
-        """Where the object is, relative to the store."""
+        """The path of the object, relative to the store."""
         return object_path(self.digest, executable=self.executable)
 
     @property
@@ -47,7 +47,7 @@ class ObjectKey(NamedTuple):
 
 
 class Objects:
-    """The `objects/` of the store at the absolute path `store`, open at `store_fd` (borrowed)."""
+    """The objects of the store at the absolute path `store`, open at `store_fd` (borrowed)."""
 
     def __init__(self, store: bytes, store_fd: int) -> None:
         self._path = store
@@ -58,7 +58,7 @@ class Objects:
         return contents_since_ns(self._path)
 
     def note_boot(self) -> None:
-        """Find out, once, which contents are of this boot. Raises OSError."""
+        """Record the time after which objects belong to this boot. Raises OSError."""
         _ = self._of_this_boot_ns
 
     @cached_property
@@ -71,35 +71,35 @@ class Objects:
         return os.fstat(self.store_fd)
 
     def are_in(self, directory: os.stat_result) -> bool:
-        """Tell whether a directory is the store of these objects, whatever its path was."""
+        """Return whether a directory is the store of these objects, under any path."""
         return os.path.samestat(directory, self._place)
 
     def free_space(self) -> int:
-        """Return the bytes of disk that this user may still use. Raises OSError."""
+        """Return the disk space (bytes) available to this user. Raises OSError."""
         found = os.statvfs(self.store_fd)
         return found.f_bavail * found.f_frsize
 
     def size(self, key: ObjectKey) -> int | None:
-        """Return how many bytes an object has, None if it is not there. Raises OSError."""
+        """Return the size (bytes) of an object, or None if it does not exist. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             return os.stat(key.path, dir_fd=self.store_fd, follow_symlinks=False).st_size
         return None
 
     def usable(self, key: ObjectKey) -> bool:
-        """Tell whether the object is there, and whole.
+        """Return whether the object exists and is intact; delete a damaged one.
 
-        One from before this boot may have been cut by a power failure, since nothing syncs it,
-        and one without its stamp may have been written to: it is read, and deleted if it is not
-        what its name says, as is one with another mode. Raises OSError.
+        An object of an earlier boot may have been truncated by a power failure, since objects are
+        not synced, and one without its stamp may have been modified: both are read and hashed.
+        Raises OSError.
         """
-        whole = self._is_whole(key.path, key)
-        if whole is False:
+        intact = self._is_intact(key.path, key)
+        if intact is False:
             self.remove(key)
-        return bool(whole)
+        return bool(intact)
 
-    def _is_whole(self, path: bytes, key: ObjectKey) -> bool | None:
-        """Tell whether what is at a path is the whole object; None if nothing is there."""
-        since_ns = self._of_this_boot_ns  # noted before the first content comes
+    def _is_intact(self, path: bytes, key: ObjectKey) -> bool | None:
+        """Return whether the file at a path is the intact object; None if it does not exist."""
+        since_ns = self._of_this_boot_ns  # recorded before the first object is stored
         try:
             found = os.stat(path, dir_fd=self.store_fd, follow_symlinks=False)
             if found.st_mode != stat.S_IFREG | key.mode:
@@ -111,16 +111,16 @@ class Objects:
         except FileNotFoundError:
             return None
         try:
-            return hash_file(fd)[0] == key.digest
+            return hash_file(fd).digest == key.digest
         finally:
             os.close(fd)
 
     def link(self, key: ObjectKey, name: bytes, dir_fd: int) -> None:
-        """Make `name` in `dir_fd`, on the store's file system, a hard link to an object.
+        """Create the hard link `name` in `dir_fd`, on the store's file system, to an object.
 
-        The kernel lets nobody but root link a file of somebody else's that is read-only (proc(5),
-        protected_hardlinks): then a copy is linked, which this user keeps as an object too.
-        Raises ConcurrentChange, StoreDamaged, OSError.
+        Only root may link to another user's read-only file (proc(5), protected_hardlinks). Others
+        get a link to a copy, which the store keeps as this user's object. Raises ConcurrentChange,
+        StoreDamaged, OSError.
         """
         try:
             self._link(key.path, key, name, dir_fd)
@@ -129,17 +129,18 @@ class Objects:
         except PermissionError:
             own = user_object_path(key.path, os.geteuid())
             linked = False
-            while not linked:  # a collection may take the copy away before it is linked
-                if not self._is_whole(own, key):
+            while not linked:  # gc may remove the copy before it is linked
+                if not self._is_intact(own, key):
                     self._copy_object(key.path, own, key)
                 with contextlib.suppress(FileNotFoundError):
                     self._link(own, key, name, dir_fd)
                     linked = True
 
     def _link(self, path: bytes, key: ObjectKey, name: bytes, dir_fd: int) -> None:
-        """Link the object at a path. The old file stays where it is linked as often as it can be.
+        """Link the object at a path; replace it with a copy if it has the maximum of links.
 
-        ext4 allows 65,000 links, and the empty file gets there first.
+        ext4 allows 65,000 links, which the empty file reaches first. Existing links keep the old
+        file.
         """
         try:
             os.link(path, name, src_dir_fd=self.store_fd, dst_dir_fd=dir_fd)
@@ -150,20 +151,19 @@ class Objects:
             self._link(path, key, name, dir_fd)
 
     def remove_unused(self, key: ObjectKey, owner: int, links: int = 1) -> int:
-        """Delete the object if nothing links to it, and so the copy of it that `owner` keeps.
+        """Delete the object, and the copy that belongs to `owner`, if no layer links to them.
 
-        The object may have so many `links`, its own name being one.
-
-        Returns the bytes that this gave back. Deleting is safe at any time, since whoever uses an
-        object holds a link of its own. Raises OSError.
+        An object with up to `links` links, including its own name, counts as unused. Returns the
+        disk space freed (bytes). Deleting is always safe, since every user of an object has its own
+        link. Raises OSError.
         """
         freed = unlink_unused(key.path, self.store_fd, links)
         return freed + unlink_unused(user_object_path(key.path, owner), self.store_fd)
 
     def linked_by(self, key: ObjectKey, owner: int) -> tuple[bytes, os.stat_result] | None:
-        """Find the object that a layer of the user `owner` links to: its path, and its state.
+        """Return the path and the stat of the object that layers of the user `owner` link to.
 
-        None if there is none. Raises OSError.
+        Returns None if it does not exist. Raises OSError.
         """
         path, found = key.path, None
         with contextlib.suppress(FileNotFoundError):
@@ -175,22 +175,22 @@ class Objects:
         return None if found is None else (path, found)
 
     def has(self, key: ObjectKey, found: os.stat_result) -> bool:
-        """Tell whether a file is the object itself. Raises OSError."""
+        """Return whether a file is the object itself. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             place = os.stat(key.path, dir_fd=self.store_fd, follow_symlinks=False)
             return os.path.samestat(place, found)
         return False
 
     def remove(self, key: ObjectKey) -> None:
-        """Delete the object's name; links to it stay what they are. Raises OSError."""
+        """Delete the name of an object; other links to it remain. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(key.path, dir_fd=self.store_fd)
 
     def publish(self, fd: int, key: ObjectKey) -> bool:
-        """Give an open file its name as an object; False if there was one already.
+        """Link an open file to its name as an object; return False if the object exists already.
 
-        link(2), not rename(2): a rename would replace an object that another process has found
-        and is about to link, and that link would fail.
+        link(2) and not rename(2): a rename would replace an object that another process has just
+        found and is about to link.
         """
         source = f"/proc/self/fd/{fd}"
         try:
@@ -200,9 +200,10 @@ class Objects:
         return True
 
     def _copy_object(self, source: bytes, target: bytes, key: ObjectKey) -> None:
-        """Put a copy of the object at `source` in the place of what is at `target`.
+        """Replace `target` with a copy of the object at `source`.
 
-        It keeps the time, which make(1) looks at. Raises ConcurrentChange, StoreDamaged, OSError.
+        The copy keeps the time, since make(1) compares it. Raises ConcurrentChange, StoreDamaged,
+        OSError.
         """
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # it may be a FIFO
@@ -213,10 +214,10 @@ class Objects:
             found = os.fstat(old)
             with scratch(self.store_fd, "object") as work:
                 with unnamed_file(self.store_fd) as new:
-                    if hash_file(old, copy_to=new)[0] != key.digest:
+                    if hash_file(old, copy_to=new).digest != key.digest:
                         raise StoreDamaged(
                             f"the object {quoted(source)} is damaged",
-                            hint="`cas verify --repair` heals what can be healed",
+                            hint="run `cas verify --repair`",
                         )
                     os.fchmod(new, key.mode)
                     os.utime(new, ns=(found.st_mtime_ns, found.st_mtime_ns))
@@ -228,7 +229,7 @@ class Objects:
 
 
 def unlink_unused(path: bytes, dir_fd: int, links: int = 1) -> int:
-    """Delete the object at a path if nothing links to it; see `Objects.remove_unused`."""
+    """Delete the object at a path if it is unused; see `Objects.remove_unused`."""
     try:
         found = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
         if found.st_nlink > links:

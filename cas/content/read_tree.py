@@ -1,4 +1,4 @@
-"""Taking the contents of a stored tree out of its layer."""
+"""Reading the contents of a stored tree from its layer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cas.system.directories import DirCursor, open_directory
 from cas.system.files import open_file
 from cas.system.text import quoted
 
-_HINT = "`cas verify --repair` heals what can be healed"
+_HINT = "run `cas verify --repair`"
 
 
 def contents_of(manifest: Manifest, layer: bytes) -> Iterator[tuple[Entry, int]]:
-    """Yield each entry of a tree; with a file a descriptor of its content, until the next step.
+    """Yield each entry of a tree, with a descriptor of a file's content until the next step, or -1.
 
     Raises StoreDamaged, OSError.
     """
@@ -43,17 +43,17 @@ def contents_of(manifest: Manifest, layer: bytes) -> Iterator[tuple[Entry, int]]
 
 
 def read_content(entry: Entry, fd: int) -> bytes:
-    """Return an entry's content, which has to fit into memory. Raises StoreDamaged, OSError."""
+    """Return the content of an entry, which must fit into memory. Raises StoreDamaged, OSError."""
     with open(fd, "rb", closefd=False) as file:
-        data = file.read(entry.size + 1)  # one more shows a file that has grown
+        data = file.read(entry.size + 1)  # one byte more detects a file that has grown
     if hash_bytes(data) != entry.digest:
         raise _damaged(entry)
     return data
 
 
 def check_content(entry: Entry, fd: int, copy_to: int | None = None) -> None:
-    """Hash an entry's content, and copy it to a descriptor. Raises StoreDamaged, OSError."""
-    if hash_file(fd, copy_to)[0] != entry.digest:
+    """Check the content of an entry, and copy it to a descriptor. Raises StoreDamaged, OSError."""
+    if hash_file(fd, copy_to).digest != entry.digest:
         raise _damaged(entry)
 
 

@@ -1,8 +1,8 @@
-"""The stamp of a content: by its time, a write to it shows without reading it.
+"""Tamper stamps: modification times that reveal a write to an object without reading it.
 
-The time of a content's file, when it was first stored, has in its last six digits (nanoseconds)
-a number that is made of its digest. Whoever writes into the file, through a link of a linked
-sysroot for example, gives it another time, and by chance the same digits once in a million.
+The last six digits (nanoseconds) of an object's modification time are derived from its digest. A
+write to the file, for example through a link in a linked sysroot, sets another time, which has the
+same digits once in a million.
 """
 
 from __future__ import annotations
@@ -12,39 +12,40 @@ import time
 
 from cas.model.manifest import Digest
 
-_UNIT = 10**6
-_OF_FORMAT = 700_007
+_STAMP_NS = 10**6
+_FORMAT_DIGITS = 700_007
+"""The stamp of the format file, which tests the precision of the file system."""
 
 
 def stamp(fd: int, digest: Digest) -> None:
-    """Give the file open at `fd`, whose content has this digest, its stamp. Raises OSError."""
+    """Stamp the file open at `fd`, whose content has this digest. Raises OSError."""
     stamp_at(fd, digest, time.time_ns())
 
 
 def stamp_at(fd: int, digest: Digest, when_ns: int) -> None:
     """Like `stamp`, with a time just before `when_ns` (since 1970). Raises OSError."""
-    when = (when_ns // _UNIT - 1) * _UNIT + _digits(digest)
+    when = (when_ns // _STAMP_NS - 1) * _STAMP_NS + _digits(digest)
     os.utime(fd, ns=(when, when))
 
 
 def is_stamped(found: os.stat_result, digest: str | bytes) -> bool:
-    """Tell whether a file has the stamp of a digest."""
-    return found.st_mtime_ns % _UNIT == _digits(digest)
+    """Return whether a file has the stamp of a digest."""
+    return found.st_mtime_ns % _STAMP_NS == _digits(digest)
 
 
 def mark_time_support(fd: int) -> None:
-    """Let `has_exact_times` find out from the file open at `fd`. Raises OSError."""
-    when = time.time_ns() // _UNIT * _UNIT + _OF_FORMAT
+    """Prepare the file open at `fd` for `has_exact_times`. Raises OSError."""
+    when = time.time_ns() // _STAMP_NS * _STAMP_NS + _FORMAT_DIGITS
     os.utime(fd, ns=(when, when))
 
 
-def has_exact_times(tried: os.stat_result) -> bool:
-    """Tell whether the file system of what was tried out keeps times that exactly.
+def has_exact_times(marked: os.stat_result) -> bool:
+    """Return whether the file system of a marked file stores times in nanoseconds.
 
-    Not all do: ext4 with small inodes keeps seconds.
+    ext4 with small inodes stores only seconds.
     """
-    return tried.st_mtime_ns % _UNIT == _OF_FORMAT
+    return marked.st_mtime_ns % _STAMP_NS == _FORMAT_DIGITS
 
 
 def _digits(digest: str | bytes) -> int:
-    return int(digest[:8], 16) % _UNIT
+    return int(digest[:8], 16) % _STAMP_NS

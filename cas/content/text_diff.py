@@ -1,4 +1,4 @@
-"""How the text of two files differs, as `diff -u` shows it."""
+"""Unified diffs of text files, like `diff -u`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from cas.model.manifest import Entry, Kind
 from cas.system.files import open_file
 from cas.system.text import quoted
 
-_LARGEST = 1 << 20
-_MOST = 10_000
-"""Files of more bytes, or lines, are not compared: difflib takes time by the square."""
+_MAX_BYTES = 1 << 20
+_MAX_LINES = 10_000
+"""Larger files are not compared: difflib takes quadratic time."""
 _CONTROL = re.compile(
     r"[\0-\x08\x0b\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]|\r(?!\n)"
 )
-"""What controls a terminal, or the direction of text."""
+"""Characters that control a terminal or the direction of text."""
 
 
 def unified(difference: Difference, before: bytes, after: bytes) -> list[str] | None:
-    """Return the lines by which a file differs in the trees at two paths, without their ends.
+    """Return the lines of the diff of a file in two trees, without line ends.
 
-    None if there is nothing to show: it is no file on both sides (or none on one), has other bits
-    only, is long, or is not text: UTF-8, and nothing in it that controls a terminal.
-
-    Raises OSError.
+    `before` and `after` are the paths of the trees. Returns None if there is nothing to show: an
+    entry is not a file, only the executable bit differs, or the file is too large or not text
+    (UTF-8 without control characters). Raises OSError.
     """
     import difflib
 
@@ -34,7 +33,7 @@ def unified(difference: Difference, before: bytes, after: bytes) -> list[str] | 
     if old is None or new is None or old == new:
         return None
     path = quoted(difference.path)
-    end = "\t" if " " in path else ""  # else patch(1) would take what is before the blank
+    end = "\t" if " " in path else ""  # patch(1) would end the name at the blank
     names = (
         "/dev/null" if difference.before is None else f"a/{path}{end}",
         "/dev/null" if difference.after is None else f"b/{path}{end}",
@@ -43,20 +42,20 @@ def unified(difference: Difference, before: bytes, after: bytes) -> list[str] | 
 
 
 def _lines(entry: Entry | None, root: bytes) -> list[str] | None:
-    """Return the lines of a file, with their ends; none of one that is not there."""
+    """Return the lines of a file with their ends, none if it is missing, or None if it is unfit."""
     if entry is None:
         return []
-    if entry.kind is not Kind.FILE or entry.size > _LARGEST:
+    if entry.kind is not Kind.FILE or entry.size > _MAX_BYTES:
         return None
     try:
         with open(open_file(os.path.join(root, entry.path)), "rb") as file:
             text = file.read(entry.size + 1).decode()
-    except ValueError:  # it is not UTF-8, or no file any more
+    except ValueError:  # it is not UTF-8, or not a regular file now
         return None
     if _CONTROL.search(text):
         return None
-    *lines, last = text.split("\n")  # as diff(1) does it, and not str.splitlines()
-    if len(lines) > _MOST:
+    *lines, last = text.split("\n")  # like diff(1); str.splitlines() splits at more
+    if len(lines) > _MAX_LINES:
         return None
     return [f"{line}\n" for line in lines] + ([last] if last else [])
 

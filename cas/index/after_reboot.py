@@ -1,4 +1,4 @@
-"""What may be relied on, after a power failure may have taken what was not on the disk yet."""
+"""Rechecks artifacts that a power failure may have damaged."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from cas.model.artifact import Artifact
 def recheck_after_reboot(storage: StoreParts, artifact: Artifact) -> Artifact | None:
     """Check an artifact of an earlier boot, contents included.
 
-    Returns the artifact, marked as safe on disk; or None, and forgets it, if it is damaged. In a
-    store that cannot be written, it is checked each time. Raises OSError.
+    Returns the artifact, now recorded as safe on the disk. If it is damaged, deletes its record and
+    returns None. In a read-only store it is checked each time. Raises OSError.
     """
     if artifact.boot_id in (None, boot_id()):
         return artifact
@@ -31,7 +31,7 @@ def recheck_after_reboot(storage: StoreParts, artifact: Artifact) -> Artifact | 
                 else:
                     writer.delete(artifact.signature)
                     artifact_links.remove(storage.fd, artifact.signature)
-                    what = f"a power failure may have cut it: {damage}"
+                    what = f"damaged, maybe by a power failure: {damage}"
                     lost = new_event(EventKind.LOST, artifact.signature, what=what)
                     append_events(storage.fd, [lost])
     return checked

@@ -1,7 +1,7 @@
-"""`artifacts/`: a symbolic link from each signature to its layer.
+"""Artifact links: `artifacts/` has a symbolic link from each ID to its layer.
 
-People find layers by them, and the index can be made again from them. The time of a link is when
-its artifact was last used.
+People find layers through them, and the index can be rebuilt from them. The modification time of a
+link is the time of last use of its artifact.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from cas.system.directories import disk_use, disk_use_at, open_directory
 
 
 def make(store_fd: int, artifact: Artifact, work: Scratch) -> int:
-    """Make an artifact's link, in the place of an older one; return the bytes of disk it takes.
+    """Create the link of an artifact, replacing an older one; return its disk space (bytes).
 
-    Called under the store's exclusive lock. Raises OSError.
+    The caller holds the store's exclusive lock. Raises OSError.
     """
     path = artifact_path(artifact.signature)
     taken = -disk_use_at(path, store_fd)
@@ -38,9 +38,9 @@ def make(store_fd: int, artifact: Artifact, work: Scratch) -> int:
 
 
 def remove(store_fd: int, signature: Signature) -> int:
-    """Remove a signature's link, and its recipe's directory with the last one.
+    """Remove the link of an ID, and the directory of its recipe with the last link.
 
-    Returns the bytes of disk given back. Raises OSError.
+    Returns the disk space freed (bytes). Raises OSError.
     """
     path = artifact_path(signature)
     freed = disk_use_at(path, store_fd)
@@ -50,7 +50,7 @@ def remove(store_fd: int, signature: Signature) -> int:
 
 
 def remove_recipe(store_fd: int, recipe: str) -> int:
-    """Remove a recipe's directory if it is empty; return the bytes of disk given back."""
+    """Remove the directory of a recipe if it is empty; return the disk space freed (bytes)."""
     path = os.path.join(b"artifacts", os.fsencode(recipe))
     try:
         found = os.stat(path, dir_fd=store_fd)
@@ -63,15 +63,15 @@ def remove_recipe(store_fd: int, recipe: str) -> int:
 
 
 def note_use(store_fd: int, signatures: Iterable[Signature]) -> None:
-    """Note that artifacts are used now; see `cas.disk.last_use`."""
+    """Set the time of last use of artifacts to now; see `cas.disk.last_use`."""
     for signature in signatures:
         last_use.note_use(artifact_path(signature), store_fd)
 
 
 def last_used_ns(store_fd: int, artifact: Artifact) -> int:
-    """Return when an artifact was last used, or put, in nanoseconds since 1970. Raises OSError.
+    """Return the time of last use or put of an artifact (nanoseconds since 1970).
 
-    Without a link, or the right to look at it, it is the time when it was put.
+    Without an accessible link, that is the time of the put. Raises OSError.
     """
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         path = artifact_path(artifact.signature)
@@ -81,10 +81,7 @@ def last_used_ns(store_fd: int, artifact: Artifact) -> int:
 
 
 def by_recipe(store_fd: int) -> Iterator[tuple[str, list[str]]]:
-    """Yield each recipe, with the names of what has a link there. Raises OSError.
-
-    `signatures` makes signatures of names.
-    """
+    """Yield each recipe with the names of its links, `RECIPE:REST`. Raises OSError."""
     with open_directory(b"artifacts", store_fd) as artifacts:
         for recipe in sorted(os.listdir(artifacts)):
             with contextlib.suppress(NotADirectoryError, FileNotFoundError):
@@ -94,7 +91,7 @@ def by_recipe(store_fd: int) -> Iterator[tuple[str, list[str]]]:
 
 
 def signatures(names: Iterable[str]) -> Iterator[Signature]:
-    """Yield the signatures of links; what is none is passed over."""
+    """Yield the IDs among the names of links."""
     for name in names:
         with contextlib.suppress(BadSignature):
             yield Signature.parse(name)

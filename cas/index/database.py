@@ -1,10 +1,10 @@
-"""The index: LMDB, mapping task signatures to artifact records.
+"""The index: an LMDB database that maps IDs to artifact records.
 
-LMDB's own locks are switched off, and the store's lock file is used in their place. LMDB tells
-its readers apart by process id, and two processes in two PID namespaces (two sandboxes, say) can
-have the same: the second then fails with EAGAIN (measured, LMDB 0.9.36). With one file lock,
-shared for reading and exclusive for writing, that cannot happen, no reader can be stale, and a
-store that may only be read works. Transactions are short: nobody hashes or copies within one.
+LMDB's own locks are switched off; the lock file of the store replaces them. LMDB identifies readers
+by process ID, which two processes in different PID namespaces (sandboxes) can share: the second one
+fails with EAGAIN (measured, LMDB 0.9.36). One file lock, shared for reading and exclusive for
+writing, avoids that, has no stale readers, and works in a read-only store. Transactions are short:
+no contents are hashed or copied in one.
 """
 
 from __future__ import annotations
@@ -26,59 +26,59 @@ from cas.system.directories import open_directory
 from cas.system.oserrors import adding_path
 from cas.system.text import quoted
 
-# Address space, not disk: room for some ten million records, and never changed afterwards,
-# since two processes that resize a map at once can corrupt it (py-lmdb issue 269).
-_MAP_SIZE = 16 << 30
-_HINT = "`cas rebuild-index` makes it again from the store"
+# Address space, not disk: enough for ten million records. It never changes, since two processes
+# that resize a map at the same time can corrupt it (py-lmdb issue 269).
+_MAP_BYTES = 16 << 30
+_HINT = "run `cas rebuild-index`, which rebuilds the index from the store"
 _DATABASES = (b"artifacts", b"hashes", b"trees")
 
 
 class IndexUnavailable(CasError):
-    """The index cannot be written or read for a reason outside of it, such as a full disk."""
+    """The index cannot be used for an external reason, such as a full disk."""
 
 
 class NotOwner(CasError):
-    """A process uses what its parent opened."""
+    """A forked process uses an index that its parent opened."""
 
     def __init__(self, path: bytes) -> None:
         super().__init__(
-            f"the index {quoted(path)} was opened by the process that forked this one",
-            hint="close the Store that came from there, and open one here",
+            f"the index {quoted(path)} was opened by the parent of this process",
+            hint="close the inherited Store, and open a new one in this process",
         )
 
 
 class Reader:
-    """What can be asked of the index in one transaction."""
+    """A read transaction of the index."""
 
     def __init__(self, txn: lmdb.Transaction, databases: dict[bytes, lmdb._Database]) -> None:
         self._txn = txn
         self._artifacts, self._hashes, self._trees = (databases[name] for name in _DATABASES)
 
     def get(self, signature: Signature) -> Artifact | None:
-        """Return the artifact of a whole signature, if there is one. Raises StoreDamaged."""
+        """Return the artifact of an ID, or None. Raises StoreDamaged."""
         record = self.record(str(signature))
         return None if record is None else record.artifact()
 
     def record(self, name: str) -> IndexRecord | None:
-        """Return the record of a whole signature, if `name` is one that is there."""
+        """Return the record of the complete ID `name`, or None."""
         key = os.fsencode(name)
-        if not 0 < len(key) <= MAX_LENGTH:  # what LMDB takes
+        if not 0 < len(key) <= MAX_LENGTH:  # the keys that LMDB accepts
             return None
         data = self._txn.get(key, db=self._artifacts)
         return None if data is None else IndexRecord(name, bytes(data))
 
     def records(self) -> list[IndexRecord]:
-        """Return every record, in the order of signatures."""
+        """Return all records in the order of their IDs."""
         rows = self._txn.cursor(self._artifacts)
         return [IndexRecord(os.fsdecode(bytes(key)), bytes(data)) for key, data in rows]
 
     def names(self) -> set[str]:
-        """Return the names of all artifacts, which are signatures if the index is as it was."""
+        """Return the names of all records, which are IDs unless the index is damaged."""
         keys = self._txn.cursor(self._artifacts).iternext(keys=True, values=False)
         return {os.fsdecode(bytes(key)) for key in keys}
 
     def signatures(self) -> set[Signature]:
-        """Return the signatures of all artifacts. Raises StoreDamaged."""
+        """Return the IDs of all artifacts. Raises StoreDamaged."""
         return set(map(recorded_signature, self.names()))
 
     def trees(self) -> set[str]:
@@ -87,7 +87,7 @@ class Reader:
         return {bytes(key).partition(b"\0")[0].decode(errors="replace") for key in keys}
 
     def is_consistent(self, artifacts: Iterable[Artifact]) -> bool:
-        """Tell whether these artifacts, and no others, are found by hash and by tree."""
+        """Return whether the secondary indexes have exactly these artifacts."""
         expected: list[set[bytes]] = [set(), set()]
         for artifact in artifacts:
             for number, (_, secondary) in enumerate(self._secondary(artifact)):
@@ -102,15 +102,15 @@ class Reader:
         yield self._trees, artifact.tree.encode() + b"\0" + key
 
     def content(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield every key and value, from every page that is in use.
+        """Yield every key and value, reading every page in use.
 
-        Raises StoreDamaged, or ends the process (SIGSEGV).
+        Raises StoreDamaged. A corrupt page can end the process (SIGSEGV).
         """
         for database in (self._artifacts, self._hashes, self._trees):
             yield from ((bytes(key), bytes(data)) for key, data in self._txn.cursor(database))
 
     def like(self, abbreviation: str) -> list[Signature]:
-        """Return the signatures that begin with the first or end near the last field given.
+        """Return the IDs whose recipe is the first field, or whose hash begins with the last one.
 
         Raises StoreDamaged.
         """
@@ -121,7 +121,7 @@ class Reader:
         return sorted(found, key=str)
 
     def of_tree(self, tree: Digest) -> list[Artifact]:
-        """Return the artifacts that are this tree. Raises StoreDamaged."""
+        """Return the artifacts with this tree. Raises StoreDamaged."""
         keys = [key.partition(b"\0")[2] for key in self._range(self._trees, tree + "\0")]
         found = (self.get(_signature_of(key)) for key in keys)
         return [artifact for artifact in found if artifact is not None]
@@ -138,10 +138,10 @@ class Reader:
 
 
 class Writer(Reader):
-    """What can be done to the index in one transaction."""
+    """A write transaction of the index."""
 
     def put(self, artifact: Artifact) -> None:
-        """Record an artifact in the place of one of the same signature."""
+        """Store the record of an artifact, replacing one of the same ID."""
         self.delete(artifact.signature)
         record = artifact.record()
         self._txn.put(record.name.encode(), record.data, db=self._artifacts)
@@ -149,7 +149,7 @@ class Writer(Reader):
             self._txn.put(secondary, b"", db=database)
 
     def delete(self, signature: Signature) -> Artifact | None:
-        """Forget an artifact; return what was forgotten."""
+        """Delete the record of an ID; return its artifact, or None."""
         artifact = self.get(signature)
         if artifact is not None:
             self._txn.delete(str(signature).encode(), db=self._artifacts)
@@ -158,12 +158,12 @@ class Writer(Reader):
         return artifact
 
     def forget(self, name: str) -> None:
-        """Forget the record of a signature, even one that makes no sense."""
+        """Delete the record of an ID, even a corrupt one."""
         key = os.fsencode(name)
         self._txn.delete(key, db=self._artifacts)
         for database in (self._hashes, self._trees):
             keys = map(bytes, self._txn.cursor(database).iternext(keys=True, values=False))
-            for secondary in [one for one in keys if one.endswith(b"\0" + key)]:
+            for secondary in [k for k in keys if k.endswith(b"\0" + key)]:
                 self._txn.delete(secondary, db=database)
 
 
@@ -172,10 +172,10 @@ def _signature_of(key: bytes) -> Signature:
 
 
 class Index:
-    """The index in the directory `path`, or file, under the lock file `lock` (both absolute).
+    """The index in the directory (or file) `path`, with the lock file `lock` (both absolute).
 
-    `writable` tells whether this process may write to it. A child that was forked meanwhile can
-    only close it; anything else raises NotOwner there.
+    `writable` is whether this process may write to it. A forked child can only close it; anything
+    else raises NotOwner there.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class Index:
             self._env = lmdb.open(
                 path,
                 subdir=directory,
-                map_size=_MAP_SIZE,
+                map_size=_MAP_BYTES,
                 max_dbs=len(_DATABASES) + 1,
                 readonly=not self.writable,
                 create=create,
@@ -206,7 +206,7 @@ class Index:
             self._databases = {name: self._env.open_db(name, create=create) for name in _DATABASES}
 
     def _refuse_missing(self) -> None:
-        """Refuse to begin with what LMDB would make a new index of. Raises StoreDamaged."""
+        """Refuse a missing or empty index, which LMDB would create. Raises StoreDamaged."""
         with contextlib.suppress(FileNotFoundError):
             if os.stat(self._data).st_size:
                 return
@@ -217,13 +217,13 @@ class Index:
             share_with_group(file.fileno(), directory)
 
     def _lengthen(self) -> None:
-        """Make a file that ends before its last page longer, since to read there is fatal (SIGBUS).
+        """Extend a file that ends before its last page, since reading there is fatal (SIGBUS).
 
-        LMDB does not write a page at the end that is not in use; so short is not damaged, but what
-        lost its end is short too. Then empty pages are found, which LMDB refuses. Raises
-        StoreDamaged if that last page cannot be.
+        LMDB does not write unused pages at the end, so a short file may be intact. If it has lost
+        its end, LMDB finds empty pages and refuses them. Raises StoreDamaged if the last page is
+        beyond the map.
         """
-        if self._env.info()["map_size"] > _MAP_SIZE:
+        if self._env.info()["map_size"] > _MAP_BYTES:
             raise StoreDamaged(f"the index {quoted(self._path)} is damaged", hint=_HINT)
         length = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
         if self.writable and os.stat(self._data).st_size < length:
@@ -235,11 +235,12 @@ class Index:
             self._env.copyfd(fd)
 
     def fill(self) -> None:
-        """Write as many pages as there are, and so into all that are said to be free.
+        """Write as many pages as the index has, which reuses every page that is marked as free.
 
-        Raises IndexUnavailable, StoreDamaged, or ends the process (SIGABRT).
+        Raises IndexUnavailable, StoreDamaged. A corrupt list of free pages can end the process
+        (SIGABRT).
         """
-        page = bytes(3000)  # more than goes into a page with others (lmdb.h: about half of it)
+        page = bytes(3000)  # more than half a page, so that each value has its own
         with self._faults():
             filler = self._env.open_db(b"filler")
             pages = self._env.info()["last_pgno"]
@@ -249,40 +250,40 @@ class Index:
                         txn.put(b"%d" % number, page)
 
     def sync(self) -> None:
-        """Write it to the disk. Raises IndexUnavailable."""
+        """Write the index to the disk. Raises IndexUnavailable."""
         with self._faults():
             self._env.sync(True)
 
     def close(self) -> None:
-        """Close it; nothing can be asked of it any more."""
+        """Close the index."""
         self._env.close()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Reader]:
-        """A transaction that sees one state of the index, under the shared lock."""
+        """Yield a transaction that sees one state of the index, under the shared lock."""
         with self.locked(exclusive=False), self._faults(), self._env.begin() as txn:
             yield Reader(txn, self._databases)
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Writer]:
-        """Like `transaction`, under the exclusive lock, which it takes."""
+        """Take the exclusive lock, and yield a `transaction`."""
         with self.locked(exclusive=True), self.transaction() as writer:
             yield writer
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Writer]:
-        """A transaction for a caller that holds the exclusive lock.
+        """Yield a write transaction; the caller holds the exclusive lock.
 
-        It becomes visible, and durable in itself, at the end of the block; it is undone if the
-        block raises. Raises IndexUnavailable.
+        It is committed at the end of the block, and aborted if the block raises. Raises
+        IndexUnavailable.
         """
         self._check_owner()
         if not self.writable:
-            why, hint = "not writable for this user", "let the user write to it"
+            reason, hint = "not writable for this user", "change its permissions"
             if os.statvfs(self._path).f_flag & os.ST_RDONLY:
-                why, hint = "on a read-only file system", "mount that for writing"
+                reason, hint = "on a read-only file system", "mount it read-write"
             raise IndexUnavailable(
-                f"the index {quoted(self._path)} is {why}", hint=f"{hint}, or use another store"
+                f"the index {quoted(self._path)} is {reason}", hint=f"{hint}, or use another store"
             )
         with self._faults():
             txn = self._env.begin(write=True)
@@ -296,9 +297,9 @@ class Index:
 
     @contextlib.contextmanager
     def locked(self, *, exclusive: bool) -> Iterator[None]:
-        """Hold the store's lock (flock(2)); it is let go when its holder dies.
+        """Hold the store's lock (flock(2)) during a `with` block; the kernel releases it at death.
 
-        Not to be taken by one thread twice. Raises NotOwner.
+        A thread must not take it twice. Raises NotOwner.
         """
         self._check_owner()
         fd = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
@@ -308,7 +309,7 @@ class Index:
             yield
         finally:
             with adding_path(self._lock):
-                if os.getpid() == self._owner:  # a child that has it holds the lock no longer
+                if os.getpid() == self._owner:  # an inherited descriptor must not keep the lock
                     fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
@@ -326,13 +327,13 @@ class Index:
         except (lmdb.DiskError, lmdb.ReadonlyError, lmdb.MemoryError) as error:
             raise IndexUnavailable(f"cannot use the index {where}: {error}") from error
         except lmdb.Error as error:
-            # A write that a full disk cuts short is an "Input/output error" to LMDB.
+            # LMDB reports a short write on a full disk as "Input/output error".
             if any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EIO)):
-                hint = "if the disk is full, `cas gc` makes room"
+                hint = "if the disk is full, free space with `cas gc`"
                 raise IndexUnavailable(
                     f"cannot write the index {where}: {error}", hint=hint
                 ) from error
             if "already open in this process" in str(error):
-                hint = "use that Store, or close it first"
+                hint = "use the open Store, or close it first"
                 raise IndexUnavailable(f"{where} is open in this process", hint=hint) from error
             raise StoreDamaged(f"the index {where} is damaged: {error}", hint=_HINT) from error

@@ -1,4 +1,4 @@
-"""The format of a store: making an empty one, and knowing one that is there."""
+"""The format of a store: creating an empty store, and checking an existing one."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from cas.system.oserrors import adding_path
 from cas.system.text import quoted
 
 _FOR_PEOPLE = {os.fsdecode(name) for name in (COUNTS, LOG)}
-"""Nothing relies on these, so they may be anything."""
+"""Nothing relies on these, so their kind is not checked."""
 _FILES = {*FILES, "index/data.mdb"} - _FOR_PEOPLE
 _DIRECTORIES = set(DIRECTORIES) - _FOR_PEOPLE
 _NEEDED = {*_DIRECTORIES, "lock"} - {"index"}
-"""What every store has; of the index something else is said."""
+"""Every store has these. A missing index has an error of its own."""
 
 
 class NoStore(CasError):
-    """There is no store at a path, because nothing was put there yet."""
+    """There is no store at a path."""
 
     def __init__(self, path: bytes) -> None:
         super().__init__(
             f"there is no store at {quoted(path)}",
-            hint="the first `cas put` makes it, or `cas init`",
+            hint="create it with `cas init`, or with the first `cas put`",
         )
 
 
 class StoreTooNew(StoreDamaged):
-    """The store was written by a version of this program that does more than this one."""
+    """The store has a newer format than this program supports."""
 
 
 def find_store(path: bytes, *, create: bool) -> None:
-    """Make sure that there is a store at a path; with `create`, make it if nothing is there.
+    """Check that there is a store at a path; with `create`, create a missing one.
 
-    Raises NoStore, InputRefused, and what `check_format` raises.
+    Raises NoStore, InputRefused, and as `check_format`.
     """
     try:
         os.stat(os.path.join(path, b"format"))
     except NotADirectoryError as error:
         where = quoted(path)
-        hint = "give the store's directory"
+        hint = "name the directory of the store"
         raise InputRefused(f"{where} is not a directory", hint=hint) from error
     except FileNotFoundError:
         if not create:
@@ -61,7 +61,7 @@ def find_store(path: bytes, *, create: bool) -> None:
 
 
 def make_store(path: bytes) -> None:
-    """Make an empty store, on the disk. The format file comes last: with it, the store is whole.
+    """Create an empty store. The format file comes last and makes the store complete.
 
     Raises InputRefused, OSError.
     """
@@ -70,8 +70,8 @@ def make_store(path: bytes) -> None:
     foreign = {os.fsdecode(name) for name in os.listdir(path)} - {*DIRECTORIES, *FILES}
     if foreign:
         raise InputRefused(
-            f"{quoted(path)} is no store and not empty (it has {quoted(min(foreign))})",
-            hint="give an empty or a new directory as the store",
+            f"{quoted(path)} is not a store and not empty (it has {quoted(min(foreign))})",
+            hint="name an empty or new directory as the store",
         )
     lock = _make_parts(path)
     index = Index(os.path.join(path, b"index"), lock, create=True)
@@ -85,7 +85,7 @@ def make_store(path: bytes) -> None:
 
 
 def restore_store(path: bytes) -> None:
-    """Make what a store at a path lacks of directories, and its lock. Raises as `check_format`."""
+    """Create the missing directories and the lock of a store. Raises as `check_format`."""
     if os.path.isfile(os.path.join(path, b"format")):
         with adding_path(path):
             _check_kinds(path, complete=False)
@@ -94,15 +94,15 @@ def restore_store(path: bytes) -> None:
 
 
 def _make_parts(path: bytes, *, again: bool = False) -> bytes:
-    """Make a store's directories, lock and counts, as far as they are missing; return the lock.
+    """Create the missing directories, lock and counts of a store; return the path of the lock.
 
-    What is made `again` belongs to whom the store belongs.
+    Entries created `again` are given to the owner of the store.
     """
     with open_directory(path) as store, adding_path(store):
         fans = [f"objects/{number:02x}" for number in range(256)]
         for name in (*DIRECTORIES, *fans):
             if not os.path.lexists(os.path.join(path, name.encode())):
-                with contextlib.suppress(FileExistsError):  # somebody was faster
+                with contextlib.suppress(FileExistsError):  # another process was faster
                     make_subdirectory(name.encode(), store)
                     if again:
                         give_to_owner(name.encode(), store)
@@ -117,7 +117,7 @@ def _make_parts(path: bytes, *, again: bool = False) -> bytes:
 
 
 def check_format(path: bytes) -> None:
-    """Refuse a directory that is no store, or one of a later format, or of several machines.
+    """Refuse a directory that is not a store, a newer format, and network file systems.
 
     Raises StoreDamaged, StoreTooNew, InputRefused, OSError.
     """
@@ -130,21 +130,21 @@ def check_format(path: bytes) -> None:
     magic, _, version = FORMAT.rpartition(" ")
     found_magic, _, found = line.rpartition(" ")
     if found_magic != magic or not found.isdecimal():
-        raise StoreDamaged(f"{quoted(path)} is no store: its format file says {line!r}")
+        raise StoreDamaged(f"{quoted(path)} is not a store: its format file has {line!r}")
     if int(found) > int(version):
         raise StoreTooNew(
-            f"the store {quoted(path)} has format {found}; this cas knows formats up to {version}",
+            f"the store {quoted(path)} has format {found}, newer than {version}, which this cas supports",
             hint="use a newer cas, or another store",
         )
 
 
 def _check_kinds(path: bytes, *, complete: bool) -> None:
-    """Refuse what a link would lead out of, or a FIFO would wait for; if `complete`, a gap too.
+    """Refuse entries of the wrong kind, such as links and FIFOs, and missing ones if `complete`.
 
     Raises StoreDamaged.
     """
     kinds = ((_DIRECTORIES, stat.S_ISDIR, "directory"), (_FILES, stat.S_ISREG, "regular file"))
-    for names, is_right, what in kinds:
+    for names, is_right, kind in kinds:
         for name in sorted(names):
             place = os.path.join(path, name.encode())
             try:
@@ -152,34 +152,34 @@ def _check_kinds(path: bytes, *, complete: bool) -> None:
             except (FileNotFoundError, NotADirectoryError):
                 if complete and name in _NEEDED:
                     raise StoreDamaged(
-                        f"{quoted(place)} is missing", hint="`cas init` makes it again, empty"
+                        f"{quoted(place)} is missing", hint="`cas init` creates an empty one"
                     ) from None
-                continue  # some come later, others are told of where they are needed
+                continue  # created on demand, or reported where it is needed
             if not is_right(mode):
-                hint = "no command makes that: look who did, and what else is changed"
-                raise StoreDamaged(f"{quoted(place)} is no {what}", hint=hint)
+                hint = "no `cas` command creates that: find out what else was changed"
+                raise StoreDamaged(f"{quoted(place)} is not a {kind}", hint=hint)
 
 
 _SHARED_BY_MACHINES = re.compile(
     "afs|beegfs|ceph|cifs|coda|gfs2|gpfs|lustre|ncpfs|nfs4?|ocfs2|orangefs|smb3|smbfs"
     r"|fuse\.(ceph|ceph-fuse|gcsfuse|glusterfs|juicefs|mfs|rclone|s3fs|sshfs)"
 )
-"""As proc(5) calls them in mountinfo."""
+"""Names of file system types in mountinfo (proc(5))."""
 
 
 def refuse_network(path: bytes) -> None:
-    """Refuse a place for a store that other machines may use at the same time.
+    """Refuse a store on a file system that other machines may use at the same time.
 
-    Locks, boots and the memory that LMDB maps (mmap(2)) are those of one kernel. A place that is
-    not there yet is one of its parent. Raises InputRefused, OSError.
+    Locks, boot IDs and the memory map of LMDB work within one kernel only. A missing path is judged
+    by its parent. Raises InputRefused, OSError.
     """
     while not os.path.lexists(path):
         path = os.path.dirname(path)
     kind = _file_system(os.stat(path).st_dev)
     if kind is not None and _SHARED_BY_MACHINES.fullmatch(kind):
         raise InputRefused(
-            f"{quoted(path)} is on a network file system ({kind}), where no store can be",
-            hint="give a directory on a disk of this machine: `--store`, or $CAS_STORE",
+            f"{quoted(path)} is on a network file system ({kind}), which cannot hold a store",
+            hint="choose a directory on a local disk: `--store`, or $CAS_STORE",
         )
 
 

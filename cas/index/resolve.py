@@ -1,4 +1,4 @@
-"""What signatures and abbreviations name in a store."""
+"""Resolves IDs and abbreviations to artifacts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from cas.system.text import quoted, suggestion
 
 
 def resolve(reader: Reader, names: Iterable[str], store: bytes) -> list[Artifact]:
-    """Return the artifacts that signatures or abbreviations name, in their order.
+    """Return the artifacts that IDs or abbreviations match, in their order.
 
-    `store` is the store's path, for messages. Raises NoSuchSignature, which names all that are
-    missing, AmbiguousSignature, StoreDamaged.
+    `store` is the path of the store, for messages. Raises NoSuchSignature with all missing names,
+    AmbiguousSignature, StoreDamaged.
     """
     return [record.artifact() for record in resolve_records(reader, names, store)]
 
 
 def resolve_records(reader: Reader, names: Iterable[str], store: bytes) -> list[IndexRecord]:
-    """Return the records of the artifacts that `resolve` would, and raise what it does."""
+    """Return the records of the artifacts of `resolve`, with the same exceptions."""
     found = [(name, reader.record(name) or _abbreviated(reader, name)) for name in names]
     missing = [name for name, record in found if record is None]
     if missing:
@@ -31,15 +31,15 @@ def resolve_records(reader: Reader, names: Iterable[str], store: bytes) -> list[
 
 
 def _hint(name: str, store: bytes) -> str:
-    """Say how to find out what is there instead of a name."""
+    """Return advice on finding the right name."""
     recipe = name.partition(":")[0]
     with contextlib.suppress(OSError):
         recipes = list(map(os.fsdecode, os.listdir(os.path.join(store, b"artifacts"))))
         if recipe in recipes:
-            return f"`cas ls {recipe}` shows what is there of it"
+            return f"list its IDs with `cas ls {recipe}`"
         if near := suggestion(recipe, recipes):
-            return f"{near} `cas ls` shows what is there"
-    return "`cas ls` shows what is there"
+            return f"{near} List the stored IDs with `cas ls`"
+    return "list the stored IDs with `cas ls`"
 
 
 def _abbreviated(reader: Reader, text: str) -> IndexRecord | None:
