@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from cas.disk.layout import EMPTY_LAYERS
 from cas.errors import CasError
-from cas.system.directories import open_directory, remove_tree
+from cas.system.directories import open_directory
 from cas.system.progress import NO_PROGRESS, Progress
+from cas.system.remove_tree import remove_tree
 from mounter import syscalls
 from mounter.overlay.overlay import attach_overlay
 from mounter.plan import Plan, StrategyRefused

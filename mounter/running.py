@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from cas.disk.scratch import scratch
 from cas.errors import InputRefused
 from cas.system.debug_log import debug
-from cas.system.directories import is_below, make_directory, open_directory
+from cas.system.directories import make_directory, open_directory
+from cas.system.paths import is_below
 from cas.system.progress import NO_PROGRESS, Progress
 from cas.system.text import quoted
 from mounter.linked.make import make_linked_tree

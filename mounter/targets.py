@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from cas.errors import InputRefused, InUse
 from cas.system.debug_log import debug
-from cas.system.directories import DIRECTORY_FLAGS, is_within
+from cas.system.directories import DIRECTORY_FLAGS
+from cas.system.paths import is_within
 from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 from mounter.plan import Plan

@@ -18,7 +18,7 @@ from cas.disk.scratch import MayNotWrite, replace_file
 from cas.model.conflicts import Overlap
 from cas.model.manifest import Digest
 from cas.model.strict_json import has_type, parse
-from cas.system.directories import disk_use, disk_use_at
+from cas.system.disk_use import disk_use, disk_use_at
 from cas.system.files import read_sealed, seal
 
 

@@ -11,8 +11,8 @@ from cas.disk import mount_records
 from cas.disk.leases import read_lease
 from cas.errors import CasError
 from cas.model.manifest import DIRECTORY, Digest, Entry, Manifest
-from cas.system.directories import parents
 from cas.system.mountinfo import MountLine, mount_of
+from cas.system.paths import parents
 from cas.system.text import quoted
 
 

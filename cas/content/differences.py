@@ -9,7 +9,8 @@ from typing import NamedTuple
 from cas.content.layers import node_of
 from cas.errors import InputRefused
 from cas.model.manifest import Entry, Kind, Manifest
-from cas.system.directories import Node, open_directory, path_text, walk
+from cas.system.directories import Node, open_directory, walk
+from cas.system.paths import path_text
 from cas.system.text import quoted
 
 

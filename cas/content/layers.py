@@ -24,15 +24,10 @@ from cas.model.manifest import (
     file_node,
     symlink_node,
 )
-from cas.system.directories import (
-    DirCursor,
-    Node,
-    disk_use,
-    make_directory,
-    open_directory,
-    remove_tree,
-)
+from cas.system.directories import DirCursor, Node, make_directory, open_directory
+from cas.system.disk_use import disk_use
 from cas.system.files import read_file
+from cas.system.remove_tree import remove_tree
 from cas.system.text import quoted
 
 if TYPE_CHECKING:

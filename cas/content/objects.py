@@ -16,7 +16,7 @@ from cas.disk.layout import object_path, user_object_path
 from cas.disk.scratch import scratch, unnamed_file
 from cas.errors import StoreDamaged
 from cas.model.manifest import Digest, Entry
-from cas.system.directories import disk_use
+from cas.system.disk_use import disk_use
 from cas.system.text import quoted
 
 

@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 from cas.disk.group_sharing import share_with_group
 from cas.errors import CasError
-from cas.system.directories import DIRECTORY_FLAGS, open_directory, remove_tree
+from cas.system.directories import DIRECTORY_FLAGS, open_directory
 from cas.system.oserrors import add_path, adding_path
+from cas.system.remove_tree import remove_tree
 from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 

@@ -19,9 +19,11 @@ from cas.model.signature import Signature
 from cas.put.tar_reader import ENCODING, ERRORS
 from cas.store import Store
 from cas.system.compression import SUFFIXES, compressing, is_archive
-from cas.system.directories import DirCursor, is_within, open_directory, remove
+from cas.system.directories import DirCursor, open_directory
 from cas.system.oserrors import adding_path
+from cas.system.paths import is_within, temporary_name
 from cas.system.progress import NO_PROGRESS, Progress
+from cas.system.remove_tree import remove
 from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 
@@ -63,7 +65,7 @@ def export(
     target = os.path.abspath(os.fsencode(target))
     _refuse_unfit(target, store)
     directory, last = os.path.split(target)
-    unfinished = last[:200] + b".cas-" + os.urandom(8).hex().encode()
+    unfinished = temporary_name(last)
     purpose = f"export of {name}"
     with (
         store.compose([name], conflicts=None, purpose=purpose, counted=False) as composition,

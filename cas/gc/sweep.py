@@ -22,7 +22,8 @@ from cas.index import artifact_links
 from cas.index.parts import StoreParts
 from cas.model.manifest import Digest, is_digest
 from cas.model.signature import Signature
-from cas.system.directories import Node, open_directory, remove, walk
+from cas.system.directories import Node, open_directory, walk
+from cas.system.remove_tree import remove
 from cas.usage.space import FreedBytes
 
 

@@ -17,7 +17,8 @@ from cas.disk.layout import artifact_path, layer_path
 from cas.disk.scratch import Scratch
 from cas.model.artifact import Artifact
 from cas.model.signature import BadSignature, Signature
-from cas.system.directories import disk_use, disk_use_at, open_directory
+from cas.system.directories import open_directory
+from cas.system.disk_use import disk_use, disk_use_at
 
 
 def make(store_fd: int, artifact: Artifact, work: Scratch) -> int:

@@ -18,6 +18,7 @@ from cas.disk.scratch import unnamed_file
 from cas.model.manifest import Digest
 from cas.system.closeable import Closeable
 from cas.system.directories import DirCursor
+from cas.system.paths import temporary_name
 
 
 class FileState(NamedTuple):
@@ -112,7 +113,7 @@ def _give_back(
         with unnamed_file(objects.store_fd) as new:
             hash_file(fd, copy_to=new)
             before.restore(new)
-            beside = name[:200] + b".cas-" + os.urandom(8).hex().encode()
+            beside = temporary_name(name)
             source = f"/proc/self/fd/{new}"
             os.link(source, beside, dst_dir_fd=dir_fd, follow_symlinks=True)
             os.rename(beside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)

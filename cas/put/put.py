@@ -29,7 +29,8 @@ from cas.model.signature import Signature
 from cas.put.journal import Journal
 from cas.put.source_tree import Place, ScanResult, consume, read_tree
 from cas.system.compression import SUFFIXES, is_archive
-from cas.system.directories import is_within, open_directory
+from cas.system.directories import open_directory
+from cas.system.paths import is_within
 from cas.system.progress import Progress
 from cas.system.signals import signals_blocked
 from cas.system.text import quoted

@@ -12,7 +12,7 @@ from cas.put.ingest import ingest_stream
 from cas.put.journal import Journal
 from cas.put.source_tree import UNREMARKABLE, Place, ScanResult, overlay_mark
 from cas.put.tar_reader import ENCODING, ERRORS, ArchiveRefused, MemberStream, members
-from cas.system.directories import parents
+from cas.system.paths import parents
 from cas.system.progress import Progress
 from cas.system.text import quoted
 

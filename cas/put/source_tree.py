@@ -16,7 +16,8 @@ from cas.model.artifact import Dropped
 from cas.model.manifest import DIRECTORY, Entry, Kind, Manifest, file_node, symlink_node
 from cas.put.ingest import ingest
 from cas.put.journal import Journal
-from cas.system.directories import DirCursor, Node, attributes, parents, path_text, walk
+from cas.system.directories import DirCursor, Node, attributes, walk
+from cas.system.paths import parents, path_text
 from cas.system.progress import Progress
 from cas.system.text import quoted
 from cas.system.workers import run_parallel

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from cas.errors import CasError
 from cas.system.closeable import Closeable
 from cas.system.oserrors import add_path, adding_path
-from cas.system.text import quoted
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _VANISHED = (FileNotFoundError, PermissionError)
@@ -81,7 +79,7 @@ def iter_directories(
     stack: list[tuple[int, bytes, Iterator[os.DirEntry[str]]]] = []
 
     def enter(fd: int, prefix: bytes) -> tuple[bytes, int, list[os.DirEntry[str]]]:
-        entries = _entries(fd)
+        entries = entries_of(fd)
         stack.append((fd, prefix, iter(entries)))
         return prefix, fd, entries
 
@@ -99,7 +97,7 @@ def iter_directories(
                 name = os.fsencode(entry.name)
                 path = prefix + name
                 try:
-                    listing = enter(_open_child(fd, name, path), path + b"/")
+                    listing = enter(open_child(fd, name, path), path + b"/")
                 except OSError as error:
                     if vanishing and isinstance(error, _VANISHED):
                         continue
@@ -120,8 +118,8 @@ def stat_of(entry: os.DirEntry[str], fd: int) -> os.stat_result:
         raise
 
 
-def _entries(fd: int) -> list[os.DirEntry[str]]:
-    """Return the entries of an open directory; close it if it cannot be read."""
+def entries_of(fd: int) -> list[os.DirEntry[str]]:
+    """Return the entries of an open directory. On an error, close `fd`, and raise OSError."""
     try:
         with os.scandir(fd) as entries:
             return list(entries)
@@ -132,7 +130,11 @@ def _entries(fd: int) -> list[os.DirEntry[str]]:
         raise
 
 
-def _open_child(fd: int, name: bytes, path: bytes) -> int:
+def open_child(fd: int, name: bytes, path: bytes) -> int:
+    """Open the directory `name` in `fd`. Raises OSError, and TooDeep, which counts `path`'s depth.
+
+    A tree is walked with one descriptor open for each level, so EMFILE means a deep tree.
+    """
     try:
         return os.open(name, DIRECTORY_FLAGS, dir_fd=fd)
     except OSError as error:
@@ -169,7 +171,7 @@ class DirCursor(Closeable):
         self._up_to(common)
         try:
             for name in names[common:]:
-                self._fds.append(_open_child(self._fds[-1], name, path))
+                self._fds.append(open_child(self._fds[-1], name, path))
                 self._names.append(name)
         finally:
             self._path = b"/".join(self._names)
@@ -208,89 +210,6 @@ def make_directory(name: bytes, mode: int, dir_fd: int) -> None:
         os.chmod(name, mode, dir_fd=dir_fd)
 
 
-def disk_use(found: os.stat_result) -> int:
-    """Return the disk space (bytes) that removing one name of a file or directory frees."""
-    if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
-        return 0
-    return found.st_blocks * 512
-
-
-def disk_use_at(path: bytes, dir_fd: int | None = None) -> int:
-    """Return the `disk_use` of a path without following a link; 0 if it does not exist.
-
-    Raises OSError.
-    """
-    try:
-        return disk_use(os.stat(path, dir_fd=dir_fd, follow_symlinks=False))
-    except FileNotFoundError:
-        return 0
-
-
-def remove_tree(name: bytes, dir_fd: int) -> int:
-    """Delete the directory `name` in `dir_fd` and its content; do nothing if it does not exist.
-
-    Returns the disk space freed, in bytes. Read-only directories are made writable first. A file
-    system mounted inside is not entered, but raises EBUSY. Raises OSError and TooDeep.
-    """
-    freed = 0
-    device = os.fstat(dir_fd).st_dev
-    try:
-        stack = [_open_writable(name, dir_fd, name, device)]
-    except FileNotFoundError:
-        return freed
-    try:
-        while stack:
-            fd, own_name, entries = stack[-1]
-            entry = next(entries, None)
-            if entry is None:
-                parent = stack[-2][0] if len(stack) > 1 else dir_fd
-                freed += disk_use(os.fstat(fd))
-                os.close(fd)
-                stack.pop()
-                with adding_path(parent):
-                    os.rmdir(own_name, dir_fd=parent)
-            elif entry.is_dir(follow_symlinks=False):
-                name = os.fsencode(entry.name)
-                stack.append(_open_writable(name, fd, b"/" * len(stack), device))
-            else:
-                freed += disk_use(entry.stat(follow_symlinks=False))
-                os.unlink(entry.name, dir_fd=fd)
-    except OSError as error:
-        add_path(error, fd)
-        raise
-    finally:
-        for fd, _, _ in stack:
-            os.close(fd)
-    return freed
-
-
-def remove(name: bytes, dir_fd: int) -> int:
-    """Delete the file or tree `name` in `dir_fd`; return the disk space freed, in bytes."""
-    try:
-        return remove_tree(name, dir_fd)
-    except NotADirectoryError:
-        freed = disk_use(os.stat(name, dir_fd=dir_fd, follow_symlinks=False))
-        os.unlink(name, dir_fd=dir_fd)
-        return freed
-
-
-def _open_writable(
-    name: bytes, dir_fd: int, path: bytes, device: int
-) -> tuple[int, bytes, Iterator[os.DirEntry[str]]]:
-    fd = _open_child(dir_fd, name, path)
-    try:
-        with adding_path(fd):
-            found = os.fstat(fd)
-            if found.st_dev != device:
-                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-            if found.st_mode & 0o300 != 0o300:
-                os.fchmod(fd, 0o700)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd, name, iter(_entries(fd))
-
-
 def attributes(path: bytes | int) -> list[str]:
     """Return the names of the extended attributes of a path or descriptor (listxattr(2)).
 
@@ -302,40 +221,3 @@ def attributes(path: bytes | int) -> list[str]:
         if error.errno != errno.EOPNOTSUPP:
             raise
         return []
-
-
-def parents(path: bytes) -> Iterator[bytes]:
-    """Yield the directories above a relative path, the outermost first."""
-    end = path.find(b"/")
-    while end >= 0:
-        yield path[:end]
-        end = path.find(b"/", end + 1)
-
-
-def path_text(path: bytes, root: bytes) -> str:
-    """Return a path below `root` as text for a message."""
-    return quoted(root.rstrip(b"/") + b"/" + path)
-
-
-def is_below(path: bytes, directory: bytes) -> bool:
-    """Return whether an absolute path is `directory` or lies in it, by the names alone."""
-    return os.path.commonpath([path, directory]) == directory
-
-
-def is_within(path: bytes, directory: bytes) -> bool:
-    """Return whether an absolute path is `directory` or lies in it, under any name.
-
-    A bind mount gives a directory several names. A missing path is judged by its parent.
-    """
-    if is_below(path, directory):
-        return True
-    try:
-        wanted = os.stat(directory)
-    except OSError:
-        return False
-    while path != b"/":
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.stat(path), wanted):
-                return True
-        path = os.path.dirname(path)
-    return False

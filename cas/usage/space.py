@@ -16,7 +16,8 @@ from cas.errors import StoreDamaged
 from cas.index.parts import StoreParts
 from cas.model.artifact import Artifact
 from cas.model.manifest import Digest, is_digest
-from cas.system.directories import disk_use, disk_use_at, open_directory, walk
+from cas.system.directories import open_directory, walk
+from cas.system.disk_use import disk_use, disk_use_at
 
 _NOT_WALKED = (b"layers", b"manifests")
 

@@ -16,8 +16,8 @@ from cas.disk.log import EventKind
 from cas.errors import InputRefused
 from cas.model.artifact import Artifact
 from cas.store import Store
-from cas.system.directories import is_within
 from cas.system.oserrors import adding_path
+from cas.system.paths import is_within, temporary_name
 from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 from cas.usage.statistics import Statistics
@@ -132,7 +132,7 @@ def _fit(path: bytes, store: Store) -> bytes:
 def _replace(path: bytes, data: bytes) -> None:
     """Write a file as a whole, or not at all. Raises OSError."""
     directory, name = os.path.split(path)
-    unfinished = os.path.join(directory, name[:200] + b".cas-" + os.urandom(8).hex().encode())
+    unfinished = os.path.join(directory, temporary_name(name))
     try:
         with open(unfinished, "xb") as file:
             file.write(data)

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 
 from cas.disk import mount_records
 from cas.errors import InUse
-from cas.system.directories import open_directory, remove_tree
+from cas.system.directories import open_directory
 from cas.system.oserrors import adding_path
+from cas.system.paths import temporary_name
 from cas.system.progress import NO_PROGRESS, Progress
+from cas.system.remove_tree import remove_tree
 from cas.system.signals import signals_blocked
 from mounter.linked.make import make_linked_tree
 from mounter.linked.remove import refuse_foreign_files, remove_linked_tree
@@ -109,7 +111,7 @@ def make_staged_tree(
 def new_staging_name(target: bytes) -> tuple[bytes, bytes, bytes]:
     """Return a target's parent, its name, and an unused name in the parent."""
     parent, name = os.path.split(target)
-    return parent, name, b"." + name[:200] + b".cas-" + os.urandom(8).hex().encode()
+    return parent, name, b"." + temporary_name(name)
 
 
 def remove_staging(record: mount_records.MountRecord) -> None:

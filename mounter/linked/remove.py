@@ -10,10 +10,12 @@ from functools import partial
 
 from cas.errors import InUse
 from cas.model.manifest import DIRECTORY
-from cas.system.directories import DirCursor, is_below, open_directory, remove
+from cas.system.directories import DirCursor, open_directory
 from cas.system.mountinfo import mount_lines
 from cas.system.oserrors import adding_path
+from cas.system.paths import is_below
 from cas.system.progress import NO_PROGRESS, Progress, counter
+from cas.system.remove_tree import remove
 from cas.system.text import quoted
 from mounter.linked.parts import (
     DirectoryPart,

@@ -19,8 +19,9 @@ from cas.disk import mount_records
 from cas.disk.boot import boot_id
 from cas.errors import InputRefused, InUse
 from cas.model.strict_json import parse
-from cas.system.directories import is_below, is_within, open_directory
+from cas.system.directories import open_directory
 from cas.system.mountinfo import mount_namespace
+from cas.system.paths import is_below, is_within
 from cas.system.text import quoted
 from mounter import syscalls
 from mounter.overlay.overlay import Upper

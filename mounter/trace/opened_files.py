@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from cas.model.manifest import DIRECTORY
-from cas.system.directories import is_below, parents
+from cas.system.paths import is_below, parents
 from mounter.plan import TreeContent
 
 _MAX_SYMLINKS = 40  # path_resolution(7)

@@ -19,7 +19,8 @@ from cas.errors import CasError, hint_for
 from cas.model.manifest import DIRECTORY
 from cas.model.union import union
 from cas.system.closeable import Closeable
-from cas.system.directories import is_below, open_directory
+from cas.system.directories import open_directory
+from cas.system.paths import is_below
 from mounter.plan import Plan, TreeContent, read_manifest
 from mounter.trace.inotify import Watcher
 from mounter.trace.opened_files import ArtifactUse, artifact_uses

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cas.system.directories import open_directory, remove_tree
+from cas.system.directories import open_directory
+from cas.system.remove_tree import remove_tree
 from tests.helpers.endings import End, end_after, interrupt, kill_a_child
 from tests.helpers.support import ROOT, Cas, make, snapshot, sound
 
