@@ -133,7 +133,8 @@ def check_format(path: bytes) -> None:
         raise StoreDamaged(f"{quoted(path)} is not a store: its format file has {line!r}")
     if int(found) > int(version):
         raise StoreTooNew(
-            f"the store {quoted(path)} has format {found}, newer than {version}, which this cas supports",
+            f"the store {quoted(path)} has format {found}, newer than {version}, "
+            "which this cas supports",
             hint="use a newer cas, or another store",
         )
 
