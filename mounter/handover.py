@@ -32,7 +32,7 @@ from mounter.plan import NoStrategy, Plan, Strategy, StrategyRefused
 from mounter.probe import try_in_child
 from mounter.records import count_sysroots
 from mounter.running import refuse_unmountable_paths
-from mounter.sandbox.namespaces import NO_NAMESPACES
+from mounter.sandbox.namespaces import NO_NAMESPACES, map_one_user
 from mounter.sandbox.rootfs import MountSpec, RootFs
 from mounter.targets import nearest_directory, refuse_store_overlap
 
@@ -144,7 +144,7 @@ def decide(plan: Plan, *, private: bool) -> Plan:
 
 def _enter_namespaces() -> None:
     """Enter a new mount namespace, and a new user namespace if that is necessary."""
-    uid, gid = _real_ids()
+    uid, gid = _real_ids()  # before unshare(2), after which they are unmapped
     try:
         syscalls.unshare(syscalls.CLONE_NEWNS)
     except PermissionError:
@@ -156,13 +156,7 @@ def _enter_namespaces() -> None:
             else:
                 reason = f"{NO_NAMESPACES} ({error})"
             raise StrategyRefused(reason) from error
-        for name, text in (
-            ("setgroups", "deny"),
-            ("uid_map", f"{uid} {uid} 1\n"),
-            ("gid_map", f"{gid} {gid} 1\n"),
-        ):
-            with open(f"/proc/self/{name}", "w") as file:
-                file.write(text)
+        map_one_user("self", uid, gid)
 
 
 def _real_ids() -> list[int]:

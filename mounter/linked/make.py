@@ -9,6 +9,7 @@ from functools import partial
 
 from cas.errors import CasError
 from cas.model.manifest import DIRECTORY
+from cas.system.debug_log import debug
 from cas.system.directories import DirCursor, open_directory
 from cas.system.progress import NO_PROGRESS, Progress, counter
 from cas.system.text import quoted
@@ -66,6 +67,7 @@ def make_linked_tree(
             on_count = counter(progress, len(content) - len(directories))
             work = partial(_fill_directories, strategy, store, root_fd)
             run_by_name_count(work, parts, on_count, weight=_name_count)
+        debug("made a tree of %d entries by %s", len(content), strategy.value)
         # Last, since a directory with mode 0555 takes no entries.
         with DirCursor(root_fd) as cursor:
             for path in (*directories, b""):

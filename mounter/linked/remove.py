@@ -10,6 +10,7 @@ from functools import partial
 
 from cas.errors import InUse
 from cas.model.manifest import DIRECTORY
+from cas.system.debug_log import debug
 from cas.system.directories import DirCursor, open_directory
 from cas.system.mountinfo import mount_lines
 from cas.system.oserrors import adding_path
@@ -59,6 +60,7 @@ def remove_linked_tree(
             parent, _, name = path.rpartition(b"/")
             with contextlib.suppress(FileNotFoundError):
                 os.rmdir(name, dir_fd=cursor.at(parent))
+    debug("removed the linked tree of %s", quoted(plan.target))
 
 
 def refuse_foreign_files(plan: Plan, content: TreeContent, root_fd: int) -> None:

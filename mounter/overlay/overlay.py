@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from cas.disk.layout import MAX_LAYERS
 from cas.errors import StoreDamaged
+from cas.system.debug_log import debug
 from cas.system.text import quoted
 from mounter import syscalls
 from mounter.plan import Plan, StrategyRefused
@@ -41,6 +42,7 @@ def attach_overlay(plan: Plan, source: str, target_fd: int, upper: Upper | None 
     try:
         overlay = make_overlay(plan, source, upper)
     except MountApiMissing as old:
+        debug("mounting by mount(2): %s", old)
         try:
             return _mount_by_options(plan, source, target_fd, upper)
         except StrategyRefused as refusal:

@@ -19,6 +19,7 @@ from cas.disk import mount_records
 from cas.disk.boot import boot_id
 from cas.errors import InputRefused, InUse
 from cas.model.strict_json import parse
+from cas.system.debug_log import debug
 from cas.system.directories import open_directory
 from cas.system.mountinfo import mount_namespace
 from cas.system.paths import is_below, is_within
@@ -117,6 +118,7 @@ def lock_upper(plan: Plan, source: str | None = None) -> int | None:
         return _open_lock(plan.upper, 0, fcntl.LOCK_SH)
     os.makedirs(plan.upper, exist_ok=True)
     fd = _open_lock(plan.upper, os.O_CREAT)
+    debug("locked the upper directory %s", quoted(plan.upper))
     try:
         os.ftruncate(fd, 0)
         if source is not None:

@@ -36,10 +36,18 @@ def map_ids(pid: int, *, map_root: bool) -> None:
         with contextlib.suppress(PermissionError):
             _map_all_ids(pid)
             return
+    map_one_user(str(pid), os.geteuid(), os.getegid(), map_root=map_root)
+
+
+def map_one_user(process: str, uid: int, gid: int, *, map_root: bool = False) -> None:
+    """Map one user and group into the user namespace of /proc/`process`, as map_ids does.
+
+    Raises OSError.
+    """
     # Without CAP_SETGID, setgroups(2) must be denied before gid_map (user_namespaces(7)).
-    _write_proc(pid, "setgroups", "deny")
-    for kind, own_id in (("uid", os.geteuid()), ("gid", os.getegid())):
-        _write_proc(pid, f"{kind}_map", f"{0 if map_root else own_id} {own_id} 1\n")
+    _write_proc(process, "setgroups", "deny")
+    _write_proc(process, "uid_map", f"{0 if map_root else uid} {uid} 1\n")
+    _write_proc(process, "gid_map", f"{0 if map_root else gid} {gid} 1\n")
 
 
 def _map_all_ids(pid: int) -> None:
@@ -47,11 +55,11 @@ def _map_all_ids(pid: int) -> None:
         with open(f"/proc/self/{kind}_map") as file:
             ranges = [line.split() for line in file]
         lines = [f"{inside} {inside} {count}\n" for inside, _, count in ranges]
-        _write_proc(pid, f"{kind}_map", "".join(lines))
+        _write_proc(str(pid), f"{kind}_map", "".join(lines))
 
 
-def _write_proc(pid: int, name: str, text: str) -> None:
-    with open(f"/proc/{pid}/{name}", "w") as file:
+def _write_proc(process: str, name: str, text: str) -> None:
+    with open(f"/proc/{process}/{name}", "w") as file:
         file.write(text)
 
 
