@@ -41,9 +41,9 @@ def upper_directories(plan: Plan, source: str, target_fd: int) -> Iterator[Upper
     """Yield the open directories for the changes of a plan's overlay; None if it is read-only.
 
     Changes to be kept are written to `upper/` in the plan's upper directory, which the caller has
-    locked. Others are written to a tmpfs whose source is `source` plus `mount_records.CHANGES_SUFFIX`. It
-    is mounted at the target, under the overlay: before Linux 6.15 an upper directory must be on an
-    attached mount.
+    locked. Others are written to a tmpfs, whose source is `source` with
+    `mount_records.CHANGES_SUFFIX`. It is mounted at the target, under the overlay: before Linux
+    6.15 an upper directory must be on an attached mount.
 
     Raises StrategyRefused, OSError.
     """
