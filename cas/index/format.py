@@ -17,6 +17,7 @@ from cas.disk.scratch import replace_file
 from cas.errors import CasError, InputRefused, StoreDamaged
 from cas.index.database import Index
 from cas.system.directories import open_directory
+from cas.system.mountinfo import diskless_file_system
 from cas.system.oserrors import adding_path
 from cas.system.text import quoted
 
@@ -176,22 +177,9 @@ def refuse_network(path: bytes) -> None:
     """
     while not os.path.lexists(path):
         path = os.path.dirname(path)
-    kind = _file_system(os.stat(path).st_dev)
+    kind = diskless_file_system(os.stat(path).st_dev)
     if kind is not None and _SHARED_BY_MACHINES.fullmatch(kind):
         raise InputRefused(
             f"{quoted(path)} is on a network file system ({kind}), which cannot hold a store",
             hint="choose a directory on a local disk: `--store`, or $CAS_STORE",
         )
-
-
-def _file_system(device: int) -> str | None:
-    """Return the kind of a mounted file system without a disk; None if it has one."""
-    if os.major(device) != 0:
-        return None
-    number = f"0:{os.minor(device)}"
-    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
-        for line in file:
-            fields, _, more = line.partition(" - ")
-            if fields.split(" ")[2] == number:
-                return more.split(" ")[0]
-    return None

@@ -14,10 +14,15 @@ def mount_namespace() -> int:
 
 
 class MountLine(NamedTuple):
-    """A mount: the mounted directory of its file system, the mount point, and the source."""
+    """A mount: `root`, a directory of the file system, is mounted at `point`.
 
+    `device` is "MAJOR:MINOR", as in `st_dev`; `kind` is the type of the file system.
+    """
+
+    device: bytes
     root: bytes
     point: bytes
+    kind: str
     source: str
 
 
@@ -48,6 +53,14 @@ def mount_of(path: str | bytes) -> MountLine | None:
     return next(mount_lines(number), None)
 
 
+def diskless_file_system(device: int) -> str | None:
+    """Return the type of the file system with the `st_dev` `device`; None if it has a disk."""
+    if os.major(device) != 0:
+        return None
+    wanted = b"0:%d" % os.minor(device)
+    return next((line.kind for line in mount_lines() if line.device == wanted), None)
+
+
 def mount_lines(number: bytes = b"") -> Iterator[MountLine]:
     """Yield the mounts of this namespace, or only the one with the mount ID `number`."""
     beginning = number and number + b" "
@@ -55,10 +68,11 @@ def mount_lines(number: bytes = b"") -> Iterator[MountLine]:
     with open("/proc/self/mountinfo", "rb", buffering=1 << 18) as file:
         for line in file:
             if line.startswith(beginning):
-                fields, _, more = line.partition(b" - ")
-                _, _, _, root, point, *_ = fields.split(b" ")
-                source = os.fsdecode(more.split(b" ")[1])
-                yield MountLine(_unescaped(root), _unescaped(point), source)
+                # The number of fields before " - " varies.
+                mount, _, file_system = line.partition(b" - ")
+                _, _, device, root, point, *_ = mount.split(b" ")
+                kind, source, _ = map(os.fsdecode, file_system.split(b" ", 2))
+                yield MountLine(device, _unescaped(root), _unescaped(point), kind, source)
 
 
 def _unescaped(field: bytes) -> bytes:
