@@ -30,7 +30,7 @@ def stored(cas: Cas, work: Path) -> None:
 
 
 def _states(cas: Cas) -> dict[str, str]:
-    return {seen["where"]: seen["state"] for seen in cas.json("mounts")}
+    return {mount["where"]: mount["state"] for mount in cas.json("mounts")}
 
 
 def test_mounts_lists_target_strategy_and_state(cas: Cas, work: Path) -> None:
@@ -38,14 +38,14 @@ def test_mounts_lists_target_strategy_and_state(cas: Cas, work: Path) -> None:
     began = time.time_ns()
     cas("mount", "one", "a", "b@2", "--strategy", "hardlink")
     cas("mount", "two", "a", "--strategy", "copy")
-    found = {os.path.basename(seen["where"]): seen for seen in cas.json("mounts")}
+    mounts = {os.path.basename(mount["where"]): mount for mount in cas.json("mounts")}
 
-    one = found["one"]
-    assert one["where"] == str(work / "one")
-    assert one["ids"] == ["a:t:12345678", "b:t:12345678@2"]
-    assert (one["state"], one["strategy"], one["user"]) == ("alive", "hardlink", USER)
-    assert began < one["since_ns"] < time.time_ns()
-    assert found["two"]["strategy"] == "copy"
+    linked = mounts["one"]
+    assert linked["where"] == str(work / "one")
+    assert linked["ids"] == ["a:t:12345678", "b:t:12345678@2"]
+    assert (linked["state"], linked["strategy"], linked["user"]) == ("alive", "hardlink", USER)
+    assert began < linked["since_ns"] < time.time_ns()
+    assert mounts["two"]["strategy"] == "copy"
     lines = cas("mounts").stdout.splitlines()
     assert lines[0].split() == ["WHERE", "STATE", "STRATEGY", "IDS", "SINCE", "BY"]
     assert len(lines) == 3
@@ -56,10 +56,10 @@ def test_mounts_lists_target_strategy_and_state(cas: Cas, work: Path) -> None:
 
 def test_mounts_lists_running_commands(cas: Cas, work: Path) -> None:
     with waiting_run(cas, "--sysroot", f"{work}/s=a,b") as run:
-        (seen,) = cas.json("mounts")
-        assert seen["where"].startswith(f"run at {work}/s: bash -c echo ready")
-        assert (seen["state"], seen["user"], seen["pid"]) == ("running", USER, run.pid)
-        assert seen["ids"] == ["a:t:12345678", "b:t:12345678"]
+        (mount,) = cas.json("mounts")
+        assert mount["where"].startswith(f"run at {work}/s: bash -c echo ready")
+        assert (mount["state"], mount["user"], mount["pid"]) == ("running", USER, run.pid)
+        assert mount["ids"] == ["a:t:12345678", "b:t:12345678"]
         run.communicate("\n")
     assert cas.json("mounts") == []
 

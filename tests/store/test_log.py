@@ -27,7 +27,7 @@ def _put(cas: Cas, name: str, text: str, *options: str) -> None:
 
 
 def _kinds(cas: Cas, *arguments: str) -> list[str]:
-    return [one["event"] for one in cas.json("log", *arguments)]
+    return [entry["event"] for entry in cas.json("log", *arguments)]
 
 
 def _months(store: Path) -> list[Path]:
@@ -45,26 +45,27 @@ def test_log_records_every_change_of_artifacts(cas: Cas) -> None:
     cas("rm", "app")
     cas("gc", *NOW)
 
-    found = cas.json("log")
+    entries = cas.json("log")
 
-    told = [(one["event"], one["id"]) for one in found]
-    assert told == [
+    assert [(entry["event"], entry["id"]) for entry in entries] == [
         ("put", ZLIB), ("put", ZLIB), ("freed", None), ("put", APP), ("pinned", ZLIB),
         ("unpinned", ZLIB), ("removed", APP), ("freed", None), ("collected", ZLIB),
         ("freed", None),
     ]  # fmt: skip
-    put, replaced, *_ = found
+    put, replaced, *_ = entries
     assert put["what"] == f"from {cas.directory / 'tree-of-zli'}"
     assert replaced["what"].endswith(f", in place of {put['tree']}")
     assert put["tree"] != replaced["tree"]
-    assert {one["event"]: one["what"] for one in found}["pinned"] == "release 4.2"
-    assert {one["event"]: one["what"] for one in found}["collected"].startswith("not used for")
-    times = [one["time_ns"] for one in found]
+    assert {entry["event"]: entry["what"] for entry in entries}["pinned"] == "release 4.2"
+    assert {entry["event"]: entry["what"] for entry in entries}["collected"].startswith(
+        "not used for"
+    )
+    times = [entry["time_ns"] for entry in entries]
     around = [began, *times, time.time_ns()]
     assert around == sorted(around)
-    assert {one["uid"] for one in found} == {os.geteuid()}
-    taken = sum(one["bytes"] for one in found if one["event"] == "put")
-    assert taken == sum(one["bytes"] for one in found if one["event"] == "freed") > 0
+    assert {entry["uid"] for entry in entries} == {os.geteuid()}
+    taken = sum(entry["bytes"] for entry in entries if entry["event"] == "put")
+    assert taken == sum(entry["bytes"] for entry in entries if entry["event"] == "freed") > 0
 
 
 def test_log_records_damage_and_repair(cas: Cas) -> None:
@@ -75,11 +76,11 @@ def test_log_records_damage_and_repair(cas: Cas) -> None:
     damaged.chmod(0o444)
 
     cas("verify", code=6)
-    found = cas.json("log", "--event", "damaged")
+    entries = cas.json("log", "--event", "damaged")
     cas("verify", code=6)
-    assert cas.json("log", "--event", "damaged") == found  # it is known already
-    assert [one["id"] for one in found] == [ZLIB] * len(found) != []
-    assert any(one["what"].startswith("content: ") for one in found)
+    assert cas.json("log", "--event", "damaged") == entries  # the damage is known already
+    assert [entry["id"] for entry in entries] == [ZLIB] * len(entries) != []
+    assert any(entry["what"].startswith("content: ") for entry in entries)
 
     cas("verify", "--repair")
     cas("rebuild-index")
@@ -94,7 +95,7 @@ def test_log_records_damage_and_repair(cas: Cas) -> None:
 
 def test_log_records_artifacts_lost_to_a_power_failure(cas: Cas) -> None:
     _put(cas, ZLIB, "1")
-    cas("rebuild-index")  # the contents of the new one look as if they came in another boot
+    cas("rebuild-index")  # the new records name an unknown boot, as if after a reboot
     (layer,) = (cas.store / "layers").iterdir()
     (layer / "usr").chmod(0o755)
     (layer / "usr/file").unlink()
@@ -112,8 +113,8 @@ def test_log_filters_are_applied(cas: Cas) -> None:
 
     assert len(cas.json("log")) == 50
     assert len(cas.json("log", "--since", "1d")) == 60
-    assert [one["id"][:3] for one in cas.json("log", "--last", "2")] == ["r58", "r59"]
-    assert [one["id"] for one in cas.json("log", "r7")] == ["r7:do_x:12345678"]
+    assert [entry["id"][:3] for entry in cas.json("log", "--last", "2")] == ["r58", "r59"]
+    assert [entry["id"] for entry in cas.json("log", "r7")] == ["r7:do_x:12345678"]
     assert len(cas.json("log", "r1*")) == 11
     assert len(cas.json("log", "r?:do_x:*")) == 10
     assert cas.json("log", "--event", "freed") == []
@@ -242,9 +243,9 @@ def test_log_records_users_of_a_shared_store(cas: Cas, work: Path) -> None:
     ann("pin", "zlib")
     cas("unpin", "zlib")
 
-    told = [(one["event"], one["uid"]) for one in ann.json("log")]
+    changes = [(entry["event"], entry["uid"]) for entry in ann.json("log")]
 
-    assert told == [("put", 4243), ("pinned", 4242), ("unpinned", 0)]
+    assert changes == [("put", 4243), ("pinned", 4242), ("unpinned", 0)]
     assert "4243" in ann("log").stdout
 
 
@@ -257,7 +258,7 @@ def test_log_file_begun_by_root_belongs_to_the_owner(cas: Cas, work: Path) -> No
     cas("put", ZLIB, tree)
     owner("put", APP, tree)
 
-    assert [one["uid"] for one in owner.json("log")] == [0, 4242]
+    assert [entry["uid"] for entry in owner.json("log")] == [0, 4242]
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can be several users")
@@ -274,7 +275,7 @@ def test_reader_without_write_access_is_not_logged(cas: Cas, work: Path) -> None
     assert done.returncode != 0
     assert "warning" not in done.stderr
     assert _months(cas.store)[-1].read_bytes() == before
-    assert [one["event"] for one in reader.json("log")] == ["put"]
+    assert [entry["event"] for entry in reader.json("log")] == ["put"]
 
 
 def test_event_text_survives_as_one_line(cas: Cas) -> None:
@@ -282,7 +283,7 @@ def test_event_text_survives_as_one_line(cas: Cas) -> None:
     texts = ["\n", "\udcff", "ü" * 5000, "\x00", '"', "\\"]
     with Store(cas.store) as store:
         append_events(store.fd, [new_event(EventKind.REPAIRED, what=text) for text in texts])
-        assert [found.what for found in store.log()] == [text[:1000] for text in texts][::-1]
+        assert [entry.what for entry in store.log()] == [text[:1000] for text in texts][::-1]
     assert len(_months(cas.store)[-1].read_bytes().splitlines()) == len(texts)
 
 
@@ -316,8 +317,8 @@ def test_full_log_file_is_followed_by_another(cas: Cas) -> None:
         cas("pin", "zlib")
         cas("unpin", "zlib")
 
-    assert [one.name for one in _months(cas.store)] == [month.name, f"{month.name}.1"]
-    assert sum(one.stat().st_size for one in _months(cas.store)) < 80 * 2**20
+    assert [path.name for path in _months(cas.store)] == [month.name, f"{month.name}.1"]
+    assert sum(path.stat().st_size for path in _months(cas.store)) < 80 * 2**20
     assert _kinds(cas, "--last", "3") == ["put", "pinned", "unpinned"]
 
 
@@ -399,6 +400,6 @@ def test_first_log_lines_of_several_users_are_kept(cas: Cas, work: Path) -> None
     assert [process.wait() for process in running] == [0] * 4
 
     files = [*_months(cas.store), *aside.iterdir()]
-    lines = b"".join(one.read_bytes() for one in files).splitlines()
+    lines = b"".join(path.read_bytes() for path in files).splitlines()
 
     assert len(lines) == len(set(lines)) == 400

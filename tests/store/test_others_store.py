@@ -109,8 +109,8 @@ def test_foreign_store_can_be_read(place: Path) -> None:
 def _verify(place: Path) -> tuple[int, str]:
     def run() -> int:
         with Store(place / "store") as store:
-            for found in store.verify():
-                print(found.kind, found.path, found.what)
+            for finding in store.verify():
+                print(finding.kind, finding.path, finding.what)
         return 0
 
     return _as_other(place, run)

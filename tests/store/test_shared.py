@@ -64,13 +64,13 @@ def _seen(user: Cas, name: str, place: Path) -> object:
 
 
 def test_group_member_can_run_every_command(ann: Cas, bob: Cas, place: Path) -> None:
-    one, two = _contents(place / "one", "a"), _contents(place / "two", "b")
-    ann("put", "a:t:12345678", one)
-    bob("put", "b:t:12345678", two)
-    bob("put", "c:t:12345678", one)  # the tree is hers already
+    tree, other = _contents(place / "one", "a"), _contents(place / "two", "b")
+    ann("put", "a:t:12345678", tree)
+    bob("put", "b:t:12345678", other)
+    bob("put", "c:t:12345678", tree)  # ann has stored this tree already
 
-    assert _seen(bob, "a", place) == _seen(ann, "c", place) == snapshot(one)
-    assert _seen(ann, "b", place) == snapshot(two)
+    assert _seen(bob, "a", place) == _seen(ann, "c", place) == snapshot(tree)
+    assert _seen(ann, "b", place) == snapshot(other)
     ann("verify")
     bob("verify", "--quick")
     sound(ann.store)
@@ -89,11 +89,11 @@ def test_contents_are_stored_once_for_each_user(ann: Cas, bob: Cas, place: Path)
     for name in ("b", "c", "d"):
         bob("put", f"{name}:t:12345678", _contents(place / name, name))
 
-    found = sorted(Path(os.fsdecode(path)) for path in objects_of(ann.store))
-    common = [path for path in found if path.stat().st_size == 6000]
+    objects = sorted(Path(os.fsdecode(path)) for path in objects_of(ann.store))
+    common = [path for path in objects if path.stat().st_size == 6000]
     assert [(path.stat().st_uid, path.stat().st_nlink) for path in common] == [(4242, 2), (4243, 4)]
     assert common[1].name == common[0].name + ".4243"
-    assert [path.stat().st_nlink for path in found if path.suffix == ".x"] == [2]
+    assert [path.stat().st_nlink for path in objects if path.suffix == ".x"] == [2]
     assert [stat.S_IMODE(path.stat().st_mode) for path in common] == [0o444, 0o444]
     sound(ann.store)
 
@@ -153,8 +153,8 @@ def test_outsider_can_read_and_change_nothing(cas: Cas, ann: Cas, place: Path) -
     eve = as_user(cas, 4244)
 
     def state() -> object:
-        found = [ann.store, *sorted(ann.store.rglob("*"))]
-        return [(path, path.lstat().st_mode, path.lstat().st_ino) for path in found]
+        paths = [ann.store, *sorted(ann.store.rglob("*"))]
+        return [(path, path.lstat().st_mode, path.lstat().st_ino) for path in paths]
 
     before = state()
     assert eve.json("has", "a:t:12345678")

@@ -27,7 +27,7 @@ NOW = ("--grace=0s",)
 
 @pytest.fixture
 def filled(cas: Cas, work: Path) -> Cas:
-    """A store with three artifacts, of which two have a content in common."""
+    """A store with three artifacts, two of which share a content."""
     shared = os.urandom(30_000).hex()
     cas("put", ONE, make(work / "one", {"a/shared": shared, "b": "1" * 9000, "c@": "b"}))
     cas("put", TWO, make(work / "two", {"shared": shared, "d": "2" * 5000}))
@@ -47,15 +47,15 @@ def test_stats_sizes_match_the_store(filled: Cas) -> None:
     listed = filled.json("ls")
     objects = [p for p in (filled.store / "objects").rglob("*") if p.is_file()]
 
-    found = filled.json("stats")
+    stats = filled.json("stats")
 
-    assert (found["artifacts"], found["trees"], found["contents"]) == (3, 3, 4)
-    assert found["files"] == 5 == sum(one["files"] for one in listed)
-    assert found["bytes"] == 134_001 == sum(one["bytes"] for one in listed)
-    assert found["content_bytes"] == 74_001 == sum(p.stat().st_size for p in objects)
-    assert found["saved_bytes"] == 60_000
+    assert (stats["artifacts"], stats["trees"], stats["contents"]) == (3, 3, 4)
+    assert stats["files"] == 5 == sum(artifact["files"] for artifact in listed)
+    assert stats["bytes"] == 134_001 == sum(artifact["bytes"] for artifact in listed)
+    assert stats["content_bytes"] == 74_001 == sum(p.stat().st_size for p in objects)
+    assert stats["saved_bytes"] == 60_000
     du = subprocess.check_output(["du", "-s", "-B1", filled.store], text=True)
-    assert found["disk_bytes"] == int(du.split()[0])
+    assert stats["disk_bytes"] == int(du.split()[0])
     text = filled("stats").stdout
     assert "3, of 3 different trees" in text
     assert "saved by sharing 58.6 KiB" in text
@@ -147,9 +147,9 @@ def test_concurrent_counts_are_complete(cas: Cas) -> None:
     running = [subprocess.Popen([sys.executable, "-c", code, cas.store]) for _ in range(4)]
     assert [process.wait() for process in running] == [0] * 4
 
-    found = _counts(cas)
+    counts = _counts(cas)
 
-    assert (found["has_hits"], found["entries"], found["has_misses"]) == (2000, 4000, 0)
+    assert (counts["has_hits"], counts["entries"], counts["has_misses"]) == (2000, 4000, 0)
 
 
 def test_daily_counts_match_the_day(filled: Cas) -> None:
@@ -189,9 +189,9 @@ def test_predicted_free_space_matches_gc(filled: Cas) -> None:
     (filled.store / "config.toml").write_text('[gc]\nmax_age = "0s"\ngrace = "0s"\n')
     (filled.store / "objects/00" / ("f" * 62)).write_text("left behind" * 1000)
 
-    told = filled.json("stats")["gc_frees_bytes"]
+    predicted = filled.json("stats")["gc_frees_bytes"]
 
-    assert told == filled.json("gc")["freed_bytes"] > 8192
+    assert predicted == filled.json("gc")["freed_bytes"] > 8192
     assert filled.json("stats")["artifacts"] == 0
 
 
@@ -226,18 +226,18 @@ def _grown(cas: Cas) -> int:
 
 
 def test_growth_matches_the_disk(cas: Cas, work: Path) -> None:
-    cas("put", ONE, make(work / "first", {}))  # the first put of a boot notes that
+    cas("put", ONE, make(work / "first", {}))  # the first put of a boot writes `boot`
     cas("rm", ONE)
     before = disk_of(cas.store)
-    one = make(work / "one", {f"d/{n}": f"{n}" * (1 << n) for n in range(16)} | {"l@": "d"})
+    tree = make(work / "one", {f"d/{n}": f"{n}" * (1 << n) for n in range(16)} | {"l@": "d"})
     sparse = work / "sparse"
     sparse.mkdir()
     (sparse / "x").write_text("x")
     os.truncate(sparse / "x", 50 << 20)
     archive = work / "tree.tar"
     steps: list[list[str | Path]] = [
-        ["put", ONE, one],
-        ["put", TWO, one],  # the same tree
+        ["put", ONE, tree],
+        ["put", TWO, tree],  # the same tree
         ["put", "--move", THREE, sparse],
         ["export", ONE, archive],
         ["put", "packed:do_x:12345678", archive],
@@ -273,8 +273,8 @@ def test_merged_layers_count_as_growth_and_are_freed(cas: Cas, work: Path) -> No
     assert cas.json("rm", "r0")["freed_bytes"] == free
 
 
-def _stray(cas: Cas, work: Path) -> None:
-    """Forget an artifact that is in use: its layer stays."""
+def _stray_layer(cas: Cas, work: Path) -> None:
+    """Remove the record of an artifact in use, so that its layer is left over."""
     with Store(cas.store) as store, store.compose(["one"]):
         cas("rm", "--force", "one")
 
@@ -284,26 +284,26 @@ def _killed_put(cas: Cas, work: Path) -> None:
     assert killed(cas, "put", "large:do_x:12345678", str(tree), call="linkat", number=25)
 
 
-def _not_needed(cas: Cas, work: Path) -> None:
+def _obsolete_cache(cas: Cas, work: Path) -> None:
     """Make the cached facts about a composition useless."""
     cas("run", "--sysroot", "s=one,two:do_x", "--", "true")
     cas("rm", "one")
 
 
 @pytest.mark.per_user
-@pytest.mark.parametrize("leave", [_stray, _killed_put, _not_needed])
+@pytest.mark.parametrize("leave", [_stray_layer, _killed_put, _obsolete_cache])
 def test_leftovers_are_counted_and_freed(
     filled: Cas, work: Path, leave: Callable[[Cas, Path], None]
 ) -> None:
     leave(filled, work)
     time.sleep(0.02)  # a tick of the clock that file times are taken from
 
-    told = filled.json("stats")["gc_frees_bytes"]
+    predicted = filled.json("stats")["gc_frees_bytes"]
 
     du = subprocess.check_output(["du", "-s", "-B1", filled.store], text=True)
     assert filled.json("stats")["disk_bytes"] == int(du.split()[0])
-    assert told == filled.json("gc", "--dry-run")["frees_bytes"]
-    assert told == filled.json("gc")["freed_bytes"] > 0
+    assert predicted == filled.json("gc", "--dry-run")["frees_bytes"]
+    assert predicted == filled.json("gc")["freed_bytes"] > 0
     assert filled.json("stats")["gc_frees_bytes"] == 0
 
 

@@ -123,22 +123,22 @@ def test_more_equal_files_than_an_inode_may_have_links(store: Store, work: Path)
     assert len({path.stat().st_mtime_ns for path in (layer / "a").iterdir()}) == 1
 
 
-@pytest.mark.parametrize("what", ["fifo", "socket", "device", "overlay", "overlay-dir", "root"])
-def test_unstorable_file_is_refused_with_its_path(cas: Cas, work: Path, what: str) -> None:
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device", "overlay", "overlay-dir", "root"])
+def test_unstorable_file_is_refused_with_its_path(cas: Cas, work: Path, kind: str) -> None:
     tree = make(work / "tree", {"before": "content", "sub/odd/": None, "zzz": "more"})
     odd = tree / "sub/odd/thing"
-    if what == "fifo":
+    if kind == "fifo":
         os.mkfifo(odd)
-    elif what == "socket":
+    elif kind == "socket":
         with socket.socket(socket.AF_UNIX) as server, open_directory(os.fsencode(odd.parent)) as fd:
             server.bind(f"/proc/self/fd/{fd}/thing")  # the path itself is too long for bind(2)
-    elif what == "device":
+    elif kind == "device":
         if not ROOT:
             pytest.skip("only root makes devices")
         os.mknod(odd, stat.S_IFCHR, 0)
     else:
-        odd = {"overlay": odd, "overlay-dir": odd.parent, "root": tree}[what]
-        if what == "overlay":
+        odd = {"overlay": odd, "overlay-dir": odd.parent, "root": tree}[kind]
+        if kind == "overlay":
             odd.touch()
         os.setxattr(odd, "user.overlay.opaque", b"y")
 

@@ -74,7 +74,7 @@ def _findings(cas: Cas, *options: str, damage: bool = True) -> list[dict[str, An
 
 
 def _kinds(cas: Cas, *options: str, damage: bool = True) -> set[str]:
-    return {found["kind"] for found in _findings(cas, *options, damage=damage)}
+    return {finding["kind"] for finding in _findings(cas, *options, damage=damage)}
 
 
 def _repaired(cas: Cas) -> list[str]:
@@ -107,10 +107,10 @@ def test_flipped_content_is_found_and_withdrawn(cas: Cas, work: Path, trees: Non
     _write(_layer(cas, "b") / "usr/shared", _flip, keep_time=True)
 
     assert _kinds(cas, "--quick", damage=False) == set()
-    (found,) = _findings(cas)
-    assert (found["kind"], found["damage"]) == ("content", True)
-    assert found["ids"] == ["a:t:12345678", "b:t:12345678", "twin:t:12345678"]
-    assert found["path"].endswith("/usr/shared")
+    (finding,) = _findings(cas)
+    assert (finding["kind"], finding["damage"]) == ("content", True)
+    assert finding["ids"] == ["a:t:12345678", "b:t:12345678", "twin:t:12345678"]
+    assert finding["path"].endswith("/usr/shared")
     assert "content: layers/" in cas("verify", "a", code=6).stdout
     assert len(cas.json("ls")) == 3
     done = _repaired(cas)
@@ -136,11 +136,11 @@ def test_findings_do_not_depend_on_processors(cas: Cas, work: Path, trees: None)
     (stored,) = (p for p in objects if _holds(p, BIG.encode()))
     os.unlink(stored)
 
-    many = _findings(cas)
+    findings = _findings(cas)
     command = ["taskset", "-c", str(min(os.sched_getaffinity(0))), CAS, "--store", str(cas.store)]
     done = subprocess.run([*command, "verify", "--json"], capture_output=True, text=True)
-    assert json.loads(done.stdout)["findings"] == many
-    assert {one["kind"] for one in many} == {
+    assert json.loads(done.stdout)["findings"] == findings
+    assert {finding["kind"] for finding in findings} == {
         "written", "content", "entry", "mode", "links", "object"
     }  # fmt: skip
 
@@ -148,11 +148,11 @@ def test_findings_do_not_depend_on_processors(cas: Cas, work: Path, trees: None)
 def test_write_through_a_link_is_found_quickly(cas: Cas, work: Path, trees: None) -> None:
     _write(_layer(cas, "a") / "usr/a", _flip)
 
-    (found,) = _findings(cas, "--quick")
-    assert (found["kind"], found["ids"]) == ("written", ["a:t:12345678"])
+    (finding,) = _findings(cas, "--quick")
+    assert (finding["kind"], finding["ids"]) == ("written", ["a:t:12345678"])
     assert _kinds(cas) == {"written", "content"}
     _repaired(cas)
-    assert {one["recipe"] for one in cas.json("ls")} == {"b", "twin"}
+    assert {artifact["recipe"] for artifact in cas.json("ls")} == {"b", "twin"}
     sound(cas.store)
 
 
@@ -231,7 +231,7 @@ def test_repair_rebuilds_a_lost_index_and_verify_does_not(
     assert _kinds(cas, "--quick") == {"index"}
     assert snapshot(cas.store) == before
     assert "made the index again, of 3 artifacts" in _repaired(cas)
-    assert {one["recipe"] for one in cas.json("ls")} == {"a", "b", "twin"}
+    assert {artifact["recipe"] for artifact in cas.json("ls")} == {"a", "b", "twin"}
     assert len(cas.json("pins")) == 1
     assert snapshot(_layer(cas, "a")) == snapshot(work / "a")
 
@@ -259,7 +259,7 @@ def test_content_with_an_undamaged_copy_is_restored(cas: Cas, work: Path, trees:
     shutil.copy2(path, copy)
     layer.chmod(0o755)
     path.unlink()
-    copy.rename(path)  # as where a file had all the links that it can have
+    copy.rename(path)  # as if the file had reached the maximum number of links
     assert _kinds(cas, damage=False) == set()
     (shared,) = (Path(os.fsdecode(p)) for p in objects_of(cas.store) if _holds(p, b"shared"))
     _write(shared, _flip, keep_time=True)
@@ -406,7 +406,7 @@ def _fifo_of_two_names(cas: Cas) -> None:
 
 
 def _name_of_another(cas: Cas) -> None:
-    """A content's name is that of another file, too; only a layer has the right one."""
+    """Another file has the name of a content; only a layer still links to the content itself."""
     path = _object_of(cas, b"only in a")
     path.unlink()
     os.link(_object_of(cas, b"shared"), path)
@@ -474,7 +474,7 @@ def test_damage_is_found_and_repaired(
     if quick:
         assert _kinds(cas, "--quick") == kinds
     assert _repaired(cas) != []
-    assert {one["recipe"] for one in cas.json("ls")} == left
+    assert {artifact["recipe"] for artifact in cas.json("ls")} == left
     for name in left:
         assert snapshot(_layer(cas, name)) == snapshot(work / ("a" if name == "a" else "b"))
     cas("gc")
@@ -511,14 +511,14 @@ def test_moved_object_is_reported_and_layers_are_read(cas: Cas, trees: None) -> 
 
     assert _kinds(cas) == {"stray", "object", "content"}
     assert cas.json("verify", "--repair", code=0)["findings"][0]["kind"] == "stray"
-    assert {one["recipe"] for one in cas.json("ls")} == {"b", "twin"}
+    assert {artifact["recipe"] for artifact in cas.json("ls")} == {"b", "twin"}
 
 
 def test_missing_object_is_reported_with_its_artifacts(cas: Cas, trees: None) -> None:
     _object_of(cas, b"shared").unlink()
 
-    (found,) = _findings(cas, damage=False)
-    assert found["ids"] == ["a:t:12345678", "b:t:12345678", "twin:t:12345678"]
+    (finding,) = _findings(cas, damage=False)
+    assert finding["ids"] == ["a:t:12345678", "b:t:12345678", "twin:t:12345678"]
 
 
 def test_foreign_links_and_names_are_reported_and_kept(cas: Cas, work: Path, trees: None) -> None:
@@ -550,7 +550,7 @@ def test_damaged_layer_in_use_is_kept_until_free(cas: Cas, work: Path, trees: No
 
     document = cas.json("verify", "--repair", code=6)
     assert "is in use: repair it when that has ended" in document["repaired"][0]
-    assert {found["kind"] for found in document["findings"]} == {"entry"}
+    assert {finding["kind"] for finding in document["findings"]} == {"entry"}
     cas("umount", "target")
     _repaired(cas)
     assert len(cas.json("ls")) == 3
@@ -596,7 +596,7 @@ def test_lost_index_is_rebuilt(
     cas: Cas, work: Path, trees: None, harm: Callable[[Path], None]
 ) -> None:
     cas("pin", "a", "--reason", "why")
-    before = {one["id"]: {**one, "stored_ns": 0} for one in cas.json("ls")}
+    before = {row["id"]: {**row, "stored_ns": 0} for row in cas.json("ls")}
     harm(cas.store / "index/data.mdb")
 
     others = (["ls"], ["has", "a:t:12345678"], ["put", "c:t:12345678", "a"])
@@ -606,7 +606,7 @@ def test_lost_index_is_rebuilt(
         assert "cas rebuild-index" in done.stderr, done.stderr
     assert cas("rebuild-index").stdout == "3 artifacts with a record again, 0 without\n"
 
-    after = {one["id"]: {**one, "stored_ns": 0} for one in cas.json("ls")}
+    after = {row["id"]: {**row, "stored_ns": 0} for row in cas.json("ls")}
     assert after == before
     assert [pin["reason"] for pin in cas.json("pins")] == ["why"]
     assert cas("verify").stdout == "all is well\n"
@@ -628,7 +628,7 @@ def test_rebuilt_index_omits_damaged_artifacts(cas: Cas, work: Path, trees: None
         "a:t:12345678",
         "odd:t:12345678",
     ]
-    # Nothing is used before it was read.
+    # The contents of a rebuilt record are read before its first use.
     assert "no such ID" in cas("mount", "target", "b", code=3).stderr
 
 
@@ -643,7 +643,7 @@ def test_flipped_index_bits_cause_no_crash_and_no_wrong_answer(
     print(f"seed {seed}")
     chance = random.Random(seed)
     used = [number for number, byte in enumerate(good) if byte]
-    found = 0
+    refusals = 0
     for _ in range(25):
         bad = bytearray(good)
         for _ in range(chance.choice((1, 1, 8))):
@@ -654,18 +654,18 @@ def test_flipped_index_bits_cause_no_crash_and_no_wrong_answer(
         )
         assert done.returncode in (0, 6), done
         assert "Traceback" not in done.stderr
-        found += done.returncode == 6
+        refusals += done.returncode == 6
         rebuild_index(cas.store)
         with Store(cas.store) as store:
             assert {artifact.signature: artifact.tree for artifact in store.artifacts()} == whole
-    assert found > 0
+    assert refusals > 0
     sound(cas.store)
 
 
 def test_flipped_index_page_headers_end_with_a_sentence(cas: Cas, work: Path, trees: None) -> None:
     path = cas.store / "index/data.mdb"
     for number in range(4):
-        cas("put", f"more{number}:t:12345678", "a")  # and so there is a list of free pages
+        cas("put", f"more{number}:t:12345678", "a")  # so that LMDB has a list of free pages
     good = path.read_bytes()
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
@@ -738,7 +738,8 @@ def test_repair_and_rebuild_killed_at_any_step_lose_nothing(
             hits += 1
             with Store(cas.store) as store:
                 list(store.repair(list(store.verify())))
-                assert {one.signature.recipe for one in store.artifacts()} == {"b", "twin"}
+                recipes = {artifact.signature.recipe for artifact in store.artifacts()}
+                assert recipes == {"b", "twin"}
                 assert snapshot(b) == snapshot(work / "b")
                 store.gc(store.plan_gc(Policy()))
             tidy(cas.store)
