@@ -106,9 +106,8 @@ class Layers:
         missing and its manifest exists.
         """
         new, old = scratch.fd, self._store
-        with contextlib.suppress(
-            FileNotFoundError, NotADirectoryError
-        ):  # the slash: only a directory is moved
+        # The slash at the end of the path: only a directory is moved away.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.rename(manifest_path(tree) + b"/", b"no-manifest", src_dir_fd=old, dst_dir_fd=new)
         os.rename(b"manifest", manifest_path(tree), src_dir_fd=new, dst_dir_fd=old)
         with contextlib.suppress(FileNotFoundError):
