@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from cas.compose.cache import CompositionCache
-from cas.compose.merged_layers import MergedLayers
 from cas.content.layers import Layers
 from cas.content.objects import Objects
 from cas.disk.counters import Counts, add_counts
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 StrPath = str | bytes | os.PathLike[str]
 
 
-class OpenStore(Closeable):
+class ReadableStore(Closeable):
     """The parts of an open store, which is `path`, open at `fd`. `objects` are its contents."""
 
     def __init__(self, path: StrPath, *, create: bool = False) -> None:
@@ -55,19 +54,22 @@ class OpenStore(Closeable):
         self.fd = os.open(self.path, DIRECTORY_FLAGS)
         try:
             index, lock = (os.path.join(self.path, name) for name in (b"index", b"lock"))
-            self._index = Index(index, lock)
             self.objects = Objects(self.path, self.fd)
-            self._layers = Layers(self.fd, self.objects)
-            self._known = CompositionCache(self.path)
-            self._storage = StoreParts(self.path, self.fd, self._index, self.objects, self._layers)
-            self._merging = MergedLayers(self._storage, self._known)
+            self._storage = StoreParts(
+                self.path,
+                self.fd,
+                Index(index, lock),
+                self.objects,
+                Layers(self.fd, self.objects),
+                CompositionCache(self.path),
+            )
         except BaseException:
             os.close(self.fd)
             raise
 
     def close(self) -> None:
         """Close the store. Does nothing the second time."""
-        self._index.close()
+        self._storage.index.close()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -82,24 +84,20 @@ class OpenStore(Closeable):
     def _removal(self) -> Removal:
         from cas.gc.removal import Removal
 
-        return Removal(self._storage, self._known, self._merging)
+        return Removal(self._storage)
 
     @property
     def _collector(self) -> Collector:
         from cas.gc.collector import Collector
 
-        return Collector(self._storage, self._known, self._pins, self._removal)
-
-
-class StoreQuestions(OpenStore):
-    """The part of an open store that only looks."""
+        return Collector(self._storage)
 
     @adding_paths
     def find(self, signature: str | Signature) -> Artifact | None:
         """Return the artifact of a whole signature, or None. Raises BadSignature, StoreDamaged."""
         if isinstance(signature, str):
             signature = Signature.parse(signature)
-        with self._index.read() as reader:
+        with self._storage.index.read() as reader:
             found = reader.get(signature)
         return None if found is None else recheck_after_reboot(self._storage, found)
 
@@ -119,7 +117,7 @@ class StoreQuestions(OpenStore):
 
         Raises NoSuchSignature, AmbiguousSignature, StoreDamaged.
         """
-        with self._index.read() as reader:
+        with self._storage.index.read() as reader:
             (found,) = resolve(reader, [text], self.path)
         artifact = recheck_after_reboot(self._storage, found)
         if artifact is None:
@@ -128,7 +126,7 @@ class StoreQuestions(OpenStore):
 
     def artifacts(self) -> list[Artifact]:
         """Return every artifact, in the order of signatures. Raises StoreDamaged."""
-        with self._index.read() as reader:
+        with self._storage.index.read() as reader:
             records = reader.records()
         return [record.artifact() for record in records]
 
@@ -140,7 +138,7 @@ class StoreQuestions(OpenStore):
     @adding_paths
     def tree(self, tree: Digest) -> Manifest:
         """Return what a stored tree consists of. Raises BadManifest, OSError."""
-        return self._layers.manifest(tree)
+        return self._storage.layers.manifest(tree)
 
     def layer_path(self, artifact: Artifact) -> bytes:
         """Return the absolute path of an artifact's layer. It must not be written to."""
@@ -167,10 +165,10 @@ class StoreQuestions(OpenStore):
         """
         from cas.usage.artifacts import disk_usage
 
-        with self._index.read() as reader:
+        with self._storage.index.read() as reader:
             chosen = tuple(dict.fromkeys(resolve(reader, list(names), self.path)))
         used = self._removal.used_trees()
-        return disk_usage(self._storage, self._known, used, self.artifacts(), chosen)
+        return disk_usage(self._storage, used, self.artifacts(), chosen)
 
     @adding_paths
     def statistics(self, days: int) -> Statistics:
@@ -205,7 +203,7 @@ class StoreQuestions(OpenStore):
 
     def signatures(self) -> set[Signature]:
         """Return the signatures of all artifacts. Raises StoreDamaged."""
-        with self._index.read() as reader:
+        with self._storage.index.read() as reader:
             return reader.signatures()
 
     def matching(self, names: Iterable[str]) -> frozenset[Signature]:
@@ -213,7 +211,7 @@ class StoreQuestions(OpenStore):
 
         Raises BadSignature.
         """
-        with self._index.read() as reader:
+        with self._storage.index.read() as reader:
             return frozenset(s for name in names for s in named_by(name, reader.like))
 
     @adding_paths

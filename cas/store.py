@@ -21,7 +21,7 @@ from cas.index.resolve import resolve
 from cas.model.artifact import Artifact
 from cas.model.conflicts import ConflictPolicy
 from cas.model.signature import NoSuchSignature, Signature
-from cas.readable_store import StoreQuestions, StrPath
+from cas.readable_store import ReadableStore, StrPath
 from cas.system.oserrors import adding_path, adding_paths
 from cas.system.progress import NO_PROGRESS, Progress
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from cas.put.source_tree import Place
 
 
-class Store(StoreQuestions):
+class Store(ReadableStore):
     """An open store. Use it as a context manager, or close it. `objects` are its contents.
 
     In a child that was forked meanwhile it is good for nothing but to be closed (NotOwner), which
@@ -63,10 +63,10 @@ class Store(StoreQuestions):
 
     @adding_paths
     def receive(self, signature: str | Signature, source: Source, origin: str) -> PutResult:
-        """Store the tree that `source` makes objects of; see `cas.put.put.put_scan`."""
-        from cas.put.put import put_scan
+        """Store the tree that `source` makes objects of; see `cas.put.put.put_source`."""
+        from cas.put.put import put_source
 
-        return self._put(signature, partial(put_scan, source=source, origin=origin))
+        return self._put(signature, partial(put_source, source=source, origin=origin))
 
     def _put(
         self,
@@ -109,8 +109,6 @@ class Store(StoreQuestions):
         try:
             return compose(
                 self._storage,
-                self._known,
-                self._merging,
                 names,
                 conflicts=conflicts,
                 allow=allow,
@@ -155,7 +153,9 @@ class Store(StoreQuestions):
         """
         from cas.disk.pins import Pin
 
-        with self._index.read() as reader:  # under its lock: nobody removes the artifact meanwhile
+        with (
+            self._storage.index.read() as reader
+        ):  # under its lock: nobody removes the artifact meanwhile
             (artifact,) = resolve(reader, [name], self.path)
             pin = Pin(artifact.signature, reason, time.time_ns(), os.geteuid())
             self._pins.add(pin)
@@ -215,7 +215,7 @@ class Store(StoreQuestions):
         from cas.verify.verify import verify
 
         with adding_path(self.fd):
-            found = verify(self._storage, self._known, names, quick=quick, progress=progress)
+            found = verify(self._storage, names, quick=quick, progress=progress)
             told: set[str] | None = None
             for finding in found:
                 if finding.kind.is_damage:
@@ -233,7 +233,7 @@ class Store(StoreQuestions):
         from cas.verify.repair import Repair
 
         with adding_path(self.fd):
-            for done in Repair(self._storage, self._known, self._removal).run(findings):
+            for done in Repair(self._storage).run(findings):
                 append_events(self.fd, [new_event(EventKind.REPAIRED, what=done)])
                 yield done
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from cas.compose.cache import CompositionCache, composition_key
+from cas.compose.cache import composition_key
 from cas.compose.composition import Composition
 from cas.compose.merged_layers import MergedLayers
 from cas.compose.order import Wanted, in_order, with_priority
-from cas.content.layers import Layers
 from cas.disk.boot import boot_id
 from cas.disk.leases import Lease
 from cas.index import artifact_links
@@ -24,23 +23,19 @@ from cas.system.text import quoted
 
 
 def find_conflicts(
-    names: Sequence[str],
-    trees: Sequence[Digest],
-    key: Digest,
-    layers: Layers,
-    known: CompositionCache,
+    storage: StoreParts, names: Sequence[str], trees: Sequence[Digest], key: Digest
 ) -> list[Conflict]:
-    """Find the conflicts of artifacts, given by signatures and trees, lowest first.
+    """Return the conflicts of artifacts, given by IDs and trees, lowest first.
 
     `key` is that of `composition_key`. Raises BadManifest, OSError.
     """
     by_tree = dict(zip(trees, names, strict=True))
     different = distinct(trees)
-    overlaps = known.overlaps(key, len(different)) if len(different) > 1 else []
+    overlaps = storage.compositions.overlaps(key, len(different)) if len(different) > 1 else []
     if overlaps is None:
-        manifests = [layers.manifest(tree, to_compare=True) for tree in different]
+        manifests = [storage.layers.manifest(tree, to_compare=True) for tree in different]
         overlaps = find_overlaps(manifests)
-        known.keep_overlaps(key, different, overlaps)
+        storage.compositions.keep_overlaps(key, different, overlaps)
     if not overlaps:
         return []
     found = [recorded_signature(by_tree[tree]) for tree in different]
@@ -52,8 +47,6 @@ def find_conflicts(
 
 def compose(
     storage: StoreParts,
-    known: CompositionCache,
-    merging: MergedLayers,
     names: Iterable[str],
     *,
     conflicts: ConflictPolicy | None,
@@ -61,6 +54,7 @@ def compose(
     purpose: str,
 ) -> Composition:
     """Compose the artifacts of signatures or abbreviations; see `Store.compose`."""
+    merged_layers = MergedLayers(storage)
     wanted = in_order(names)
     noted: bool | None = None
     while True:
@@ -72,7 +66,7 @@ def compose(
                 for w, record in zip(wanted, records, strict=True)
             )
             different = distinct(trees)
-            layers = merging.layers(different)
+            layers = merged_layers.layers(different)
             # Under the lock: nobody removes what was found before it is said to be in use.
             used = {*trees, *(layers or ())}
             lease = Lease(storage.path, used, zip(ids, trees, strict=True), purpose)
@@ -81,17 +75,17 @@ def compose(
             names = [record.name for record in records]
             key = composition_key(names, trees)
             if noted is None:
-                noted = known.is_noted(key)
+                noted = storage.compositions.is_noted(key)
             told: tuple[Conflict, ...] = ()
             if conflicts is not None:
-                found = find_conflicts(names, trees, key, storage.layers, known)
+                found = find_conflicts(storage, names, trees, key)
                 told = apply_policy(found, conflicts, allow)
             if layers is None:
-                merging.make(different)
-            elif merging.trust(layers, different):
+                merged_layers.make(different)
+            elif merged_layers.trust(layers, different):
                 if not noted:
                     artifact_links.note_use(storage.fd, map(recorded_signature, names))
-                    known.note_use(key)
+                    storage.compositions.note_use(key)
                 return Composition(storage.path, ids, trees, layers, told, lease, tuple(records))
         except BaseException:
             lease.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from cas.compose.cache import CompositionCache, Merged
+from cas.compose.cache import Merged
 from cas.content.digest import hash_bytes
 from cas.content.layers import overhead
 from cas.disk.boot import boot_id
@@ -23,9 +23,9 @@ from cas.system.text import quoted
 class MergedLayers:
     """Makes the merged layers of a store, and finds those that were made before."""
 
-    def __init__(self, storage: StoreParts, known: CompositionCache) -> None:
+    def __init__(self, storage: StoreParts) -> None:
         self._storage = storage
-        self._known = known
+        self._cache = storage.compositions
 
     def layers(self, trees: Sequence[Digest]) -> tuple[Digest, ...] | None:
         """Return what is to be mounted for `trees`, lowest first.
@@ -36,7 +36,7 @@ class MergedLayers:
         if len(trees) <= MAX_LAYERS:
             return tuple(trees)
         parts, rest = _parts(trees)
-        merged = self._known.merged(parts)
+        merged = self._cache.merged(parts)
         if merged is None or not self._storage.layers.exists(merged.tree):
             return None
         return (merged.tree, *rest)
@@ -63,7 +63,7 @@ class MergedLayers:
                 if self._storage.layers.exists(merged.tree):
                     size = 0
                 self._storage.layers.publish(merged.tree, work)
-                size += self._known.keep_merged(merged)
+                size += self._cache.keep_merged(merged)
                 what = f"{len(parts)} trees of a sysroot of {len(trees)}"
                 made = new_event(EventKind.MERGED, tree=merged.tree, size=size, what=what)
                 append_events(self._storage.fd, [made])
@@ -76,7 +76,7 @@ class MergedLayers:
         if layers[:1] == trees[:1]:
             return True
         parts, _ = _parts(trees)
-        merged = self._known.merged(parts)
+        merged = self._cache.merged(parts)
         if merged is None:
             return False
         if merged.boot_id == boot_id():
@@ -87,11 +87,11 @@ class MergedLayers:
             damaged = True
         with self._storage.index.locked(exclusive=True):
             if damaged:
-                self._known.forget_merged(merged)
+                self._cache.forget_merged(merged)
                 with scratch(self._storage.fd, "rm") as aside:
                     self._storage.layers.withdraw(merged.tree, aside)
             else:
-                self._known.keep_merged(Merged(merged.tree, parts, boot_id()))
+                self._cache.keep_merged(Merged(merged.tree, parts, boot_id()))
         return not damaged
 
     def unneeded(self, used: set[str], before_ns: int) -> list[Merged]:
@@ -99,12 +99,12 @@ class MergedLayers:
 
         Those that lack a part in the store, or that were last used before `before_ns`.
         """
-        exists, known = self._storage.layers.exists, self._known
+        exists, cache = self._storage.layers.exists, self._cache
         return [
             merged
-            for merged in known.all_merged()
+            for merged in cache.all_merged()
             if merged.tree not in used
-            and (known.last_used_ns(merged) < before_ns or not all(map(exists, merged.parts)))
+            and (cache.last_used_ns(merged) < before_ns or not all(map(exists, merged.parts)))
         ]
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from cas.compose.cache import CompositionCache
 from cas.disk.log import EventKind, delete_old_logs
 from cas.disk.pins import Pins
 from cas.disk.reserve import reserve_released
@@ -81,14 +80,11 @@ class _PlanProgress(Progress):
 class Collector:
     """Collects in the store whose open parts it borrows."""
 
-    def __init__(
-        self, storage: StoreParts, known: CompositionCache, pins: Pins, removal: Removal
-    ) -> None:
+    def __init__(self, storage: StoreParts) -> None:
         self._storage = storage
-        self._known = known
-        self._pins = pins
-        self._removal = removal
-        self._sweep = Sweep(storage, known, removal)
+        self._pins = Pins(storage.path)
+        self._removal = Removal(storage)
+        self._sweep = Sweep(storage, self._removal)
 
     def plan(self, artifacts: Sequence[Artifact], policy: Policy) -> GcPlan:
         """Work out what would go of all the `artifacts` of the store. Nothing is changed.
@@ -105,8 +101,8 @@ class Collector:
             pinned=self._pins.signatures(),
             now_ns=now,
         )
-        idle_merged = [m for m in self._known.all_merged() if m.tree not in used]
-        release = FreedBytes(self._storage, self._known, artifacts, idle_merged)
+        idle_merged = [m for m in self._storage.compositions.all_merged() if m.tree not in used]
+        release = FreedBytes(self._storage, artifacts, idle_merged)
         before_ns = now - policy.least_age_ns
         unused = self._sweep.size(release, before_ns)
         size = None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from functools import partial
 from typing import NamedTuple
 
-from cas.compose.cache import CompositionCache, Merged
+from cas.compose.cache import Merged
 from cas.compose.merged_layers import MergedLayers
 from cas.disk.leases import Use, lease_uses
 from cas.disk.log import EventKind, append_events, new_event
@@ -38,10 +38,10 @@ class Removed(NamedTuple):
 class Removal:
     """Removes from the store whose open parts it borrows."""
 
-    def __init__(self, storage: StoreParts, known: CompositionCache, merging: MergedLayers) -> None:
+    def __init__(self, storage: StoreParts) -> None:
         self._storage = storage
-        self._known = known
-        self._merging = merging
+        self._cache = storage.compositions
+        self._merged_layers = MergedLayers(storage)
 
     def uses(self) -> list[Use]:
         """Return what living processes and mounts use. Raises OSError, StoreDamaged."""
@@ -98,8 +98,8 @@ class Removal:
         with scratch(storage.fd, "rm") as aside:
             with storage.index.locked(exclusive=True):
                 used = self.used_trees()
-                freed += sum(self._known.forget_merged(m) for m in merged if m.tree not in used)
-                used |= {layer.tree for layer in self._known.all_merged()}
+                freed += sum(self._cache.forget_merged(m) for m in merged if m.tree not in used)
+                used |= {layer.tree for layer in self._cache.all_merged()}
                 asked = {*trees, *(layer.tree for layer in merged)}
                 with storage.index.transaction() as reader:
                     idle = [t for t in asked if t not in used and not reader.of_tree(t)]
@@ -143,7 +143,7 @@ class Removal:
 
         Raises OSError, StoreDamaged.
         """
-        return self._merging.unneeded(self.used_trees(), before_ns)
+        return self._merged_layers.unneeded(self.used_trees(), before_ns)
 
 
 def refuse_used(artifacts: Iterable[Artifact], uses: Iterable[Use], pinned: Set[Signature]) -> None:

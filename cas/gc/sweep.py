@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Iterator
 
-from cas.compose.cache import CompositionCache
 from cas.content.objects import unlink_unused
 from cas.disk.last_use import TICK_NS
 from cas.disk.layout import content_of_object
@@ -30,9 +29,9 @@ from cas.usage.space import FreedBytes
 class Sweep:
     """Sweeps the store whose open parts it borrows."""
 
-    def __init__(self, storage: StoreParts, known: CompositionCache, removal: Removal) -> None:
+    def __init__(self, storage: StoreParts, removal: Removal) -> None:
         self._storage = storage
-        self._known = known
+        self._cache = storage.compositions
         self._removal = removal
 
     def run(self) -> int:
@@ -49,7 +48,7 @@ class Sweep:
         with self._storage.index.read() as reader:
             trees = reader.trees()
         freed = self._removal.discard_merged(before_ns)
-        return freed + self._known.forget_overlaps(trees, before_ns)
+        return freed + self._cache.forget_overlaps(trees, before_ns)
 
     def size(self, release: FreedBytes, before_ns: int) -> int:
         """Return the bytes of disk that `run`, and `compositions(before_ns)`, would give back.
@@ -58,7 +57,7 @@ class Sweep:
         """
         with self._storage.index.read() as reader:
             trees = reader.trees()
-        freed = self._known.size_of_overlaps(trees, before_ns)
+        freed = self._cache.size_of_overlaps(trees, before_ns)
         freed += sum(map(release.of_merged, self._removal.unneeded(before_ns)))
         used = self._removal.used_trees()
         freed += sum(release.of_layer(t) for t in self._stray_layers() if t not in used)
@@ -94,7 +93,7 @@ class Sweep:
         """Return the layers and manifests that have no record, and are not merged ones."""
         with self._storage.index.read() as reader:
             needed = reader.trees()
-        needed |= {merged.tree for merged in self._known.all_merged()}
+        needed |= {merged.tree for merged in self._cache.all_merged()}
         names: set[str] = set()
         for directory in (b"layers", b"manifests"):
             with open_directory(directory, self._storage.fd) as fd:

@@ -1,4 +1,4 @@
-"""Putting a tree into the store."""
+"""Stores a tree: contents become objects, then a layer, then a record."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 
 Source = Callable[[Objects, Journal], ScanResult]
-"""Reads a tree from somewhere, and makes objects of its contents; the journal takes them back."""
+"""Reads a tree and stores its contents as objects; the journal can undo that."""
 
 
 class SignatureConflict(CasError):
@@ -50,15 +51,15 @@ class SignatureConflict(CasError):
         more = f"\n  … and {len(differences) - 10} more" if len(differences) > 10 else ""
         super().__init__(
             f"{signature} is stored with another tree; these paths differ:{shown}{more}",
-            hint="the task does not give the same result each time; --replace takes the new one",
+            hint="the task is not reproducible; use --replace to store the new tree",
         )
 
 
 class PutResult(NamedTuple):
-    """What a put did: the artifact, and how many bytes of content were new to the store.
+    """The result of a put.
 
-    `new` is how many contents that were. `unchanged` if the same tree was there under this
-    signature; `replaced` is the other tree that was.
+    `new` contents of `new_bytes` bytes were not stored before. `unchanged` means that the ID had the
+    same tree already; `replaced` is the tree that it had instead, or None.
     """
 
     artifact: Artifact
@@ -79,17 +80,17 @@ def put_tree(
     place: Place,
     progress: Progress,
 ) -> PutResult:
-    """Store the directory `tree`, whose signature has the artifact `known` so far.
+    """Store the directory or tar archive `tree` under an ID that has the artifact `known` now.
 
-    With `move` the directory is consumed: its files become the store's where that is safe, and
-    it is gone at the end. A file named like a tar archive is stored as what would be unpacked from
-    it. `place` tells where paths of the archive, or of a directory that is not moved, are in the
-    stored tree. `progress` gets files. When this raises, nothing was stored, and the directory is
-    as it was.
+    A path with the suffix of a tar archive is stored as the tree that tar(1) would extract. With
+    `move`, the directory is consumed: its files become objects if that is safe, and it is removed
+    at the end. `place` maps paths of an archive, or of a directory that is not moved, to paths of
+    the stored tree. `progress` counts files. If this raises, nothing is stored, and the directory
+    is as before.
 
-    Raises InputRefused (what cannot be stored, by path), SignatureConflict unless `replace`,
-    TreeLeftOver (stored, but not all of a moved tree removed), ArchiveRefused, NoZstd, CasError,
-    OSError; ConcurrentChange, when it has to be called again with what is known then.
+    Raises InputRefused (with the path that cannot be stored), SignatureConflict unless `replace`,
+    TreeLeftOver (stored, but a moved tree is not completely removed), ArchiveRefused, NoZstd,
+    CasError, OSError; and ConcurrentChange: retry with the artifact that the ID has then.
     """
     path = os.fsencode(tree)
     if is_archive(path) and not os.path.isdir(path):
@@ -97,27 +98,27 @@ def put_tree(
 
         if move:
             raise InputRefused(
-                f"{quoted(path)} is an archive, whose files cannot become the store's",
-                hint="store it without moving it, and delete it then",
+                f"{quoted(path)} is an archive, which cannot be moved into the store",
+                hint="store it without --move, and delete it then",
             )
-        where = os.path.abspath(path)
-        source = partial(read_archive, where, place, progress)
-        origin = os.fsdecode(where)
-        return put_scan(storage, signature, known, source, origin, replace=replace)
+        path = os.path.abspath(path)
+        source = partial(read_archive, path, place, progress)
+        return put_source(storage, signature, known, source, os.fsdecode(path), replace=replace)
     root = os.path.realpath(path)
     _refuse_root(root, storage.path)
-    with open_directory(root) as fd, _putting(storage, signature, fd) as journal:
-        reading = read_tree(root, fd, place, storage.objects, journal, move=move, progress=progress)
-        origin = os.fsdecode(root)
-        result = _record_reading(storage, signature, known, reading, origin, replace=replace)
+    with open_directory(root) as fd, _journal(storage, signature, fd) as journal:
+        scan = read_tree(root, fd, place, storage.objects, journal, move=move, progress=progress)
+        put = _Put(storage, signature, known, os.fsdecode(root), scan)
+        result = put.run(replace=replace)
         if move:
-            with signals_blocked():  # what would be left are files of the store
+            with signals_blocked():
+                # Forget first: an undo after this point would take files of the stored artifact.
                 journal.forget()
-                consume(root, fd, reading)
+                consume(root, fd, scan)
     return result
 
 
-def put_scan(
+def put_source(
     storage: StoreParts,
     signature: Signature,
     known: Artifact | None,
@@ -126,24 +127,23 @@ def put_scan(
     *,
     replace: bool = False,
 ) -> PutResult:
-    """Store the tree that `source` reads, whose signature has the artifact `known` so far.
+    """Store the tree that `source` reads under an ID that has the artifact `known` now.
 
-    `origin` tells people who look at the log where it comes from.
-
-    When this raises, nothing was stored. Raises SignatureConflict unless `replace`, CasError,
-    OSError, what `source` raises; and ConcurrentChange, when it has to be called again with what
-    is known then.
+    The log shows `origin` as the source of the tree. If this raises, nothing is stored. Raises
+    SignatureConflict unless `replace`, CasError, OSError, the exceptions of `source`, and
+    ConcurrentChange: retry with the artifact that the ID has then.
     """
-    with _putting(storage, signature, storage.fd) as journal:
-        reading = source(storage.objects, journal)
-        return _record_reading(storage, signature, known, reading, origin, replace=replace)
+    with _journal(storage, signature, storage.fd) as journal:
+        scan = source(storage.objects, journal)
+        return _Put(storage, signature, known, origin, scan).run(replace=replace)
 
 
 @contextlib.contextmanager
-def _putting(storage: StoreParts, signature: Signature, root_fd: int) -> Iterator[Journal]:
-    """Give a journal, and take back what is in it if there is an error.
+def _journal(storage: StoreParts, signature: Signature, root_fd: int) -> Iterator[Journal]:
+    """Yield a journal of the put; undo its entries if the block raises.
 
-    `root_fd` is the tree's root, whose files may have become objects.
+    `root_fd` is the root of the tree, whose files may have become objects. The lease, although on
+    no tree, keeps the sweep of `cas gc` from objects that no layer links to yet.
     """
     purpose = f"put of {signature}"
     with Lease(storage.path, (), purpose=purpose), Journal() as journal:
@@ -155,117 +155,106 @@ def _putting(storage: StoreParts, signature: Signature, root_fd: int) -> Iterato
             raise
 
 
-def _record_reading(
-    storage: StoreParts,
-    signature: Signature,
-    known: Artifact | None,
-    reading: ScanResult,
-    origin: str,
-    *,
-    replace: bool,
-) -> PutResult:
-    """Record an artifact that was read, in place of `known`. Raises what `put_tree` raises."""
-    manifest = reading.manifest
-    digest = hash_bytes(manifest.encode())
-    unchanged = known is not None and known.tree == digest
-    if known is not None and not unchanged and not replace:
-        old = storage.layers.manifest(known.tree)
-        raise SignatureConflict(signature, list(map(str, iter_differences(old, manifest))))
-    if unchanged and reading.new and storage.layers.exists(digest):
-        _refuse_damaged(storage, digest)  # something of it had to be stored again
-    artifact = _artifact(signature, digest, reading)
-    if not unchanged or not storage.layers.exists(digest):
-        with scratch(storage.fd, "put") as work:
-            put = _Put(known, manifest, reading.new, reading.new_disk, origin)
-            artifact = _record(storage, artifact, put, work)
-    if known is not None and unchanged:
-        return PutResult(known, reading.new_bytes, unchanged=True, new=reading.new)
-    replaced = known.tree if known else None
-    return PutResult(artifact, reading.new_bytes, replaced=replaced, new=reading.new)
+@dataclass(frozen=True, slots=True)
+class _Put:
+    """The last part of a put: the contents are stored, the layer and the record are to follow."""
 
-
-class _Put(NamedTuple):
-    """What is about to be recorded: a tree in place of the artifact `known`, from `origin`.
-
-    `new` contents of it were not there, which take about `new_disk` bytes.
-    """
-
+    storage: StoreParts
+    signature: Signature
     known: Artifact | None
-    manifest: Manifest
-    new: int
-    new_disk: int
     origin: str
+    scan: ScanResult
 
-    def event(self, artifact: Artifact, layer: int) -> Event:
-        """Return what is to be logged; its layer and link take `layer` bytes that were not."""
+    def run(self, *, replace: bool) -> PutResult:
+        """Store the layer and the record, unless they exist. Raises as `put_tree`."""
+        known, scan, layers = self.known, self.scan, self.storage.layers
+        manifest = scan.manifest
+        tree = hash_bytes(manifest.encode())
+        unchanged = known is not None and known.tree == tree
+        if known is not None and not unchanged and not replace:
+            old = layers.manifest(known.tree)
+            raise SignatureConflict(self.signature, list(map(str, iter_differences(old, manifest))))
+        # New contents mean that an existing layer of this tree lacks them, or has damaged ones.
+        has_layer = _has_good_layer(self.storage, tree, doubt=scan.new > 0)
+        if known is not None and unchanged and has_layer:
+            return PutResult(known, scan.new_bytes, unchanged=True, new=scan.new)
+        with scratch(self.storage.fd, "put") as work:
+            artifact = self._record(tree, manifest, work, has_layer=has_layer)
+        if known is not None and unchanged:
+            return PutResult(known, scan.new_bytes, unchanged=True, new=scan.new)
+        replaced = known.tree if known else None
+        return PutResult(artifact, scan.new_bytes, replaced=replaced, new=scan.new)
+
+    def _record(
+        self, tree: Digest, manifest: Manifest, work: Scratch, *, has_layer: bool
+    ) -> Artifact:
+        """Build a missing layer, and make it and the record visible; return the artifact."""
+        storage = self.storage
+        if has_layer:
+            try:
+                taken = overhead(manifest, layer_path(tree), manifest_path(tree), storage.fd)
+            except FileNotFoundError as error:  # the layer has been removed, or is damaged
+                if storage.layers.exists(tree):
+                    _refuse_damaged(storage, tree)
+                raise ConcurrentChange from error
+        else:
+            storage.layers.build(manifest, work)
+            taken = overhead(manifest, b"layer", b"manifest", work.fd)
+        artifact = self._artifact(tree, taken)
+        with storage.index.locked(exclusive=True), signals_blocked():
+            existed = storage.layers.exists(tree)
+            if not has_layer:
+                storage.layers.publish(tree, work)
+            elif not existed:
+                raise ConcurrentChange
+            with storage.index.transaction() as writer:
+                if writer.get(artifact.signature) != self.known:
+                    raise ConcurrentChange
+                # The link comes before the commit: rebuild-index finds artifacts by their links.
+                size = artifact_links.make(storage.fd, artifact, work)
+                writer.put(artifact)
+            append_events(storage.fd, [self._event(artifact, size + (0 if existed else taken))])
+        debug("put: recorded %s, tree %s", artifact.signature, tree)
+        return artifact
+
+    def _artifact(self, tree: Digest, overhead_bytes: int) -> Artifact:
+        scan = self.scan
+        return Artifact(
+            signature=self.signature,
+            tree=tree,
+            files=scan.kinds[Kind.FILE],
+            directories=scan.kinds[Kind.DIRECTORY],
+            symlinks=scan.kinds[Kind.SYMLINK],
+            size=scan.size,
+            overhead=overhead_bytes,
+            created_ns=time.time_ns(),
+            boot_id=boot_id(),
+            dropped=scan.dropped,
+        )
+
+    def _event(self, artifact: Artifact, layer_bytes: int) -> Event:
+        """Return the event to log; the layer and the link take `layer_bytes` more than before."""
         kind, what = EventKind.PUT, f"from {self.origin}"
         if self.known is not None and self.known.tree == artifact.tree:
-            kind = EventKind.REPAIRED  # its layer was gone
+            kind = EventKind.REPAIRED  # the record existed without its layer
         elif self.known is not None:
             what += f", in place of {self.known.tree}"
-        size = max(0, self.new_disk + layer)
+        size = max(0, self.scan.new_disk + layer_bytes)
         return new_event(kind, artifact.signature, tree=artifact.tree, size=size, what=what)
 
 
-def _record(storage: StoreParts, artifact: Artifact, put: _Put, work: Scratch) -> Artifact:
-    """Build the layer if there is none to trust, and record the artifact in place of what was.
+def _has_good_layer(storage: StoreParts, tree: Digest, *, doubt: bool) -> bool:
+    """Return whether the layer of a tree exists and can be relied on.
 
-    Returns the artifact with the disk space that its layer takes.
-    """
-    tree, known, manifest = artifact.tree, put.known, put.manifest
-    built = not _trustworthy(storage, tree, doubt=put.new > 0)  # if there is one, it lacks them
-    if built:
-        storage.layers.build(manifest, work)
-        taken = overhead(manifest, b"layer", b"manifest", work.fd)
-    else:
-        try:
-            taken = overhead(manifest, layer_path(tree), manifest_path(tree), storage.fd)
-        except FileNotFoundError as error:
-            if storage.layers.exists(tree):
-                _refuse_damaged(storage, tree)
-            raise ConcurrentChange from error
-    artifact = artifact._replace(overhead=taken)
-    with storage.index.locked(exclusive=True), signals_blocked():
-        had_layer = storage.layers.exists(tree)
-        if built:
-            storage.layers.publish(tree, work)
-        elif not had_layer:
-            raise ConcurrentChange
-        with storage.index.transaction() as writer:
-            if writer.get(artifact.signature) != known:
-                raise ConcurrentChange
-            size = artifact_links.make(storage.fd, artifact, work)
-            writer.put(artifact)
-        append_events(storage.fd, [put.event(artifact, size + (0 if had_layer else taken))])
-    return artifact
-
-
-def _refuse_damaged(storage: StoreParts, tree: Digest) -> None:
-    """Read a layer of which something was not there, or not what it was.
-
-    Raises StoreDamaged, ConcurrentChange (it is gone).
-    """
-    try:
-        damaged = any(storage.layers.problems(tree))
-    except FileNotFoundError as error:
-        raise ConcurrentChange from error
-    if damaged:
-        where = quoted(os.path.join(storage.path, layer_path(tree)))
-        hint = "`cas verify` tells what is, and `cas verify --repair` makes it again"
-        raise StoreDamaged(f"the layer {where} is damaged", hint=hint)
-
-
-def _trustworthy(storage: StoreParts, tree: Digest, *, doubt: bool) -> bool:
-    """Tell whether the tree's layer is there and whole.
-
-    A damaged one of an earlier boot is taken out of the way. One of this boot is read if there is
-    `doubt`, and somebody may use it. Raises StoreDamaged, ConcurrentChange, OSError.
+    A layer that was recorded in this boot, or is known to be on the disk, is only read if there is
+    `doubt`. A layer of an earlier boot is always read, and withdrawn if it is damaged. Raises
+    StoreDamaged (damaged, and maybe in use), ConcurrentChange, OSError.
     """
     with storage.index.read() as reader:
-        marks = _marks(reader, tree)
+        boots = _boots_of(reader, tree)
     if not storage.layers.exists(tree):
         return False
-    if marks & {None, boot_id()}:
+    if boots & {None, boot_id()}:
         if doubt:
             _refuse_damaged(storage, tree)
         return True
@@ -274,45 +263,42 @@ def _trustworthy(storage: StoreParts, tree: Digest, *, doubt: bool) -> bool:
             return True
     with scratch(storage.fd, "damaged") as aside, storage.index.locked(exclusive=True):
         with storage.index.transaction() as reader:
-            if _marks(reader, tree) != marks:  # another put made it again
+            if _boots_of(reader, tree) != boots:  # another put has rebuilt the layer
                 raise ConcurrentChange
         storage.layers.withdraw(tree, aside)
     return False
 
 
-def _marks(reader: Reader, tree: Digest) -> set[str | None]:
-    """Return in which boots the artifacts that are a tree were put."""
+def _refuse_damaged(storage: StoreParts, tree: Digest) -> None:
+    """Read a layer, and raise StoreDamaged if it is damaged, ConcurrentChange if it is gone."""
+    try:
+        damaged = any(storage.layers.problems(tree))
+    except FileNotFoundError as error:
+        raise ConcurrentChange from error
+    if damaged:
+        layer = quoted(os.path.join(storage.path, layer_path(tree)))
+        hint = "list the damage with `cas verify`, and repair it with `cas verify --repair`"
+        raise StoreDamaged(f"the layer {layer} is damaged", hint=hint)
+
+
+def _boots_of(reader: Reader, tree: Digest) -> set[str | None]:
+    """Return the boots in which the artifacts of a tree were put; None if on the disk."""
     return {artifact.boot_id for artifact in reader.of_tree(tree)}
 
 
-def _artifact(signature: Signature, tree: Digest, reading: ScanResult) -> Artifact:
-    return Artifact(
-        signature=signature,
-        tree=tree,
-        files=reading.kinds[Kind.FILE],
-        directories=reading.kinds[Kind.DIRECTORY],
-        symlinks=reading.kinds[Kind.SYMLINK],
-        size=reading.size,
-        overhead=0,
-        created_ns=time.time_ns(),
-        boot_id=boot_id(),
-        dropped=reading.dropped,
-    )
-
-
 def _refuse_root(root: bytes, store: bytes) -> None:
-    where = quoted(root)
-    what = None
+    """Refuse a root that is not a directory, or that contains the store or lies in it."""
+    problem = None
     try:
         if not stat.S_ISDIR(os.stat(root).st_mode):
-            what = "is not a directory"
+            problem = "is not a directory"
     except FileNotFoundError:
-        what = "does not exist"
-    if what is not None:
-        hint = f"give the directory that the task made, or a tar archive ({', '.join(SUFFIXES)})"
-        raise InputRefused(f"{where} {what}", hint=hint)
+        problem = "does not exist"
+    if problem is not None:
+        hint = f"name a directory or a tar archive ({', '.join(SUFFIXES)})"
+        raise InputRefused(f"{quoted(root)} {problem}", hint=hint)
     if is_within(root, store) or is_within(store, root):
         raise InputRefused(
-            f"{where} and the store {quoted(store)} are one in the other",
-            hint="give a directory that is outside of the store and does not hold it",
+            f"{quoted(root)} contains the store {quoted(store)}, or lies in it",
+            hint="choose a directory outside of the store",
         )

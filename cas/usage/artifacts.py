@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence, Set
 from typing import NamedTuple
 
-from cas.compose.cache import CompositionCache
 from cas.content.objects import ObjectKey
 from cas.disk.layout import artifact_path, layer_path
 from cas.errors import StoreDamaged
@@ -38,7 +37,6 @@ class DiskUsage(NamedTuple):
 
 def disk_usage(
     storage: StoreParts,
-    known: CompositionCache,
     used: Set[str],
     artifacts: Sequence[Artifact],
     chosen: Sequence[Artifact],
@@ -48,15 +46,15 @@ def disk_usage(
     To what one takes belongs what merged layers with it take besides contents, but for those in
     `used` (trees): they go with it. Raises OSError, StoreDamaged.
     """
-    merged = [layer for layer in known.all_merged() if layer.tree not in used]
-    release = FreedBytes(storage, known, artifacts, merged)
+    merged = [layer for layer in storage.compositions.all_merged() if layer.tree not in used]
+    release = FreedBytes(storage, artifacts, merged)
     seen: dict[bytes, int] = {}
     each: list[Usage] = []
     for artifact in chosen:
         sizes = sizes_of(storage, artifact)
         for layer in merged:
             if artifact.tree in layer.parts:
-                size = known.size_of(layer) + layer_overhead(storage, layer.tree)
+                size = storage.compositions.size_of(layer) + layer_overhead(storage, layer.tree)
                 sizes[b"merged " + layer.tree.encode()] = size
         seen |= sizes
         each.append(Usage(artifact, sum(sizes.values()), release.alone(artifact)))

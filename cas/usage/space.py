@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from cas.compose.cache import CompositionCache, Merged
+from cas.compose.cache import Merged
 from cas.content.layers import overhead
 from cas.content.objects import ObjectKey
 from cas.disk.layout import artifact_path, layer_path, manifest_path
@@ -91,12 +91,10 @@ class FreedBytes:
     def __init__(
         self,
         storage: StoreParts,
-        known: CompositionCache,
         artifacts: Iterable[Artifact],
         merged: Iterable[Merged],
     ) -> None:
         self._storage = storage
-        self._known = known
         artifacts = tuple(artifacts)
         self._recipes = Counter(artifact.signature.recipe for artifact in artifacts)
         self._trees = Counter(artifact.tree for artifact in artifacts)
@@ -127,7 +125,7 @@ class FreedBytes:
         if self._trees[tree] > gone.trees[tree] or tree in gone.merged:
             return 0
         gone.merged.add(tree)
-        return self._known.size_of(merged) + self.of_layer(tree)
+        return self._storage.compositions.size_of(merged) + self.of_layer(tree)
 
     def of_layer(self, tree: Digest) -> int:
         """Return the bytes of disk that come back with a layer. Raises OSError."""

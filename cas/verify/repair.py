@@ -7,7 +7,6 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from cas.compose.cache import CompositionCache
 from cas.content.census import content_name, content_path
 from cas.content.digest import hash_file, verified_manifest
 from cas.content.findings import FaultKind, Finding
@@ -34,10 +33,9 @@ _WHOLE_LAYER = (FaultKind.MANIFEST, FaultKind.LAYER, FaultKind.ENTRY)
 class Repair:
     """Repairs the store whose open parts it borrows, by the findings of a full verification."""
 
-    def __init__(self, storage: StoreParts, known: CompositionCache, removal: Removal) -> None:
+    def __init__(self, storage: StoreParts) -> None:
         self._storage = storage
-        self._known = known
-        self._removal = removal
+        self._removal = Removal(storage)
 
     def run(self, findings: Sequence[Finding]) -> Iterator[str]:
         """Heal what can be healed; yield what was done, as text. Raises OSError, StoreDamaged."""
@@ -189,7 +187,7 @@ class Repair:
         )
         for artifact in removed.artifacts:
             yield f"took {artifact.signature} out of service"
-        merged = [layer for layer in self._known.all_merged() if layer.tree == tree]
+        merged = [layer for layer in self._storage.compositions.all_merged() if layer.tree == tree]
         self._removal.discard([tree], merged)
         for _ in merged:
             yield f"forgot the merged layer {tree}"

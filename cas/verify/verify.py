@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 
-from cas.compose.cache import CompositionCache
 from cas.content.findings import FaultKind, Finding
 from cas.disk import mount_records
 from cas.disk.leases import Lease, NoLease, held_leases
@@ -26,18 +25,17 @@ from cas.verify.whole_store import Verification
 
 def verify(
     storage: StoreParts,
-    known: CompositionCache,
     names: Iterable[str],
     *,
     quick: bool,
     progress: Progress,
 ) -> Iterator[Finding]:
-    """Yield what is wrong; see `Store.verify`. `storage` and `known` are borrowed."""
+    """Yield the findings; see `Store.verify`."""
     names = list(names)
     damaged: list[Finding] = []
     with storage.index.read() as reader:
         artifacts = resolve(reader, names, storage.path) if names else _all(reader, damaged)
-        remembered = () if names else known.all_merged()
+        remembered = () if names else storage.compositions.all_merged()
         merged = [m.tree for m in remembered if storage.layers.exists(m.tree)]
         trees = {*merged, *(artifact.tree for artifact in artifacts)}
         lease = _lease(storage, trees)

@@ -160,7 +160,7 @@ def test_concurrent_put_remove_and_use_lose_nothing(work: Path) -> None:
 
 def _as_of_an_earlier_boot(store: Store, artifact: Artifact) -> None:
     """Make a record look as a machine that lost its power would leave it."""
-    with store._index.write() as writer:
+    with store._storage.index.write() as writer:
         writer.put(artifact._replace(boot_id="an-earlier-boot"))
 
 

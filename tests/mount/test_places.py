@@ -108,7 +108,7 @@ def test_read_only_store_refuses_changes(work: Path, tree: Path) -> None:
 def test_read_only_store_of_an_earlier_boot_is_rechecked(work: Path, tree: Path) -> None:
     with Store(work / "store") as store:
         artifact = store.resolve("a")
-        with store._index.write() as writer:
+        with store._storage.index.write() as writer:
             writer.put(artifact._replace(boot_id="another"))
     script = """
         mount --bind store store; mount -o remount,bind,ro store

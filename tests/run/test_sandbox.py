@@ -278,7 +278,7 @@ def test_runs_nest_although_process_ids_repeat(cas: Cas, sysroot: str) -> None:
     code = (
         "import os, sys; from cas.store import Store\n"
         f"store = Store({os.fspath(cas.store)!r})\n"
-        "with store._index.read() as reader:\n"
+        "with store._storage.index.read() as reader:\n"
         "    print(os.getpid(), len(reader.records()), flush=True); sys.stdin.readline()\n"
     )
     with (

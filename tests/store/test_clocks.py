@@ -133,12 +133,12 @@ _WAITING_PUT = _SHIFTED.replace(
     """
 from cli.main import main
 import cas.put.put
-record = cas.put.put._record
+record = cas.put.put._Put._record
 def waiting(*arguments):
     print("ready", flush=True)
     sys.stdin.readline()
     return record(*arguments)
-cas.put.put._record = waiting
+cas.put.put._Put._record = waiting
 """,
 )
 

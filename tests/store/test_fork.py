@@ -125,7 +125,7 @@ def test_forked_child_leaving_a_block_releases_nothing(
 def test_lock_ends_with_its_block_despite_a_child(store: Store, work: Path) -> None:
     for exclusive in (False, True):
         child = 0
-        with store._index.locked(exclusive=exclusive):
+        with store._storage.index.locked(exclusive=exclusive):
             child = os.fork()
             if child == 0:
                 signal.pause()
@@ -139,13 +139,13 @@ def test_lock_ends_with_its_block_despite_a_child(store: Store, work: Path) -> N
 
 def test_lock_outlasts_a_child_that_leaves_its_block(store: Store, work: Path, tree: Path) -> None:
     def read() -> None:
-        with store._index.read() as reader:
+        with store._storage.index.read() as reader:
             _fork()
             assert _taken(work / "store/lock")
             assert len(reader.records()) == 1
 
     def write() -> None:
-        with store._index.write() as writer:
+        with store._storage.index.write() as writer:
             (artifact,) = writer.of_tree(store_tree)
             writer.delete(artifact.signature)
             _fork()
@@ -161,7 +161,7 @@ def test_lock_outlasts_a_child_that_leaves_its_block(store: Store, work: Path, t
 
 def test_forked_child_does_not_commit_a_transaction(store: Store, tree: Path) -> None:
     (artifact,) = store.artifacts()
-    writing = store._index.write()
+    writing = store._storage.index.write()
     writer = writing.__enter__()
     writer.delete(artifact.signature)
     pid = os.fork()

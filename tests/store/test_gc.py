@@ -55,7 +55,7 @@ def _age(cas: Cas, days: dict[str, float]) -> None:
             moment = time.time_ns() - int(age * DAY_NS)
             path = os.path.join(store.path, artifact_path(artifact.signature))
             os.utime(path, ns=(moment, moment), follow_symlinks=False)
-            with store._index.write() as writer:
+            with store._storage.index.write() as writer:
                 writer.put(artifact._replace(created_ns=moment))
 
 

@@ -469,7 +469,7 @@ def test_escaping_manifest_with_a_right_digest_is_refused(
     (cas.store / "layers" / tree).mkdir()
     (cas.store / "artifacts/a/t:87654321").symlink_to(f"../../layers/{tree}")
     artifact = store.resolve("a:t:12345678")
-    with store._index.write() as writer:
+    with store._storage.index.write() as writer:
         writer.put(artifact._replace(signature=Signature.parse("a:t:87654321"), tree=tree))
 
     for command in (

@@ -357,14 +357,14 @@ def _stray_link(cas: Cas) -> None:
 
 
 def _record(cas: Cas) -> None:
-    with Store(cas.store) as store, store._index.write() as writer:
+    with Store(cas.store) as store, store._storage.index.write() as writer:
         key = b"b:t:12345678"
         data = writer._txn.get(key, db=writer._artifacts) or b""
         writer._txn.put(key, _flip(bytes(data)), db=writer._artifacts)
 
 
 def _counts(cas: Cas) -> None:
-    with Store(cas.store) as store, store._index.write() as writer:
+    with Store(cas.store) as store, store._storage.index.write() as writer:
         artifact = writer.get(Signature.parse("b:t:12345678"))
         assert artifact is not None
         writer.put(artifact._replace(size=1))
@@ -419,13 +419,13 @@ def _moved_and_flipped(cas: Cas) -> None:
 
 
 def _key(cas: Cas) -> None:
-    with Store(cas.store) as store, store._index.write() as writer:
+    with Store(cas.store) as store, store._storage.index.write() as writer:
         data = bytes(writer._txn.pop(b"b:t:12345678", db=writer._artifacts) or b"")
         writer._txn.put(b"c:t:12345678", data, db=writer._artifacts)
 
 
 def _not_found_by_hash(cas: Cas) -> None:
-    with Store(cas.store) as store, store._index.write() as writer:
+    with Store(cas.store) as store, store._storage.index.write() as writer:
         writer._txn.delete(b"12345678\0b:t:12345678", db=writer._hashes)
 
 
