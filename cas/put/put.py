@@ -30,6 +30,7 @@ from cas.model.signature import Signature
 from cas.put.journal import Journal
 from cas.put.source_tree import Place, ScanResult, consume, read_tree
 from cas.system.compression import SUFFIXES, is_archive
+from cas.system.debug_log import debug
 from cas.system.directories import open_directory
 from cas.system.paths import is_within
 from cas.system.progress import Progress
@@ -58,8 +59,8 @@ class SignatureConflict(CasError):
 class PutResult(NamedTuple):
     """The result of a put.
 
-    `new` contents of `new_bytes` bytes were not stored before. `unchanged` means that the ID had the
-    same tree already; `replaced` is the tree that it had instead, or None.
+    `new` contents of `new_bytes` bytes were not stored before. `unchanged` means that the ID had
+    the same tree already; `replaced` is the tree that it had instead, or None.
     """
 
     artifact: Artifact

@@ -134,10 +134,10 @@ _WAITING_PUT = _SHIFTED.replace(
 from cli.main import main
 import cas.put.put
 record = cas.put.put._Put._record
-def waiting(*arguments):
+def waiting(*arguments, **options):
     print("ready", flush=True)
     sys.stdin.readline()
-    return record(*arguments)
+    return record(*arguments, **options)
 cas.put.put._Put._record = waiting
 """,
 )
