@@ -147,7 +147,7 @@ def directory_lock(target: bytes) -> Iterator[None]:
         yield
     except BlockingIOError as error:
         raise InUse(
-            f"another process is mounting, unmounting or running at {quoted(target)}",
+            f"another process is mounting, unmounting or using {quoted(target)}",
             hint="try again when that has ended",
         ) from error
     finally:

@@ -98,8 +98,6 @@ def make_staged_tree(
             os.mkdir(staging, 0o700, dir_fd=parent)
         with open_directory(staging, parent) as root:
             make_linked_tree(plan, strategy, plan.content(), root, progress)
-            if plan.writable:
-                os.fchmod(root, 0o755)
             if os.fstat(root).st_uid != target.st_uid:
                 os.fchown(root, target.st_uid, target.st_gid)
     except BaseException:

@@ -121,7 +121,7 @@ def _attach(spec: MountSpec) -> None:
 
 @contextlib.contextmanager
 def _clone(bind: Bind) -> Iterator[int]:
-    """Yield a descriptor of a bind mount that is attached nowhere yet."""
+    """Yield a descriptor of a bind mount that is not attached yet."""
     if not os.path.isdir(bind.source):
         raise InputRefused(
             f"{quoted(bind.source)} is not a directory", hint="give a directory to --bind"
