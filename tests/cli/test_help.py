@@ -16,7 +16,7 @@ import pytest
 
 from cli.main import cas as command_line
 from tests.helpers.remotes import ENVIRONMENT, Seaweed
-from tests.helpers.support import CAS, ROOT, make
+from tests.helpers.support import CAS, ROOT, Cas, make
 
 _ID = "zlib:core2-64:do_populate_sysroot:9f2c41d0"
 _MOUNTED = "cas mount build/recipe-sysroot glibc zlib"
@@ -59,7 +59,7 @@ def mirror(work: Path) -> Iterator[str]:
     """A web server for the directory `work`."""
     handler = functools.partial(_Quiet, directory=os.fspath(work))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/yocto"
         server.shutdown()
@@ -72,7 +72,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def world(work: Path) -> Path:
+def world(cas: Cas, work: Path) -> Path:
     """A directory in which all that examples name is there."""
     sysroot = {"usr/include/zlib.h": "#define ZLIB\n", "usr/bin/app*": "#!/bin/sh\n"}
     make(work / "build/zlib/sysroot", sysroot)
@@ -93,8 +93,8 @@ def world(work: Path) -> Path:
         ("openssl:t:12345678", "glibc"),
         ("gtk:t:12345678", "glibc"),
     ):
-        _shell(work, f"cas put {name} {tree}")
-    _shell(work, "cas key generate farm.key")
+        cas("put", name, tree)
+    cas("key", "generate", "farm.key")
     return work
 
 
@@ -113,11 +113,21 @@ def _shell(work: Path, lines: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.xdist_group("object store")
+def _uses_a_bucket(name: str, line: str) -> bool:
+    return "s3://" in line or "s3://" in _FIRST.get(name.split()[0], "")
+
+
+def _marks(name: str, line: str) -> list[pytest.MarkDecorator]:
+    marks = [pytest.mark.per_user] if name in _OF_USERS else []
+    if _uses_a_bucket(name, line):
+        marks.append(pytest.mark.xdist_group("object store"))
+    return marks
+
+
 @pytest.mark.parametrize(
     "example",
     [
-        pytest.param((name, line), marks=[pytest.mark.per_user] if name in _OF_USERS else [])
+        pytest.param((name, line), marks=_marks(name, line))
         for name, command in _COMMANDS.items()
         for line in _examples(command)
     ],
@@ -126,14 +136,16 @@ def _shell(work: Path, lines: str) -> subprocess.CompletedProcess[str]:
 def test_help_example_runs(
     example: tuple[str, str],
     world: Path,
-    seaweed: Seaweed,
     mirror: str,
+    request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     name, line = example
-    for variable, value in ENVIRONMENT.items():
-        monkeypatch.setenv(variable, value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{seaweed.port}")
+    if _uses_a_bucket(name, line):
+        seaweed: Seaweed = request.getfixturevalue("seaweed")
+        for variable, value in ENVIRONMENT.items():
+            monkeypatch.setenv(variable, value)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{seaweed.port}")
     for before, after in (
         ("https://mirror.example.com/yocto", mirror),
         ("/srv/", f"{world}/"),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import os
+import pickle
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +17,7 @@ import pytest
 
 import mounter
 from cas.compose.composition import Composition
+from cas.content.digest import hash_bytes
 from cas.store import Store
 from tests.helpers.support import ROOT, Tree, seen_in_run, snapshot
 
@@ -58,9 +64,22 @@ def packages() -> list[Path]:
     return sorted((WORKLOAD / "trees").iterdir())
 
 
+def _memory_is_large() -> bool:
+    """Return whether 6 GiB of files fit into memory, and into /dev/shm."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    kibibytes = {name: int(value.split()[0]) for name, value in (x.split(":") for x in lines)}
+    if not os.access("/dev/shm", os.W_OK):
+        return False
+    return min(shutil.disk_usage("/dev/shm").free, kibibytes["MemAvailable"] << 10) > 6 << 30
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    directory = tmp_path_factory.mktemp("workload")
+    """A directory for 4 GiB of trees; in memory if there is room."""
+    if _memory_is_large():
+        directory = Path(tempfile.mkdtemp(prefix="cas-tests-", dir="/dev/shm"))
+    else:
+        directory = tmp_path_factory.mktemp("workload")
     yield directory
     subprocess.run(["rm", "-rf", directory], check=True)
 
@@ -82,15 +101,29 @@ def composition(full_store: Store) -> Iterator[Composition]:
 
 @pytest.fixture(scope="module")
 def unpacked(place: Path, packages: list[Path]) -> Tree:
-    """All packages unpacked into one directory, by the tool that does this in Debian."""
+    """All packages unpacked into one directory, by the tool that does this in Debian.
+
+    That takes 20 s, so the snapshot is kept beside the packages, for other runs with the same ones.
+    """
+    archives = sorted((WORKLOAD / "debs").glob("*.deb"))
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in archives]
+    key = hash_bytes(repr((stats, inspect.getsource(snapshot))).encode())
+    kept = WORKLOAD / f"unpacked-{key[:16]}"
+    if kept.exists():
+        found: Tree = pickle.loads(kept.read_bytes())
+        return found
     directory = place / "unpacked"
     directory.mkdir()
-    for archive in sorted((WORKLOAD / "debs").glob("*.deb")):
+    for archive in archives:
         subprocess.run(["dpkg-deb", "--extract", archive, directory], check=True)
     found = snapshot(directory)
     subprocess.run(["rm", "-rf", directory], check=True)
     assert len(packages) == 135
     assert sum(entry[0] == "file" for entry in found.values()) > 25_000
+    with contextlib.suppress(PermissionError):  # of root
+        part = WORKLOAD / f"unpacked-{os.getpid()}"
+        part.write_bytes(pickle.dumps(found))
+        part.rename(kept)
     return found
 
 

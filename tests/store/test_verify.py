@@ -702,8 +702,8 @@ def test_flipped_index_page_headers_end_with_a_sentence(cas: Cas, work: Path, tr
 def test_crash_in_the_index_has_the_exit_code_of_damage(crash: str) -> None:
     code = f"""
 import ctypes
-from cli.output.crashes import crashes_told
-with crashes_told("/the/store"):
+from cli.output.crashes import crashes_reported
+with crashes_reported("/the/store"):
     {crash}
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
