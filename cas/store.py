@@ -82,7 +82,7 @@ class Store(ReadableStore):
         if done.replaced is not None:
             self._removal.discard({done.replaced})
         if done.unchanged:
-            artifact_links.note_use(self.fd, [signature])
+            artifact_links.note_uses(self.fd, [signature])
         return done
 
     @adding_paths

@@ -84,7 +84,7 @@ def compose(
                 merged_layers.make(different)
             elif merged_layers.trust(layers, different):
                 if not noted:
-                    artifact_links.note_use(storage.fd, map(recorded_signature, names))
+                    artifact_links.note_uses(storage.fd, map(recorded_signature, names))
                     storage.compositions.note_use(key)
                 return Composition(storage.path, ids, trees, layers, told, lease, tuple(records))
         except BaseException:

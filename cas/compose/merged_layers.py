@@ -82,7 +82,7 @@ class MergedLayers:
         if merged.boot_id == boot_id():
             return True
         try:
-            damaged = any(True for _ in self._storage.layers.problems(merged.tree))
+            damaged = any(True for _ in self._storage.layers.find_faults(merged.tree))
         except (FileNotFoundError, StoreDamaged):
             damaged = True
         with self._storage.index.locked(exclusive=True):

@@ -35,17 +35,17 @@ class Census:
 
     `sizes` maps each inode to its size in bytes. `unnamed` maps (inode, expected name) to files
     whose object has another name or none. For files whose link count is not two (the object and one
-    layer), `links` counts the links found in layers, and `had` has the link count.
+    layer), `links` counts the links found in layers, and `link_counts` has the link count.
     """
 
     sizes: dict[int, int] = field(default_factory=dict)
     unnamed: dict[tuple[int, bytes], ContentFile] = field(default_factory=dict)
     links: Counter[int] = field(default_factory=Counter)
-    had: dict[int, int] = field(default_factory=dict)
+    link_counts: dict[int, int] = field(default_factory=dict)
 
     def add(self, other: Census) -> None:
         """Add the census of other layers."""
         self.sizes.update(other.sizes)
         self.unnamed.update(other.unnamed)
         self.links.update(other.links)
-        self.had.update(other.had)
+        self.link_counts.update(other.link_counts)

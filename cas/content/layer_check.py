@@ -99,7 +99,7 @@ class LayerCheck:
             census.unnamed[inode, name] = ContentFile(name, path, has.st_size)
         if has.st_nlink != 2:
             census.links[inode] += 1
-            census.had[inode] = has.st_nlink
+            census.link_counts[inode] = has.st_nlink
 
     def _other(self, found: Node, wanted: bytes) -> Sequence[Fault]:
         mode = found.stat.st_mode

@@ -56,7 +56,7 @@ class Layers:
 
         Raises OSError, BadManifest.
         """
-        return read_manifest(tree, self._store, to_compare=to_compare)
+        return _read_manifest(tree, self._store, to_compare=to_compare)
 
     def build(self, manifest: Manifest, scratch: Scratch) -> None:
         """Create the layer and the canonical manifest as `layer` and `manifest` in `scratch`.
@@ -139,7 +139,7 @@ class Layers:
         name = b"manifest-" + tree.encode()
         freed = 0
         try:
-            manifest = read_manifest(tree, scratch.fd, name)
+            manifest = _read_manifest(tree, scratch.fd, name)
         except (FileNotFoundError, BadManifest):
             manifest = Manifest({})
         with contextlib.suppress(FileNotFoundError):
@@ -166,7 +166,7 @@ class Layers:
             mode = directory_mode(fd)
         return LayerCheck(objects, mode, stamped=self._objects.keep_stamps)
 
-    def problems(self, tree: Digest) -> Iterator[str]:
+    def find_faults(self, tree: Digest) -> Iterator[str]:
         """Compare a layer with its manifest, including contents; yield the faults as text.
 
         Raises OSError, BadManifest.
@@ -201,7 +201,7 @@ def overhead(manifest: Manifest, layer: bytes, file: bytes, dir_fd: int) -> int:
     return taken
 
 
-def read_manifest(
+def _read_manifest(
     tree: Digest, dir_fd: int, path: bytes | None = None, *, to_compare: bool = False
 ) -> Manifest:
     """Read the manifest of `tree` from the store open at `dir_fd`, or from `path` below it.

@@ -174,7 +174,7 @@ class Objects:
                 return own, os.stat(own, dir_fd=self.store_fd, follow_symlinks=False)
         return None if found is None else (path, found)
 
-    def has(self, key: ObjectKey, found: os.stat_result) -> bool:
+    def is_object(self, key: ObjectKey, found: os.stat_result) -> bool:
         """Return whether a file is the object itself. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             place = os.stat(key.path, dir_fd=self.store_fd, follow_symlinks=False)

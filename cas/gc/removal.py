@@ -77,7 +77,9 @@ class Removal:
                         [new_event(kind, a.signature, what=why(a)) for a in artifacts],
                     )
                     progress.committed()
-                freed = sum(artifact_links.remove(self._storage.fd, a.signature) for a in artifacts)
+                freed = sum(
+                    artifact_links.remove_link(self._storage.fd, a.signature) for a in artifacts
+                )
             trees = {artifact.tree for artifact in artifacts}
             return Removed(artifacts, self.discard(trees, progress=progress, freed=freed))
 

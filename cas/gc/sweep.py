@@ -80,14 +80,18 @@ class Sweep:
             recorded = reader.names()
         stray: list[Signature] = []
         empty: list[str] = []
-        for recipe, names in artifact_links.by_recipe(store):
-            stray += artifact_links.signatures(name for name in names if name not in recorded)
+        for recipe, names in artifact_links.names_by_recipe(store):
+            stray += artifact_links.parse_names(name for name in names if name not in recorded)
             empty += [] if names else [recipe]
         if not stray and not empty:
             return 0
         with index.write() as writer:
-            freed = sum(artifact_links.remove(store, s) for s in stray if writer.get(s) is None)
-            return freed + sum(artifact_links.remove_recipe(store, recipe) for recipe in empty)
+            freed = sum(
+                artifact_links.remove_link(store, s) for s in stray if writer.get(s) is None
+            )
+            return freed + sum(
+                artifact_links.remove_empty_recipe(store, recipe) for recipe in empty
+            )
 
     def _stray_layers(self) -> list[Digest]:
         """Return the layers and manifests that have no record, and are not merged ones."""

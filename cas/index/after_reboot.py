@@ -19,7 +19,7 @@ def recheck_after_reboot(storage: StoreParts, artifact: Artifact) -> Artifact | 
     if artifact.boot_id in (None, boot_id()):
         return artifact
     try:
-        damage = next(storage.layers.problems(artifact.tree), None)
+        damage = next(storage.layers.find_faults(artifact.tree), None)
     except (FileNotFoundError, StoreDamaged) as error:
         damage = str(error)
     checked = artifact._replace(boot_id=None) if damage is None else None
@@ -30,7 +30,7 @@ def recheck_after_reboot(storage: StoreParts, artifact: Artifact) -> Artifact | 
                     writer.put(checked)
                 else:
                     writer.delete(artifact.signature)
-                    artifact_links.remove(storage.fd, artifact.signature)
+                    artifact_links.remove_link(storage.fd, artifact.signature)
                     what = f"damaged, maybe by a power failure: {damage}"
                     lost = new_event(EventKind.LOST, artifact.signature, what=what)
                     append_events(storage.fd, [lost])

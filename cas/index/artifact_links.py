@@ -21,7 +21,7 @@ from cas.system.directories import open_directory
 from cas.system.disk_use import disk_use, disk_use_at
 
 
-def make(store_fd: int, artifact: Artifact, work: Scratch) -> int:
+def make_link(store_fd: int, artifact: Artifact, work: Scratch) -> int:
     """Create the link of an artifact, replacing an older one; return its disk space (bytes).
 
     The caller holds the store's exclusive lock. Raises OSError.
@@ -38,7 +38,7 @@ def make(store_fd: int, artifact: Artifact, work: Scratch) -> int:
     return taken + disk_use_at(path, store_fd)
 
 
-def remove(store_fd: int, signature: Signature) -> int:
+def remove_link(store_fd: int, signature: Signature) -> int:
     """Remove the link of an ID, and the directory of its recipe with the last link.
 
     Returns the disk space freed (bytes). Raises OSError.
@@ -47,10 +47,10 @@ def remove(store_fd: int, signature: Signature) -> int:
     freed = disk_use_at(path, store_fd)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path, dir_fd=store_fd)
-    return freed + remove_recipe(store_fd, signature.recipe)
+    return freed + remove_empty_recipe(store_fd, signature.recipe)
 
 
-def remove_recipe(store_fd: int, recipe: str) -> int:
+def remove_empty_recipe(store_fd: int, recipe: str) -> int:
     """Remove the directory of a recipe if it is empty; return the disk space freed (bytes)."""
     path = os.path.join(b"artifacts", os.fsencode(recipe))
     try:
@@ -63,7 +63,7 @@ def remove_recipe(store_fd: int, recipe: str) -> int:
     return disk_use(found)
 
 
-def note_use(store_fd: int, signatures: Iterable[Signature]) -> None:
+def note_uses(store_fd: int, signatures: Iterable[Signature]) -> None:
     """Set the time of last use of artifacts to now; see `cas.disk.last_use`."""
     for signature in signatures:
         last_use.note_use(artifact_path(signature), store_fd)
@@ -81,7 +81,7 @@ def last_used_ns(store_fd: int, artifact: Artifact) -> int:
     return artifact.created_ns
 
 
-def by_recipe(store_fd: int) -> Iterator[tuple[str, list[str]]]:
+def names_by_recipe(store_fd: int) -> Iterator[tuple[str, list[str]]]:
     """Yield each recipe with the names of its links, `RECIPE:REST`. Raises OSError."""
     with open_directory(b"artifacts", store_fd) as artifacts:
         for recipe in sorted(os.listdir(artifacts)):
@@ -91,7 +91,7 @@ def by_recipe(store_fd: int) -> Iterator[tuple[str, list[str]]]:
                 yield recipe, [f"{recipe}:{name}" for name in sorted(names)]
 
 
-def signatures(names: Iterable[str]) -> Iterator[Signature]:
+def parse_names(names: Iterable[str]) -> Iterator[Signature]:
     """Yield the IDs among the names of links."""
     for name in names:
         with contextlib.suppress(BadSignature):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
 
 from cas.content.stamp import mark_time_support
@@ -16,8 +15,8 @@ from cas.disk.reserve import fill_reserve
 from cas.disk.scratch import replace_file
 from cas.errors import CasError, InputRefused, StoreDamaged
 from cas.index.database import Index
+from cas.index.network_file_systems import refuse_network
 from cas.system.directories import open_directory
-from cas.system.mountinfo import diskless_file_system
 from cas.system.oserrors import adding_path
 from cas.system.text import quoted
 
@@ -160,26 +159,3 @@ def _check_kinds(path: bytes, *, complete: bool) -> None:
             if not is_right(mode):
                 hint = "no `cas` command creates that: find out what else was changed"
                 raise StoreDamaged(f"{quoted(place)} is not a {kind}", hint=hint)
-
-
-_SHARED_BY_MACHINES = re.compile(
-    "afs|beegfs|ceph|cifs|coda|gfs2|gpfs|lustre|ncpfs|nfs4?|ocfs2|orangefs|smb3|smbfs"
-    r"|fuse\.(ceph|ceph-fuse|gcsfuse|glusterfs|juicefs|mfs|rclone|s3fs|sshfs)"
-)
-"""Names of file system types in mountinfo (proc(5))."""
-
-
-def refuse_network(path: bytes) -> None:
-    """Refuse a store on a file system that other machines may use at the same time.
-
-    Locks, boot IDs and the memory map of LMDB work within one kernel only. A missing path is judged
-    by its parent. Raises InputRefused, OSError.
-    """
-    while not os.path.lexists(path):
-        path = os.path.dirname(path)
-    kind = diskless_file_system(os.stat(path).st_dev)
-    if kind is not None and _SHARED_BY_MACHINES.fullmatch(kind):
-        raise InputRefused(
-            f"{quoted(path)} is on a network file system ({kind}), which cannot hold a store",
-            hint="choose a directory on a local disk: `--store`, or $CAS_STORE",
-        )

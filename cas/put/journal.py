@@ -103,7 +103,7 @@ def _give_back(
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
         now = os.fstat(fd)
-        is_object = objects.has(key, now)
+        is_object = objects.is_object(key, now)
         objects.remove_unused(key, os.geteuid(), links=2 if is_object else 1)
         if stat.S_IMODE(now.st_mode) != key.mode or FileState.of(now) == before:
             return  # it did not come to that

@@ -212,7 +212,7 @@ class _Put:
                 if writer.get(artifact.signature) != self.known:
                     raise ConcurrentChange
                 # The link comes before the commit: rebuild-index finds artifacts by their links.
-                size = artifact_links.make(storage.fd, artifact, work)
+                size = artifact_links.make_link(storage.fd, artifact, work)
                 writer.put(artifact)
             append_events(storage.fd, [self._event(artifact, size + (0 if existed else taken))])
         debug("put: recorded %s, tree %s", artifact.signature, tree)
@@ -260,7 +260,7 @@ def _has_good_layer(storage: StoreParts, tree: Digest, *, doubt: bool) -> bool:
             _refuse_damaged(storage, tree)
         return True
     with contextlib.suppress(FileNotFoundError, StoreDamaged):
-        if next(storage.layers.problems(tree), None) is None:
+        if next(storage.layers.find_faults(tree), None) is None:
             return True
     with scratch(storage.fd, "damaged") as aside, storage.index.locked(exclusive=True):
         with storage.index.transaction() as reader:
@@ -273,7 +273,7 @@ def _has_good_layer(storage: StoreParts, tree: Digest, *, doubt: bool) -> bool:
 def _refuse_damaged(storage: StoreParts, tree: Digest) -> None:
     """Read a layer, and raise StoreDamaged if it is damaged, ConcurrentChange if it is gone."""
     try:
-        damaged = any(storage.layers.problems(tree))
+        damaged = any(storage.layers.find_faults(tree))
     except FileNotFoundError as error:
         raise ConcurrentChange from error
     if damaged:

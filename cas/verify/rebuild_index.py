@@ -67,8 +67,8 @@ def _rebuild(store: bytes, store_fd: int, work: bytes, work_fd: int, progress: P
     layers = Layers(store_fd, Objects(store, store_fd))
     artifacts: list[Artifact] = []
     lost: list[str] = []
-    recipes = artifact_links.by_recipe(store_fd)
-    signatures = [one for _, names in recipes for one in artifact_links.signatures(names)]
+    recipes = artifact_links.names_by_recipe(store_fd)
+    signatures = [one for _, names in recipes for one in artifact_links.parse_names(names)]
     for number, signature in enumerate(signatures, 1):
         try:
             artifacts.append(artifact_of(layers, signature, store_fd))

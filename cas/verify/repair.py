@@ -208,9 +208,9 @@ class Repair:
         signature, storage = Signature.parse(name), self._storage
         with scratch(storage.fd, "repair") as work, storage.index.write() as writer:
             artifact = writer.get(signature)
-            artifact_links.remove(storage.fd, signature)
+            artifact_links.remove_link(storage.fd, signature)
             if artifact is not None:
-                artifact_links.make(storage.fd, artifact, work)
+                artifact_links.make_link(storage.fd, artifact, work)
         yield f"{'removed' if artifact is None else 'made'} the link of {name}"
 
     def _node(self, found: Finding) -> tuple[bytes, bytes]:

@@ -179,7 +179,8 @@ class Verification:
         census, objects = self._compared.census, self._objects
         odd = objects.keys() - census.sizes.keys()
         odd.update(inode for inode, _ in census.unnamed)
-        odd.update(inode for inode, had in census.had.items() if had > census.links[inode] + 1)
+        counts = census.link_counts
+        odd.update(inode for inode, count in counts.items() if count > census.links[inode] + 1)
         odd.update(inode for inode, path in self._places if objects[inode] != path)  # has two names
         found = []
         for path, inode in sorted((path, inode) for inode, path in self._places if inode in odd):
@@ -266,9 +267,11 @@ class Verification:
                         path = directory + b"/" + os.fsencode(text)
                         yield Finding(FaultKind.STRAY, path, "is not the name of a tree")
         recorded = {str(artifact.signature) for artifact in self._artifacts} | self._unread
-        linked = (name for _, names in artifact_links.by_recipe(self._storage.fd) for name in names)
+        linked = (
+            name for _, names in artifact_links.names_by_recipe(self._storage.fd) for name in names
+        )
         stray = [name for name in linked if name not in recorded]
-        for signature in artifact_links.signatures(stray):
+        for signature in artifact_links.parse_names(stray):
             path = artifact_path(signature)
             with self._storage.index.read() as reader:  # it may have come meanwhile
                 unknown = reader.get(signature) is None
