@@ -11,7 +11,7 @@ from cas.errors import CasError, ExitCode
 from cas.system.files import read_file
 from cas.system.text import quoted, suggestion
 
-NAME = b"config.toml"
+_NAME = b"config.toml"
 _PUBLIC_KEY = re.compile(r"ed25519:[A-Za-z0-9+/]{43}=")
 _MAX_TIMEOUT_S = 1e6
 _GC_SETTINGS = ("max_age", "max_size", "keep_last", "grace")
@@ -46,7 +46,7 @@ class Config(NamedTuple):
 
 def config_path(store: bytes) -> bytes:
     """Return the path of the configuration of the store at the absolute path `store`."""
-    return os.path.join(store, NAME)
+    return os.path.join(store, _NAME)
 
 
 def read_config(store: bytes) -> Config:

@@ -21,7 +21,7 @@ class ExitCode(enum.IntEnum):
     REFUSED = 8
 
 
-MEANINGS = {
+EXIT_CODE_MEANINGS = {
     ExitCode.DONE: "done",
     ExitCode.FAILURE: "other failure",
     ExitCode.USAGE: "usage",

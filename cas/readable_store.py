@@ -20,7 +20,7 @@ from cas.index.parts import StoreParts
 from cas.index.resolve import resolve
 from cas.model.artifact import Artifact
 from cas.model.manifest import Digest, Manifest
-from cas.model.signature import NoSuchSignature, Signature, named_by
+from cas.model.signature import NoSuchSignature, Signature, matching_ids
 from cas.system.closeable import Closeable
 from cas.system.directories import DIRECTORY_FLAGS
 from cas.system.oserrors import adding_paths
@@ -212,7 +212,7 @@ class ReadableStore(Closeable):
         Raises BadSignature.
         """
         with self._storage.index.read() as reader:
-            return frozenset(s for name in names for s in named_by(name, reader.like))
+            return frozenset(s for name in names for s in matching_ids(name, reader.like))
 
     @adding_paths
     def pins(self) -> list[Pin]:

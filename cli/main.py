@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-from cas.errors import MEANINGS, CasError, ExitCode
+from cas.errors import EXIT_CODE_MEANINGS, CasError, ExitCode
 from cas.system.oserrors import adding_path
 from cas.system.text import suggestion
 from cli.options.common import store_option
@@ -129,7 +129,7 @@ class _LazyGroup(click.Group):
 
 
 def _exit_codes() -> str:
-    lines = [f"  {code.value}  {MEANINGS[code]}" for code in ExitCode]
+    lines = [f"  {code.value}  {EXIT_CODE_MEANINGS[code]}" for code in ExitCode]
     return "\b\nExit codes (`cas run` has those of its command, and 125 if it fails itself):\n" + (
         "\n".join(lines)
     )

@@ -18,7 +18,7 @@ from cas.model.artifact import IndexRecord, recorded_signature
 from cas.model.conflicts import Conflict, ConflictPolicy, apply_policy, find_overlaps
 from cas.model.manifest import Digest
 from cas.model.signature import NoSuchSignature
-from cas.model.union import distinct
+from cas.model.union import drop_repeated
 from cas.system.text import quoted
 
 
@@ -30,7 +30,7 @@ def find_conflicts(
     `key` is that of `composition_key`. Raises BadManifest, OSError.
     """
     by_tree = dict(zip(trees, names, strict=True))
-    different = distinct(trees)
+    different = drop_repeated(trees)
     overlaps = storage.compositions.overlaps(key, len(different)) if len(different) > 1 else []
     if overlaps is None:
         manifests = [storage.layers.manifest(tree, to_compare=True) for tree in different]
@@ -65,7 +65,7 @@ def compose(
                 with_priority(record.name, w.priority)
                 for w, record in zip(wanted, records, strict=True)
             )
-            different = distinct(trees)
+            different = drop_repeated(trees)
             layers = merged_layers.layers(different)
             # Under the lock: nobody removes what was found before it is said to be in use.
             used = {*trees, *(layers or ())}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from cas.disk.scratch import replace_file
 from cas.errors import CasError, ExitCode, StoreDamaged
-from cas.model.signature import BadSignature, Signature, pick
+from cas.model.signature import BadSignature, Signature, best_match
 from cas.model.strict_json import parse, record_of
 from cas.system.files import read_sealed, seal
 from cas.system.text import quoted
@@ -54,7 +54,7 @@ class Pins:
 
         Raises NotPinned, AmbiguousSignature, OSError.
         """
-        signature = pick(name, self.signatures())
+        signature = best_match(name, self.signatures())
         if signature is None:
             raise NotPinned(name)
         return signature

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from cas.index.database import Reader
 from cas.model.artifact import Artifact, IndexRecord
-from cas.model.signature import NoSuchSignature, pick
+from cas.model.signature import NoSuchSignature, best_match
 from cas.system.text import quoted, suggestion
 
 
@@ -43,5 +43,5 @@ def _hint(name: str, store: bytes) -> str:
 
 
 def _abbreviated(reader: Reader, text: str) -> IndexRecord | None:
-    found = pick(text, reader.like(text))
+    found = best_match(text, reader.like(text))
     return None if found is None else reader.record(str(found))

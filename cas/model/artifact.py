@@ -10,7 +10,7 @@ from typing import NamedTuple
 from cas.errors import StoreDamaged
 from cas.model.manifest import Digest
 from cas.model.signature import BadSignature, Signature
-from cas.model.strict_json import NUMBERS
+from cas.model.strict_json import VALID_NUMBERS
 from cas.system.text import quoted
 
 _CHECKSUM = struct.Struct("<I")
@@ -101,7 +101,7 @@ class IndexRecord(NamedTuple):
         size, overhead, created_ns = sizes
         try:
             boot_id = None if self.is_safe else self.data[_BOOT].decode("ascii").rstrip()
-            if max(sizes) not in NUMBERS:
+            if max(sizes) not in VALID_NUMBERS:
                 raise ValueError(f"{max(sizes)} is out of range")
         except ValueError as error:
             message = f"the record of {self.name} is corrupt: {error}"

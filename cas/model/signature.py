@@ -115,7 +115,7 @@ class Signature(NamedTuple):
         return all(field in left for field in wanted)
 
 
-def pick(text: str, candidates: Iterable[Signature]) -> Signature | None:
+def best_match(text: str, candidates: Iterable[Signature]) -> Signature | None:
     """Return the candidate that an ID or abbreviation matches, or None.
 
     Complete fields take precedence over a prefix of the hash. Raises AmbiguousSignature.
@@ -131,7 +131,7 @@ def pick(text: str, candidates: Iterable[Signature]) -> Signature | None:
     return None
 
 
-def named_by(text: str, like: Callable[[str], Iterable[Signature]]) -> Iterable[Signature]:
+def matching_ids(text: str, like: Callable[[str], Iterable[Signature]]) -> Iterable[Signature]:
     """Return a complete ID, or the IDs that an abbreviation matches among the results of `like`.
 
     Raises BadSignature if `text` is neither.

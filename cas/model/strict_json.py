@@ -13,7 +13,7 @@ from cas.model.manifest import Digest, is_digest
 
 _Record = TypeVar("_Record")
 _MAX_DEPTH = 50
-NUMBERS = range(1 << 63)
+VALID_NUMBERS = range(1 << 63)
 """The sizes of a file system and the times of a clock."""
 
 
@@ -37,7 +37,7 @@ def parse(text: str | bytes) -> Any:
 def record_of(kind: type[_Record], document: Any, **known: object) -> _Record:
     """Return a NamedTuple with the fields of a JSON object, checked for their types, and `known`.
 
-    Integers must be in `NUMBERS`, strings must be valid as paths. Raises ValueError.
+    Integers must be in `VALID_NUMBERS`, strings must be valid as paths. Raises ValueError.
     """
     if not isinstance(document, dict):
         raise ValueError("it is not an object")
@@ -57,7 +57,7 @@ def has_type(value: object, kind: Any) -> bool:
     """Return whether a JSON value has a type: `int`, `str`, `bool`, `None`, `Digest`, `Any`, and
     lists, dictionaries and unions of these."""
     if kind is int:
-        return type(value) is int and value in NUMBERS
+        return type(value) is int and value in VALID_NUMBERS
     if kind is str:
         return isinstance(value, str) and _is_text(value)
     if kind is Digest:

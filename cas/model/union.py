@@ -41,7 +41,7 @@ def providers(path: bytes, manifests: Sequence[Manifest]) -> list[tuple[int, byt
     ]
 
 
-def distinct(trees: Iterable[Digest]) -> tuple[Digest, ...]:
+def drop_repeated(trees: Iterable[Digest]) -> tuple[Digest, ...]:
     """Drop every tree that occurs again later, since the later one hides it."""
     last_first = dict.fromkeys(reversed(tuple(trees)))
     return tuple(reversed(last_first))

@@ -6,7 +6,7 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV)
+CRASH_SIGNALS = (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV)
 """Signals that a corrupt index can raise in LMDB."""
 _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 

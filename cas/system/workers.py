@@ -20,7 +20,7 @@ from functools import partial
 from typing import Generic, NoReturn, TypeVar
 
 from cas.errors import CasError
-from cas.system.signals import CRASHES, signals_blocked
+from cas.system.signals import CRASH_SIGNALS, signals_blocked
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -225,7 +225,7 @@ def _serve(
     try:
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # the parent ends its workers
-        for number in (signal.SIGIO, *CRASHES):
+        for number in (signal.SIGIO, *CRASH_SIGNALS):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGIO])
         _end_when_closed(alive)

@@ -17,7 +17,7 @@ from functools import partial
 from cas.errors import CasError, StoreDamaged
 from cas.index.database import Index
 from cas.index.format import check_format
-from cas.system.signals import CRASHES
+from cas.system.signals import CRASH_SIGNALS
 from cas.system.text import quoted
 from cas.system.workers import Worker, WorkerEnded
 
@@ -37,7 +37,7 @@ def index_damage(store: str, *, quick: bool = False, records: bool = False) -> s
         (damage,) = Worker[str | None](partial(_damage, store, quick, records)).all_results()
         return damage
     except WorkerEnded as ended:
-        if ended.signal in CRASHES:
+        if ended.signal in CRASH_SIGNALS:
             return f"using the index {index} ends with {signal.Signals(ended.signal).name}"
         raise CasError(f"the index {index} could not be checked: {ended}") from ended
     except (CasError, OSError) as error:

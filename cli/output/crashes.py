@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 
 from cas.errors import ExitCode, StoreDamaged
-from cas.system.signals import CRASHES
+from cas.system.signals import CRASH_SIGNALS
 from cas.system.text import quoted
 from cli.output.errors import report
 
@@ -35,10 +35,10 @@ def crashes_reported(store: str, code: int = ExitCode.DAMAGED) -> Iterator[None]
 
     handler, default = _Handler(tell), _Handler()  # that of null is SIG_DFL
     libc = ctypes.CDLL(None)
-    for number in CRASHES:
+    for number in CRASH_SIGNALS:
         libc.signal(number, handler)
     try:
         yield
     finally:
-        for number in CRASHES:
+        for number in CRASH_SIGNALS:
             libc.signal(number, default)

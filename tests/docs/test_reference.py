@@ -7,7 +7,7 @@ import subprocess
 
 import cas
 import mounter
-from cas.errors import MEANINGS, ExitCode
+from cas.errors import EXIT_CODE_MEANINGS, ExitCode
 from cli.options.settings import SETTINGS
 from tests.helpers import schemas
 from tests.helpers.documents import DOCUMENTS
@@ -41,9 +41,9 @@ def test_exit_codes_agree_in_page_help_and_code() -> None:
     table = {int(c): m for c, m in re.findall(r"^\| (\d) \| (.*) \|$", PAGE, re.MULTILINE)}
     helped = {int(c): m for c, m in re.findall(r"^ +(\d)  (\S.*)$", _help(), re.MULTILINE)}
 
-    assert table == {code.value: meaning for code, meaning in MEANINGS.items()}
+    assert table == {code.value: meaning for code, meaning in EXIT_CODE_MEANINGS.items()}
     assert helped == table
-    assert set(MEANINGS) == set(ExitCode)
+    assert set(EXIT_CODE_MEANINGS) == set(ExitCode)
 
 
 def test_documented_variables_exist_and_are_complete() -> None:

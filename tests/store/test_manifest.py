@@ -16,7 +16,7 @@ from cas.model.manifest import (
     file_node,
     symlink_node,
 )
-from cas.model.union import distinct, union
+from cas.model.union import drop_repeated, union
 
 D = "0" * 64
 FILE = b"f 1 " + D.encode()
@@ -129,4 +129,4 @@ def test_union_hides_whole_directories_and_merges_others() -> None:
         b"b": (b"l a", 1),
         b"b.c": (FILE, 0),
     }
-    assert distinct(map(Digest, "abcab")) == ("c", "a", "b")
+    assert drop_repeated(map(Digest, "abcab")) == ("c", "a", "b")
