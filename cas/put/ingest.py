@@ -1,4 +1,4 @@
-"""Making objects of a task's files."""
+"""Ingests the files of a tree: each content becomes an object."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from cas.put.journal import FileState, Journal, JournalEntry
 from cas.system.directories import attributes
 from cas.system.text import quoted
 
-_WHOLE = 1 << 20  # bytes; files up to this size are read into memory, and only once
+_MAX_BYTES_IN_MEMORY = 1 << 20
+"""Files up to this size are read once, into memory; larger ones are hashed and then copied."""
 
 
 class FileChanged(InputRefused):
@@ -26,15 +27,15 @@ class FileChanged(InputRefused):
     def __init__(self, path: bytes) -> None:
         super().__init__(
             f"{quoted(path)} changed while it was read; nothing was stored",
-            hint="put a tree when the task that makes it has ended",
+            hint="put the tree after its task has ended",
         )
 
 
 class Ingested(NamedTuple):
-    """A file's content is in the store: as `key`, `size` bytes.
+    """A content of `size` bytes that is stored as the object `key`.
 
-    By this call it took `new` bytes of disk; None if it was there. `before` is what the file was,
-    with the extended attributes `names`, and `stat` what it is now.
+    `new` is the disk space (bytes) that it took, or None if the object existed. `before` is the
+    state of the file before, `names` are its extended attributes, and `stat` is its state now.
     """
 
     key: ObjectKey
@@ -48,36 +49,36 @@ class Ingested(NamedTuple):
 def ingest(
     objects: Objects, path: bytes, dir_fd: int, root: bytes, journal: Journal, *, move: bool
 ) -> Ingested:
-    """Make sure that the content of a regular file, `path` in the tree at `root`, is an object.
+    """Store the content of a regular file, `path` in the tree at `root`, as an object.
 
-    Its directory is open at `dir_fd`. With `move` the file itself becomes the object if that is
-    safe: it keeps its name, but is read-only from then on. The journal gets what has to be taken
-    back if the put fails. Raises OSError, FileChanged.
+    Its directory is open at `dir_fd`. With `move`, the file itself becomes the object if that is
+    safe: it keeps its name, but is read-only from then on. Changes are noted in the journal before
+    they happen. Raises OSError, FileChanged.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    whole = os.path.join(root, path)
+    full_path = os.path.join(root, path)
     fd = os.open(os.path.basename(path), flags, dir_fd=dir_fd)
     try:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
-            raise FileChanged(whole)
-        data = _read(fd, before.st_size) if before.st_size <= _WHOLE else None
+            raise FileChanged(full_path)
+        data = _read(fd, before.st_size) if before.st_size <= _MAX_BYTES_IN_MEMORY else None
         if data is None:
             digest, size = hash_file(fd)
         else:
             digest, size = hash_bytes(data), len(data)
         if size != before.st_size:
-            raise FileChanged(whole)
-        _unchanged(fd, before, whole)
+            raise FileChanged(full_path)
+        _refuse_changed(fd, before, full_path)
         names = attributes(fd)
         key = ObjectKey(digest, bool(before.st_mode & 0o111))
         if objects.usable(key):
             return Ingested(key, size, None, before, names, before)
         journal.note(JournalEntry(path, key, FileState.of(before) if move else None))
-        now = _adopt(objects, fd, before, key, whole) if move and not names else None
+        now = _adopt(objects, fd, before, key, full_path) if move and not names else None
         if now is not None:
             return Ingested(key, size, now.st_blocks * 512, before, names, now)
-        return Ingested(key, size, _copy(objects, fd, data, key, whole), before, names, before)
+        return Ingested(key, size, _copy(objects, fd, data, key, full_path), before, names, before)
     finally:
         os.close(fd)
 
@@ -90,10 +91,11 @@ def ingest_stream(
     *,
     executable: bool,
 ) -> tuple[ObjectKey, int, int | None]:
-    """Make sure that all that `read` gives, the file `path` of a tree, is an object.
+    """Store the data that `read` returns, the file `path` of a tree, as an object.
 
-    Returns its key, its size in bytes, and what it took of the disk, or None if it was there. The
-    journal gets what has to be taken back if the put fails. Raises OSError, and what `read` raises.
+    Returns its key, its size (bytes), and the disk space that it took (bytes), or None if the
+    object existed. Changes are noted in the journal before they happen. Raises OSError, and the
+    exceptions of `read`.
     """
     with unnamed_file(objects.store_fd) as new:
         digest, size = hash_stream(read, new)
@@ -108,7 +110,7 @@ def _copy(objects: Objects, fd: int, data: bytes | None, key: ObjectKey, path: b
     with unnamed_file(objects.store_fd) as new:
         if data is not None:
             write_all(new, data)
-        elif hash_file(fd, copy_to=new)[0] != key.digest:
+        elif hash_file(fd, copy_to=new).digest != key.digest:
             raise FileChanged(path)
         return _publish(objects, new, key)
 
@@ -122,23 +124,23 @@ def _publish(objects: Objects, new: int, key: ObjectKey) -> int | None:
 def _adopt(
     objects: Objects, fd: int, before: os.stat_result, key: ObjectKey, path: bytes
 ) -> os.stat_result | None:
-    """Make the file open at `fd`, without attributes, the object if nobody can write into it.
+    """Turn the file open at `fd`, without attributes, into the object if it has no writers.
 
-    Returns what it is then; None if it is what it was.
+    Returns its new state, or None if the file is unchanged.
     """
     if before.st_nlink != 1 or before.st_uid != os.geteuid():
         return None
     if before.st_dev != os.fstat(objects.store_fd).st_dev:
         return None
-    os.fchmod(fd, key.mode)  # before it is asked who writes, lest somebody begins to
+    os.fchmod(fd, key.mode)  # before looking for writers, so that none can begin afterwards
     try:
         if _has_writer(fd):
             FileState.of(before).restore(fd)
             return None
-        _unchanged(fd, before, path)
+        _refuse_changed(fd, before, path)
         stamp(fd, key.digest)
         now = os.fstat(fd)
-        if objects.publish(fd, key):  # nothing can fail after it
+        if objects.publish(fd, key):  # the last step: nothing after it can fail
             return now
     except BaseException:
         FileState.of(before).restore(fd)
@@ -148,21 +150,21 @@ def _adopt(
 
 
 def _read(fd: int, size: int) -> bytes:
-    """Read up to one byte more than `size`, which shows a file that has grown."""
+    """Read up to one byte more than `size`, to detect a file that has grown."""
     data = os.read(fd, size + 1)
     while len(data) <= size and (more := os.read(fd, size + 1 - len(data))):
         data += more
     return data
 
 
-def _unchanged(fd: int, before: os.stat_result, path: bytes) -> None:
+def _refuse_changed(fd: int, before: os.stat_result, path: bytes) -> None:
     now = os.fstat(fd)
     if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         raise FileChanged(path)
 
 
 def _has_writer(fd: int) -> bool:
-    """Tell whether anybody has the file open for writing: fcntl(2) refuses a read lease then."""
+    """Return whether the file is open for writing: fcntl(2) then refuses a read lease."""
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)

@@ -1,7 +1,7 @@
-"""What a put has begun, so that it can be taken back.
+"""The journal of a put, from which a failed put is undone.
 
-It is in memory that the processes of a put share; each notes a step before it does it, and so
-nothing is lost when one of them is killed.
+It lies in memory that the processes of a put share. Each notes a step before it takes it, so the
+step can be undone even if the process is killed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cas.system.paths import temporary_name
 
 
 class FileState(NamedTuple):
-    """What a file was before it became an object: permissions, and times (ns since 1970)."""
+    """The permissions and times (ns since 1970) of a file before it became an object."""
 
     mode: int
     accessed_ns: int
@@ -30,19 +30,19 @@ class FileState(NamedTuple):
 
     @classmethod
     def of(cls, found: os.stat_result) -> Self:
-        """Return what a file is now."""
+        """Return the state in a stat result."""
         return cls(stat.S_IMODE(found.st_mode), found.st_atime_ns, found.st_mtime_ns)
 
     def restore(self, fd: int) -> None:
-        """Make an open file that again. Raises OSError."""
+        """Restore the state of an open file. Raises OSError."""
         os.fchmod(fd, self.mode)
         os.utime(fd, ns=(self.accessed_ns, self.written_ns))
 
 
 class JournalEntry(NamedTuple):
-    """A content, from the file at `path` of a tree, that is about to become an object.
+    """The content of the file at `path` of a tree is about to become the object `key`.
 
-    `before` is what the file was, if it may become the object itself.
+    `before` is the state of the file if the file itself may become the object, else None.
     """
 
     path: bytes
@@ -51,38 +51,38 @@ class JournalEntry(NamedTuple):
 
 
 class Journal(Closeable):
-    """Notes what was begun with the files of one tree. To be closed."""
+    """Notes the steps taken with the files of one tree. Must be closed."""
 
     def __init__(self) -> None:
         self._fd = os.memfd_create("cas-put", os.MFD_CLOEXEC)
         fcntl.fcntl(self._fd, fcntl.F_SETFL, os.O_APPEND)
 
     def close(self) -> None:
-        """Give back what it takes."""
+        """Release the memory."""
         os.close(self._fd)
 
     def forget(self) -> None:
-        """Let nothing be taken back any more. Raises OSError."""
+        """Drop all entries, so that nothing is undone. Raises OSError."""
         os.ftruncate(self._fd, 0)
 
-    def note(self, begun: JournalEntry) -> None:
-        """Note what is about to be done. Raises OSError."""
-        path, key, before = begun
+    def note(self, entry: JournalEntry) -> None:
+        """Note a step before it is taken. Raises OSError."""
+        path, key, before = entry
         fields = (path.hex(), key.digest, int(key.executable), *(before or ()))
-        # A line that a kill has cut does not spoil the next one, which begins on a line of its own.
+        # Each entry begins on a new line, so a line that a kill truncated does not spoil the next.
         os.write(self._fd, f"\n{' '.join(map(str, fields))} .\n".encode())
 
     def undo(self, root_fd: int, objects: Objects) -> None:
-        """Take back what was done, with files of the tree open at `root_fd` too. Raises OSError."""
+        """Undo all noted steps; the root of the tree is open at `root_fd`. Raises OSError."""
         with DirCursor(root_fd) as cursor:
-            for path, key, before in sorted(self._begun(), key=lambda begun: begun.path):
+            for path, key, before in sorted(self._entries(), key=lambda entry: entry.path):
                 if before is None:
                     objects.remove_unused(key, os.geteuid())
                 else:
                     parent, _, name = path.rpartition(b"/")
-                    _give_back(objects, key, before, name, cursor.at(parent))
+                    _undo_move(objects, key, before, name, cursor.at(parent))
 
-    def _begun(self) -> Iterator[JournalEntry]:
+    def _entries(self) -> Iterator[JournalEntry]:
         size = os.fstat(self._fd).st_size
         for line in os.pread(self._fd, size, 0).splitlines():
             if line.endswith(b" ."):
@@ -92,13 +92,13 @@ class Journal(Closeable):
                 yield JournalEntry(bytes.fromhex(path), key, before)
 
 
-def _give_back(
+def _undo_move(
     objects: Objects, key: ObjectKey, before: FileState, name: bytes, dir_fd: int
 ) -> None:
-    """Take back what may have been done with a file, `name` in `dir_fd`.
+    """Undo the possible move of a file, `name` in `dir_fd`, into the store.
 
-    A file that became an object gets its mode and time back; or a copy takes its place, should
-    another process have linked the object meanwhile, or a layer that was recorded already.
+    A file that became an object gets its mode and times back. If another process has linked the
+    object meanwhile, or a recorded layer has, a copy replaces the file instead.
     """
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
@@ -106,16 +106,16 @@ def _give_back(
         is_object = objects.is_object(key, now)
         objects.remove_unused(key, os.geteuid(), links=2 if is_object else 1)
         if stat.S_IMODE(now.st_mode) != key.mode or FileState.of(now) == before:
-            return  # it did not come to that
+            return  # the file was not changed
         if not is_object or os.fstat(fd).st_nlink == 1:
             before.restore(fd)
             return
         with unnamed_file(objects.store_fd) as new:
             hash_file(fd, copy_to=new)
             before.restore(new)
-            beside = temporary_name(name)
+            temporary = temporary_name(name)
             source = f"/proc/self/fd/{new}"
-            os.link(source, beside, dst_dir_fd=dir_fd, follow_symlinks=True)
-            os.rename(beside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+            os.link(source, temporary, dst_dir_fd=dir_fd, follow_symlinks=True)
+            os.rename(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
     finally:
         os.close(fd)

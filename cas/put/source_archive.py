@@ -1,4 +1,4 @@
-"""Reading a tree from a tar archive: its contents become objects without being unpacked."""
+"""Reads a tree from a tar archive: contents become objects without an extracted copy."""
 
 from __future__ import annotations
 
@@ -22,116 +22,118 @@ _DEVICES = {
     tarfile.FIFOTYPE: "a FIFO",
 }
 _ATTRIBUTES = ("SCHILY.xattr.", "LIBARCHIVE.xattr.", "SCHILY.acl.")
-_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes
-_DEEPEST = 256
-"""How many directories may be in each other: whoever looks at a layer has as many files open."""
-_LARGE = 1 << 30  # bytes; a sparse file may be as large as it says, and take no room in an archive
-_HINT = "a tree consists of directories, regular files, and links; leave the rest out"
+_MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4095
+_MAX_DEPTH = 256
+"""Reading a layer takes one open file for each level of directories."""
+_LARGE_BYTES = 1 << 30
+"""A sparse file can claim any size without taking space in the archive; free space is checked."""
+_HINT = "remove it: a tree has only directories, regular files and links"
 
 
 def read_archive(
     path: bytes, place: Place, progress: Progress, objects: Objects, journal: Journal
 ) -> ScanResult:
-    """Read the tree in the archive at `path`, as tar(1) would make it; make objects of its files.
+    """Read the tree in the archive at `path` as tar(1) would extract it; store files as objects.
 
-    `progress` gets members, of nobody knows how many. The caller undoes what is in the journal when
-    this raises: ArchiveRefused (which names the member), NoZstd, InputRefused, OSError.
+    `progress` counts members. If this raises, the caller undoes the journal. Raises ArchiveRefused
+    (with the member), NoZstd, InputRefused, OSError.
     """
     objects.note_boot()
-    unpacking = _TarTree(path, place, objects, journal)
+    tree = _TarTree(path, place, objects, journal)
     size = 0
     for number, (member, content) in enumerate(members(path), 1):
-        unpacking.add(member, content)
+        tree.add(member, content)
         size += member.size
         progress.update(number, 0, size)
-    return unpacking.reading()
+    return tree.result()
 
 
 class _TarTree:
-    """What the members of an archive make together."""
+    """The tree that the members of an archive make together."""
 
     def __init__(self, archive: bytes, place: Place, objects: Objects, journal: Journal) -> None:
         self._archive = archive
         self._place = place
         self._objects = objects
         self._journal = journal
-        self._reading = ScanResult()
+        self._scan = ScanResult()
 
-    def reading(self) -> ScanResult:
-        """Return what is known of the tree when all members were added."""
-        self._reading.recount()
-        return self._reading
+    def result(self) -> ScanResult:
+        """Return the result after all members were added."""
+        self._scan.recount()
+        return self._scan
 
     def add(self, member: tarfile.TarInfo, content: MemberStream | None) -> None:
         """Add a member. Raises ArchiveRefused, OSError."""
         path = self._path(member, member.name)
         if path is None:
-            raise self._refused(member, "beside the tree")
+            raise self._refused(member, "outside of the tree")
         self._note(member)
         if path == b"":
             if not member.isdir():
-                raise self._refused(member, "no directory, where the tree should be")
+                raise self._refused(member, "the root of the tree, but not a directory")
             return
-        nodes = self._reading.nodes
+        nodes = self._scan.nodes
         self._make_parents(member, path)
         node = self._node(member, content, path)
         if path in nodes and (nodes[path] == DIRECTORY) != (node == DIRECTORY):
-            raise self._refused(member, "in the archive twice, once as a directory")
+            raise self._refused(member, "in the archive twice, and a directory only once")
         nodes[path] = node
 
     def _path(self, member: tarfile.TarInfo, name: str) -> bytes | None:
-        """Return where in the tree a name of an archive is."""
+        """Return the path in the tree for a name in the archive, or None."""
         text = name.encode(ENCODING, ERRORS)
         if text.startswith(b"/"):
-            raise self._refused(member, f"no path in a tree: {quoted(name)} is absolute")
-        if len(text) > _LONGEST_PATH or text.count(b"/") > _DEEPEST or b"\0" in text:
-            raise self._refused(member, "no path that a file system takes")
+            raise self._refused(member, f"not in the tree: {quoted(name)} is absolute")
+        if len(text) > _MAX_PATH_BYTES or text.count(b"/") > _MAX_DEPTH or b"\0" in text:
+            raise self._refused(member, "a path that file systems do not allow")
         names = [part for part in text.split(b"/") if part not in (b"", b".")]
         if b".." in names:
-            raise self._refused(member, f"no path in a tree: {quoted(name)} has `..` in it")
-        if max(map(len, names), default=0) > _LONGEST_NAME:
-            raise self._refused(member, "no path that a file system takes")
+            raise self._refused(member, f"not in the tree: {quoted(name)} contains `..`")
+        if max(map(len, names), default=0) > _MAX_NAME_BYTES:
+            raise self._refused(member, "a path that file systems do not allow")
         return self._place(b"/".join(names))
 
     def _make_parents(self, member: tarfile.TarInfo, path: bytes) -> None:
         for parent in parents(path):
-            if self._reading.nodes.setdefault(parent, DIRECTORY) != DIRECTORY:
-                raise self._refused(member, f"below {quoted(parent)}, which is no directory")
+            if self._scan.nodes.setdefault(parent, DIRECTORY) != DIRECTORY:
+                raise self._refused(member, f"below {quoted(parent)}, which is not a directory")
 
     def _node(self, member: tarfile.TarInfo, content: MemberStream | None, path: bytes) -> bytes:
         if member.isdir():
             return DIRECTORY
         if member.issym():
             target = member.linkname.encode(ENCODING, ERRORS)
-            if not 0 < len(target) <= _LONGEST_PATH or b"\0" in target:
-                raise self._refused(member, "a symbolic link that a file system does not take")
+            if not 0 < len(target) <= _MAX_PATH_BYTES or b"\0" in target:
+                raise self._refused(member, "a symbolic link that file systems do not allow")
             return symlink_node(target)
         if member.islnk():
             linked = self._path(member, member.linkname)
-            node = self._reading.nodes.get(linked or b"", DIRECTORY)
+            node = self._scan.nodes.get(linked or b"", DIRECTORY)
             if node == DIRECTORY:
                 raise self._refused(
-                    member, f"a hard link to {quoted(member.linkname)}, no file before it"
+                    member,
+                    f"a hard link to {quoted(member.linkname)}, which is not an earlier file",
                 )
             return node
         if content is None:
-            what = _DEVICES.get(member.type, f"of an unknown type ({member.type!r})")
-            raise self._refused(member, what)
+            kind = _DEVICES.get(member.type, f"of an unknown type ({member.type!r})")
+            raise self._refused(member, kind)
         return self._file(member, content, path)
 
     def _file(self, member: tarfile.TarInfo, content: MemberStream, path: bytes) -> bytes:
         end = 0
         parts: Iterable[tuple[int, int]] = getattr(member, "sparse", None) or ()
         for offset, size in parts:
-            if size == 0:  # as at the end, and to fill a header
+            if size == 0:  # the end, or padding of a header
                 continue
             if offset < end or size < 0:
                 raise self._refused(member, "a sparse file whose parts are out of order")
             end = offset + size
         if end > member.size:
-            raise self._refused(member, "a sparse file that is longer than it says")
-        if member.size > _LARGE and member.size > self._objects.free_space():
-            raise self._refused(member, f"{member.size} bytes, more than there is room for")
+            raise self._refused(member, "a sparse file with parts beyond its end")
+        if member.size > _LARGE_BYTES and member.size > self._objects.free_space():
+            raise self._refused(member, f"{member.size} bytes large, more than the free disk space")
         key, size, new = ingest_stream(
             self._objects,
             content.read,
@@ -141,23 +143,23 @@ class _TarTree:
         )
         if size != member.size:
             raise self._refused(member, "longer than the archive")
-        self._reading.count_new(member.size, new)
+        self._scan.count_new(member.size, new)
         return file_node(key.digest, member.size, executable=key.executable)
 
     def _note(self, member: tarfile.TarInfo) -> None:
-        """Count what of a member is not kept."""
+        """Count the properties of a member that the store does not keep."""
         names = {
             key.removeprefix(prefix)
             for key in member.pax_headers
             for prefix in _ATTRIBUTES
             if key.startswith(prefix)
         }
-        if what := overlay_mark(names):
-            raise self._refused(member, what)
-        self._reading.xattrs += bool(names - UNREMARKABLE)
-        self._reading.set_id_bits += bool(member.mode & 0o6000)
-        self._reading.owners += member.uid != os.geteuid()
+        if mark := overlay_mark(names):
+            raise self._refused(member, mark)
+        self._scan.xattrs += bool(names - UNREMARKABLE)
+        self._scan.set_id_bits += bool(member.mode & 0o6000)
+        self._scan.owners += member.uid != os.geteuid()
 
-    def _refused(self, member: tarfile.TarInfo, what: str) -> ArchiveRefused:
-        name = quoted(member.name[:_LONGEST_NAME])
-        return ArchiveRefused(self._archive, f"holds {name}, which is {what}", _HINT)
+    def _refused(self, member: tarfile.TarInfo, problem: str) -> ArchiveRefused:
+        name = quoted(member.name[:_MAX_NAME_BYTES])
+        return ArchiveRefused(self._archive, f"contains {name}, which is {problem}", _HINT)

@@ -1,4 +1,4 @@
-"""Reading a task's tree: what it consists of, and what of it cannot be kept."""
+"""Reads a directory tree: its nodes, and the properties that the store does not keep."""
 
 from __future__ import annotations
 
@@ -23,54 +23,54 @@ from cas.system.text import quoted
 from cas.system.workers import run_parallel
 
 _IRREGULAR = {
-    stat.S_IFCHR: "a character device (overlayfs marks deleted files so)",
+    stat.S_IFCHR: "a character device (the mark of overlayfs for a deleted file)",
     stat.S_IFBLK: "a block device",
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
 }
 UNREMARKABLE = {"security.selinux"}
-"""Attributes whose loss need not be told: every file has one where SELinux runs."""
-_COST_OF_A_FILE = 200_000
-"""How many bytes are hashed in the time that an object takes besides."""
-_LITTLE = 20_000_000
-"""How many bytes are hashed in the time that is worth a process."""
-_TOGETHER = 500
-"""How many files are read before that is told."""
+"""Attributes whose loss is not reported: SELinux gives one to every file."""
+_FILE_OVERHEAD_BYTES = 200_000
+"""Creating an object takes as long as hashing so many bytes."""
+_MIN_BYTES_PER_WORKER = 20_000_000
+"""A worker is worth its start if it hashes so many bytes."""
+_PROGRESS_FILES = 500
+"""A worker reports its progress after so many files."""
 Place = Callable[[bytes], bytes | None]
-"""Where in the stored tree a path of a directory or an archive is, if it is.
+"""Maps a path of a directory or an archive to its path in the stored tree; None leaves it out.
 
-`bytes` leaves all where it is. An archive may have its tree in a directory, whose place is b"".
+`bytes` keeps all paths. For an archive with its tree in a subdirectory, that is mapped to b"".
 """
-_Seen = tuple[int, int, int] | None
-"""Inode number, size and time (ns) of a file; None of a directory."""
+_Identity = tuple[int, int, int] | None
+"""Inode number, size and modification time (ns) of a file; None for a directory."""
 
 _COUNTED = ("size", "new", "new_bytes", "new_disk", "set_id_bits", "xattrs", "owners")
 
 
 class EntryRefused(InputRefused):
-    """A tree holds something that a sysroot cannot."""
+    """A tree has an entry that a sysroot cannot have."""
 
-    def __init__(self, path: str, what: str) -> None:
+    def __init__(self, path: str, kind: str) -> None:
         super().__init__(
-            f"{path} is {what}; nothing was stored",
-            hint="a tree consists of directories, regular files and symbolic links",
+            f"{path} is {kind}; nothing was stored",
+            hint="remove it: a tree has only directories, regular files and symbolic links",
         )
 
 
 class TreeLeftOver(CasError):
-    """A tree was stored, and not all of it could be taken away."""
+    """A moved tree was stored, but could not be removed completely."""
 
 
 @dataclass(slots=True)
 class ScanResult:
-    """What is known of a tree while it is read.
+    """The result of reading a tree, or a part of it.
 
-    `new` is how many objects were made, `new_bytes` their size, `new_disk` what that is on the
-    disk. `seen` tells what the files were, for who takes them away.
+    `new` is the number of new objects, `new_bytes` their size, and `new_disk` their disk space.
+    `seen` has the identities of moved files, for `consume`.
     """
 
     nodes: dict[bytes, bytes] = field(default_factory=dict)
-    seen: dict[bytes, _Seen] = field(default_factory=dict)
+    seen: dict[bytes, _Identity] = field(default_factory=dict)
     kinds: Counter[Kind] = field(default_factory=Counter)
     size: int = 0
     new: int = 0
@@ -82,16 +82,16 @@ class ScanResult:
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest of the tree, once it is read."""
+        """The manifest of the tree."""
         return Manifest.of(self.nodes)
 
     @property
     def dropped(self) -> Dropped:
-        """What of the tree is not kept."""
+        """The properties that the store does not keep."""
         return Dropped(self.set_id_bits, self.xattrs, self.owners)
 
     def count_new(self, size: int, disk: int | None) -> None:
-        """Count an object of `size` bytes, unless it was there; it takes `disk` bytes of disk."""
+        """Count an object of `size` bytes and `disk` bytes on the disk; None if it existed."""
         if disk is not None:
             self.new += 1
             self.new_bytes += size
@@ -104,18 +104,18 @@ class ScanResult:
         self.size = sum(entry.size for entry in entries)
 
     def rearrange(self, place: Place) -> None:
-        """Give all paths their place."""
+        """Map all paths with `place`."""
         nodes: dict[bytes, bytes] = {}
         for path, node in self.nodes.items():
-            if (where := place(path)) is not None:
-                nodes[where] = node
-                for parent in parents(where):
+            if (placed := place(path)) is not None:
+                nodes[placed] = node
+                for parent in parents(placed):
                     nodes.setdefault(parent, DIRECTORY)
         self.nodes = nodes
         self.recount()
 
     def add(self, other: ScanResult) -> None:
-        """Add what is known of other files of the tree."""
+        """Add the result for other files of the tree."""
         self.nodes.update(other.nodes)
         self.seen.update(other.seen)
         self.kinds.update(other.kinds)
@@ -133,12 +133,12 @@ def read_tree(
     move: bool,
     progress: Progress,
 ) -> ScanResult:
-    """Read the tree open at `root_fd`, by all processors, and make objects of its files.
+    """Read the tree open at `root_fd` on all processors, and store its files as objects.
 
-    `progress` gets files. The caller undoes what is in the journal when this raises: CasError (what
-    cannot be read or written, by path), InputRefused, TooDeep, OSError.
+    `progress` counts files. If this raises, the caller undoes the journal. Raises CasError (with
+    the path that cannot be read or written), InputRefused, TooDeep, OSError.
     """
-    reading = ScanResult()
+    scan = ScanResult()
     _check_xattrs(attributes(root_fd), root, b"")
     files: dict[bytes, int] = {}
     for node in walk(root_fd):
@@ -146,37 +146,37 @@ def read_tree(
             continue
         kind = _kind(node, root)
         if kind is Kind.FILE:
-            files[node.path] = node.stat.st_size + _COST_OF_A_FILE
+            files[node.path] = node.stat.st_size + _FILE_OVERHEAD_BYTES
             continue
-        with _told(node.path, root):
-            _read_other(node, kind, root, objects, reading)
-    objects.note_boot()  # before there are others to do it
+        with _errors_with_path(node.path, root):
+            _read_other(node, kind, root, objects, scan)
+    objects.note_boot()  # once, before the workers would each do it
 
-    def take(part: ScanResult) -> None:
-        reading.add(part)
-        progress.update(reading.kinds[Kind.FILE], len(files), reading.size)
+    def on_result(part: ScanResult) -> None:
+        scan.add(part)
+        progress.update(scan.kinds[Kind.FILE], len(files), scan.size)
 
     work = partial(_read_files, root, root_fd, objects, journal, move)
-    run_parallel(work, files, take, weight=files.__getitem__, min_weight=_LITTLE)
+    run_parallel(work, files, on_result, weight=files.__getitem__, min_weight=_MIN_BYTES_PER_WORKER)
     if place is not bytes:
-        reading.rearrange(place)
-    return reading
+        scan.rearrange(place)
+    return scan
 
 
-def _read_other(node: Node, kind: Kind, root: bytes, objects: Objects, reading: ScanResult) -> None:
-    # Not by descriptor: what is neither file nor directory cannot be opened to ask.
+def _read_other(node: Node, kind: Kind, root: bytes, objects: Objects, scan: ScanResult) -> None:
+    # By path and not by descriptor: a symbolic link cannot be opened.
     names = attributes(f"/proc/self/fd/{node.dir_fd}/".encode() + node.name)
-    _note(node.path, kind, node.stat, names, root, reading)
-    reading.seen[node.path] = None if kind is Kind.DIRECTORY else _content(node.stat)
+    _count(node.path, kind, node.stat, names, root, scan)
+    scan.seen[node.path] = None if kind is Kind.DIRECTORY else _identity(node.stat)
     if kind is Kind.SYMLINK:
-        reading.nodes[node.path] = symlink_node(os.readlink(node.name, dir_fd=node.dir_fd))
+        scan.nodes[node.path] = symlink_node(os.readlink(node.name, dir_fd=node.dir_fd))
         return
     if objects.are_in(node.stat):
         raise InputRefused(
             f"{path_text(node.path, root)} is the store itself, mounted there",
-            hint="unmount it there, or give a directory without it",
+            hint="unmount it there, or choose a directory without it",
         )
-    reading.nodes[node.path] = DIRECTORY
+    scan.nodes[node.path] = DIRECTORY
 
 
 def _read_files(
@@ -186,44 +186,44 @@ def _read_files(
     journal: Journal,
     move: bool,
     paths: Sequence[bytes],
-    give: Callable[[ScanResult], None],
+    emit: Callable[[ScanResult], None],
 ) -> None:
-    """Make objects of files; give what is known of them, some at a time."""
+    """Store files as objects; emit the results in batches."""
     part = ScanResult()
     with DirCursor(root_fd) as cursor:
         for path in sorted(paths):
-            if len(part.nodes) >= _TOGETHER:
-                give(part)
+            if len(part.nodes) >= _PROGRESS_FILES:
+                emit(part)
                 part = ScanResult()
-            with _told(path, root):
+            with _errors_with_path(path, root):
                 directory = cursor.at(path.rpartition(b"/")[0])
                 done = ingest(objects, path, directory, root, journal, move=move)
-                _note(path, Kind.FILE, done.before, done.names, root, part)
+                _count(path, Kind.FILE, done.before, done.names, root, part)
             executable = done.key.executable
             part.nodes[path] = file_node(done.key.digest, done.size, executable=executable)
             part.size += done.size
             part.count_new(done.size, done.new)
             if move:
-                part.seen[path] = _content(done.stat)
-    give(part)
+                part.seen[path] = _identity(done.stat)
+    emit(part)
 
 
 @contextlib.contextmanager
-def _told(path: bytes, root: bytes) -> Iterator[None]:
+def _errors_with_path(path: bytes, root: bytes) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise CasError(f"cannot store {path_text(path, root)}: {error.strerror}") from error
 
 
-def consume(root: bytes, root_fd: int, reading: ScanResult) -> None:
-    """Delete the tree that was read, and nothing that came or changed since.
+def consume(root: bytes, root_fd: int, scan: ScanResult) -> None:
+    """Delete the tree that was read, except entries that are new or changed since.
 
-    Raises TreeLeftOver if something is left.
+    Raises TreeLeftOver if entries are left.
     """
     left: list[str] = []
     with DirCursor(root_fd) as cursor:
-        for path, before in sorted(reading.seen.items(), reverse=True):
+        for path, before in sorted(scan.seen.items(), reverse=True):
             parent, _, name = path.rpartition(b"/")
             try:
                 dir_fd = cursor.at(parent)
@@ -231,7 +231,7 @@ def consume(root: bytes, root_fd: int, reading: ScanResult) -> None:
                     os.rmdir(name, dir_fd=dir_fd)
                     continue
                 now = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-                if _content(now) != before:
+                if _identity(now) != before:
                     left.append(path_text(path, root))
                 else:
                     os.unlink(name, dir_fd=dir_fd)
@@ -245,11 +245,11 @@ def consume(root: bytes, root_fd: int, reading: ScanResult) -> None:
         left = new or [f"the directory itself, {quoted(root)}"]
     raise TreeLeftOver(
         f"{quoted(root)} was stored, but not all of it could be removed: {', '.join(left[:5])}",
-        hint="look at what is left, and delete it by hand",
+        hint="check the remaining files, and delete them by hand",
     )
 
 
-def _content(found: os.stat_result) -> _Seen:
+def _identity(found: os.stat_result) -> _Identity:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -261,34 +261,34 @@ def _kind(node: Node, root: bytes) -> Kind:
         return Kind.DIRECTORY
     if stat.S_ISLNK(mode):
         return Kind.SYMLINK
-    what = _IRREGULAR.get(stat.S_IFMT(mode), "of an unknown kind")
-    raise EntryRefused(path_text(node.path, root), what)
+    kind = _IRREGULAR.get(stat.S_IFMT(mode), "of an unknown kind")
+    raise EntryRefused(path_text(node.path, root), kind)
 
 
-def _note(
+def _count(
     path: bytes,
     kind: Kind,
     found: os.stat_result,
     names: list[str],
     root: bytes,
-    reading: ScanResult,
+    scan: ScanResult,
 ) -> None:
-    """Count an entry, and what of it is not kept."""
+    """Count an entry, and its properties that the store does not keep."""
     if names:
         _check_xattrs(names, root, path)
-        reading.xattrs += bool(set(names) - UNREMARKABLE)
-    reading.kinds[kind] += 1
-    reading.set_id_bits += bool(found.st_mode & (stat.S_ISUID | stat.S_ISGID))
-    reading.owners += found.st_uid != os.geteuid()
+        scan.xattrs += bool(set(names) - UNREMARKABLE)
+    scan.kinds[kind] += 1
+    scan.set_id_bits += bool(found.st_mode & (stat.S_ISUID | stat.S_ISGID))
+    scan.owners += found.st_uid != os.geteuid()
 
 
 def _check_xattrs(names: list[str], root: bytes, path: bytes) -> None:
-    if what := overlay_mark(names):
-        raise EntryRefused(path_text(path, root), what)
+    if mark := overlay_mark(names):
+        raise EntryRefused(path_text(path, root), mark)
 
 
 def overlay_mark(names: Iterable[str]) -> str | None:
-    """Return what has extended attributes of these names, if it is something of overlayfs."""
+    """Describe an entry whose extended attributes are marks of overlayfs; None without a mark."""
     for name in names:
         if ".overlay." in name:
             return f"part of an overlayfs upper directory (it has the attribute {name})"

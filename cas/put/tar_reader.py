@@ -1,4 +1,4 @@
-"""Tar archives that may be anybody's, read member by member and never unpacked."""
+"""Reads untrusted tar archives, member by member and without extracting them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from cas.system.compression import Decompressed, Unreadable
 from cas.system.files import open_file
 from cas.system.text import quoted
 
-ENCODING, ERRORS = "utf-8", "surrogateescape"  # a name is any bytes, as in a file system
-_HEADERS = 1 << 18
-"""How many bytes of headers one member may have: they are kept in memory."""
-_LONGEST_HEADER = 1 << 15
-"""The same of one that only extends the next, for whose parts `tarfile` takes time by the square
-(CVE-2024-6232)."""
+ENCODING, ERRORS = "utf-8", "surrogateescape"  # names are any bytes, as in a file system
+_MAX_HEADERS_BYTES = 1 << 18
+"""Limit for all headers of one member, which `tarfile` keeps in memory."""
+_MAX_EXTENSION_BYTES = 1 << 15
+"""Limit for one extension header, which `tarfile` reads in quadratic time (CVE-2024-6232)."""
 _EXTENDING = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -27,38 +26,46 @@ _EXTENDING = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-_AFTER_THE_END = 64  # MiB, since those who write tapes fill them up
-_CONFUSED = (tarfile.TarError, Unreadable, ValueError, ArithmeticError, LookupError, RecursionError)
-"""What `tarfile` raises where an archive makes no sense."""
+_MAX_PADDING_MIB = 64
+"""After the end of the archive: tape blocks are filled up."""
+_TARFILE_ERRORS = (
+    tarfile.TarError,
+    Unreadable,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    RecursionError,
+)
+"""The exceptions of `tarfile` for a corrupt archive."""
 
 
 class ArchiveRefused(InputRefused):
-    """An archive is damaged, or holds what cannot be stored."""
+    """An archive is damaged, or contains an entry that cannot be stored."""
 
-    def __init__(self, archive: bytes, what: str, hint: str | None = None) -> None:
-        super().__init__(f"{quoted(archive)} {what}; nothing of it was stored", hint=hint)
+    def __init__(self, archive: bytes, problem: str, hint: str | None = None) -> None:
+        super().__init__(f"{quoted(archive)} {problem}; nothing was stored", hint=hint)
 
 
-_AGAIN = "make the archive, or get it, again"
+_HINT = "create or download the archive again"
 
 
 class MemberStream:
-    """The content of a member, to be read before the next one is asked for."""
+    """The content of a member; it must be read before the next member."""
 
     def __init__(self, archive: bytes, file: IO[bytes]) -> None:
         self._archive = archive
         self._file = file
 
     def read(self, size: int) -> bytes:
-        """Return up to `size` bytes, none at the end. Raises ArchiveRefused, OSError."""
+        """Return up to `size` bytes; no bytes mean the end. Raises ArchiveRefused, OSError."""
         with _as_archive_error(self._archive):
             return self._file.read(size)
 
 
 def members(path: bytes) -> Iterator[tuple[tarfile.TarInfo, MemberStream | None]]:
-    """Yield each member of the archive at `path`, a regular file's with its content.
+    """Yield each member of the archive at `path`, with its content if it is a regular file.
 
-    What members say of themselves is not checked. When there are no more, the archive was whole.
+    The fields of members are not checked. If the iteration ends, the archive was complete.
     Raises ArchiveRefused, NoZstd, InputRefused, OSError.
     """
     with _opened(path) as raw, _as_archive_error(path):
@@ -72,18 +79,18 @@ def members(path: bytes) -> Iterator[tuple[tarfile.TarInfo, MemberStream | None]
                 errors=ERRORS,
             )
             while member := archive.next():
-                archive.members = []  # it would keep all, to seek among them
+                archive.members = []  # tarfile would keep all members in memory
                 _refuse_misread(member)
                 content = (
                     MemberStream(path, archive.extractfile(member)) if member.isreg() else None
                 )
                 stream.left += member.size
                 yield member, content
-                stream.left = _HEADERS
+                stream.left = _MAX_HEADERS_BYTES
         except _Ended:
             stream.drain()
         else:
-            raise ArchiveRefused(path, "ends too early", _AGAIN)
+            raise ArchiveRefused(path, "is truncated", _HINT)
 
 
 def _opened(path: bytes) -> IO[bytes]:
@@ -91,20 +98,20 @@ def _opened(path: bytes) -> IO[bytes]:
         return open(open_file(os.path.realpath(path)), "rb")
     except (OSError, ValueError) as error:
         if isinstance(error, OSError):
-            what = f"cannot be read: {error.strerror}"
-            raise ArchiveRefused(path, what, hint_for(error)) from error
+            problem = f"cannot be read: {error.strerror}"
+            raise ArchiveRefused(path, problem, hint_for(error)) from error
         raise ArchiveRefused(path, f"cannot be read: {error}") from error
 
 
 class _Ended(Exception):
-    """The mark of an archive's end was read."""
+    """The end-of-archive mark was read."""
 
 
 _MAGIC, _PREFIX, _USTAR = slice(257, 263), slice(345, 500), b"ustar\0"
 
 
 def _refuse_misread(member: tarfile.TarInfo) -> None:
-    """Refuse a member that `tarfile` reads in another way than tar(1). Raises ReadError."""
+    """Refuse a member that `tarfile` reads differently from tar(1). Raises ReadError."""
     size = member.pax_headers.get("size", "0")
     name = quoted(member.name)
     if not (size.isascii() and size.isdigit()):
@@ -112,11 +119,11 @@ def _refuse_misread(member: tarfile.TarInfo) -> None:
     if "size" in member.pax_headers and any(k.startswith("GNU.sparse") for k in member.pax_headers):
         raise tarfile.ReadError(f"{name} has two sizes (pack sparse files with --format=gnu)")
     if member.isreg() and member.pax_headers.get("path", member.name).endswith("/"):
-        raise tarfile.ReadError(f"{name} is a file and has the name of a directory")
+        raise tarfile.ReadError(f"{name} is a file with the name of a directory")
 
 
 class _Member(tarfile.TarInfo):
-    """A header, without which `tarfile` takes one that makes no sense for the archive's end."""
+    """A strict header: `tarfile` alone takes a corrupt header for the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -125,7 +132,7 @@ class _Member(tarfile.TarInfo):
 
     @classmethod
     def _frombuf(cls, buf: bytes, encoding: str, errors: str, **options: bool) -> Self:
-        """Do the same, in Pythons with the mends of 2025, whose `frombuf` is not used inside."""
+        """Do the same for Python versions since the fixes of 2025, which do not call `frombuf`."""
         inner = super()._frombuf  # type: ignore[misc]
         return cls._checked(partial(inner, **options), buf, encoding, errors)
 
@@ -138,44 +145,44 @@ class _Member(tarfile.TarInfo):
         try:
             member = read(buf, encoding, errors)
         except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"{error} where a header should be") from error
+            raise tarfile.ReadError(f"{error} instead of a header") from error
         if member.size < 0:
             raise tarfile.ReadError("the size of a member is negative")
-        if member.type in _EXTENDING and member.size > _LONGEST_HEADER:
-            raise tarfile.ReadError("a header is absurdly large")
+        if member.type in _EXTENDING and member.size > _MAX_EXTENSION_BYTES:
+            raise tarfile.ReadError("a header is too large")
         if buf[_MAGIC] != _USTAR and member.type not in tarfile.GNU_TYPES:
-            # Only POSIX has the beginning of a name there; GNU tar has times.
+            # Only POSIX has a name prefix there; GNU tar has times.
             prefix = bytes(buf[_PREFIX]).split(b"\0")[0].decode(encoding, errors)
             member.name = member.name.removeprefix(f"{prefix}/")
         return member
 
 
 class _Metered:
-    """Reads a stream, but no more than is `left`, which whoever knows how much may come raises."""
+    """Reads a stream up to `left` bytes; `members` raises that by the size of each member."""
 
     def __init__(self, stream: Decompressed) -> None:
         self._stream = stream
-        self.left = _HEADERS
+        self.left = _MAX_HEADERS_BYTES
 
     def read(self, size: int) -> bytes:
-        """Return up to `size` bytes, none at the end. Raises ReadError, Unreadable."""
+        """Return up to `size` bytes; no bytes mean the end. Raises ReadError, Unreadable."""
         data = self._stream.read(size)
         self.left -= len(data)
         if self.left < 0:
-            raise tarfile.ReadError("a header is absurdly large")
+            raise tarfile.ReadError("a header is too large")
         return data
 
     def drain(self) -> None:
-        """Read to the end, where a stream that was cut shows it. Raises ReadError, Unreadable."""
-        for _ in range(_AFTER_THE_END):
+        """Read to the end, which reveals a truncated stream. Raises ReadError, Unreadable."""
+        for _ in range(_MAX_PADDING_MIB):
             if not self._stream.read(1 << 20):
                 return
-        raise tarfile.ReadError("it goes on long after its end")
+        raise tarfile.ReadError("it continues after its end")
 
 
 @contextlib.contextmanager
 def _as_archive_error(path: bytes) -> Iterator[None]:
     try:
         yield
-    except _CONFUSED as error:
-        raise ArchiveRefused(path, f"is damaged, or no tar archive: {error}", _AGAIN) from error
+    except _TARFILE_ERRORS as error:
+        raise ArchiveRefused(path, f"is damaged, or not a tar archive: {error}", _HINT) from error

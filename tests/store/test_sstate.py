@@ -144,7 +144,7 @@ def test_ambiguous_sstate_object_is_refused(tmp_path: Path, cas: Cas) -> None:
     list_in_tree = member("sysroot-destdir/sysroot-fixmepath/zlib", b"x")
     for number, members in enumerate(([*TARGET, *NATIVE], [*TARGET, list_in_tree])):
         path = write_sstate(tmp_path / str(number), "zlib", members)
-        assert "beside the tree" in cas("import", "sstate", path, code=ExitCode.REFUSED).stderr
+        assert "outside of the tree" in cas("import", "sstate", path, code=ExitCode.REFUSED).stderr
 
 
 def test_linked_directories_are_entered_once(tmp_path: Path, cas: Cas) -> None:
