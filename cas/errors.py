@@ -54,7 +54,7 @@ class CasError(Exception):
 
 
 def _unpickled(kind: type[CasError], args: tuple[object, ...]) -> CasError:
-    error = kind.__new__(kind)
+    error = kind.__new__(kind)  # without __init__, which would compose the message again
     error.args = args
     return error
 
@@ -63,6 +63,18 @@ class InputRefused(CasError):
     """The input is not accepted."""
 
     exit_code = ExitCode.REFUSED
+
+
+class InUse(CasError):
+    """A running process or a mount uses the artifact, target or directory."""
+
+    exit_code = ExitCode.IN_USE
+
+
+class StoreDamaged(CasError):
+    """The files of the store are damaged or missing."""
+
+    exit_code = ExitCode.DAMAGED
 
 
 _HINTS = {
@@ -83,15 +95,3 @@ _HINTS = {
 def hint_for(error: OSError) -> str | None:
     """Return advice about a failed system call, or None."""
     return _HINTS.get(error.errno or 0)
-
-
-class InUse(CasError):
-    """A running process or a mount uses the artifact, target or directory."""
-
-    exit_code = ExitCode.IN_USE
-
-
-class StoreDamaged(CasError):
-    """The files of the store are damaged or missing."""
-
-    exit_code = ExitCode.DAMAGED

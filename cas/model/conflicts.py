@@ -49,8 +49,8 @@ class Conflict(NamedTuple):
         recipes = {signature.recipe for signature in (self.winner, *self.hidden)}
         whole = len(recipes) <= len(self.hidden)  # recipes alone would be ambiguous
         winner, *hidden = (str(s) if whole else s.recipe for s in (self.winner, *self.hidden))
-        what = "hides the whole directory of" if self.directory else "wins over"
-        return f"{quoted(self.path)}: {winner} {what} {', '.join(hidden)}"
+        verb = "hides the whole directory of" if self.directory else "wins over"
+        return f"{quoted(self.path)}: {winner} {verb} {', '.join(hidden)}"
 
 
 class ConflictRefused(CasError):
@@ -61,10 +61,9 @@ class ConflictRefused(CasError):
     def __init__(self, conflicts: Sequence[Conflict], hint: str) -> None:
         self.conflicts = tuple(conflicts)
         shown = "".join(f"\n  {conflict}" for conflict in conflicts[:_MAX_SHOWN])
-        more = (
-            f"\n  … and {len(conflicts) - _MAX_SHOWN} more" if len(conflicts) > _MAX_SHOWN else ""
-        )
-        super().__init__(f"artifacts conflict at these paths:{shown}{more}", hint=hint)
+        left_out = len(conflicts) - _MAX_SHOWN
+        rest = f"\n  … and {left_out} more" if left_out > 0 else ""
+        super().__init__(f"artifacts conflict at these paths:{shown}{rest}", hint=hint)
 
 
 def find_overlaps(manifests: Sequence[Manifest]) -> list[Overlap]:
@@ -73,26 +72,26 @@ def find_overlaps(manifests: Sequence[Manifest]) -> list[Overlap]:
     Equal nodes (kind, content, executable bit, link target) do not overlap.
     """
     nodes: dict[bytes, bytes] = {}
-    differing: dict[bytes, bool] = {}
+    differing: dict[bytes, bool] = {}  # the value: whether a directory is hidden there
     for manifest in manifests:
         new = manifest.nodes
-        for path in nodes.keys() & new.keys():
+        for path in nodes.keys() & new.keys():  # a set operation: most paths are in one tree only
             if nodes[path] != new[path]:
                 hides = nodes[path] == DIRECTORY
                 differing[path] = differing.get(path, False) or hides
                 if hides:
                     remove_below(path, nodes)
         nodes.update(new)
-    found: list[Overlap] = []
+    overlaps: list[Overlap] = []
     for path, directory in sorted(differing.items()):
-        if path in nodes:
+        if path in nodes:  # else a later tree hides the whole directory of the path
             provided = providers(path, manifests)
-            found += _hidden_directories(path, provided) if directory else ()
+            overlaps += _hidden_directories(path, provided) if directory else ()
             *lower, (winner, node) = provided
             hidden = tuple(n for n, other in lower if other not in (node, DIRECTORY))
             if hidden:
-                found.append(Overlap(path, winner, hidden, False))
-    return found
+                overlaps.append(Overlap(path, winner, hidden, False))
+    return overlaps
 
 
 def _hidden_directories(path: bytes, provided: Sequence[tuple[int, bytes]]) -> Iterator[Overlap]:

@@ -133,15 +133,15 @@ def _split(data: bytes) -> dict[bytes, bytes]:
 
 
 def _check(nodes: dict[bytes, bytes]) -> None:
-    before = b""
+    previous = b""
     for path, node in nodes.items():
         parent, _, name = path.rpartition(b"/")
         if name in (b"", b".", b"..") or len(name) > 255:
             raise BadManifest(f"{quoted(path)} is not a valid path")
         if (parent and nodes.get(parent) != DIRECTORY) or path.startswith(b"/"):
             raise BadManifest(f"{quoted(path)} is not in a directory")
-        if path <= before:
+        if path <= previous:
             raise BadManifest(f"{quoted(path)} is out of order")
         if not _NODE.fullmatch(node):
             raise BadManifest(f"the node of {quoted(path)} is invalid")
-        before = path
+        previous = path

@@ -13,7 +13,9 @@ from cas.system.text import quoted
 _FIELD = re.compile(r"[A-Za-z0-9._+-]+")
 _HASH = re.compile(r"[0-9A-Za-z]{8,128}")
 _MIN_PREFIX_LENGTH = 4
-"""Of a hash, as in git."""
+"""Shortest prefix of a hash that counts as an abbreviation, as in git."""
+_MAX_MISSING_SHOWN = 10
+_MAX_CANDIDATES_SHOWN = 20
 MAX_LENGTH = 255
 """Each field can be a file name (NAME_MAX), and the whole ID a key of LMDB."""
 
@@ -40,7 +42,8 @@ class NoSuchSignature(CasError):
         self, missing: list[str], store: str, hint: str = "list the stored IDs with `cas ls`"
     ) -> None:
         self.missing = missing
-        names = ", ".join(map(quoted, missing[:10])) + (", …" if len(missing) > 10 else "")
+        names = ", ".join(map(quoted, missing[:_MAX_MISSING_SHOWN]))
+        names += ", …" if len(missing) > _MAX_MISSING_SHOWN else ""
         super().__init__(f"no such ID in {store}: {names}", hint=hint)
 
 
@@ -51,10 +54,11 @@ class AmbiguousSignature(CasError):
 
     def __init__(self, text: str, candidates: list[Signature]) -> None:
         self.candidates = candidates
-        shown = [f"\n  {signature}" for signature in candidates[:20]]
-        more = f"\n  … and {len(candidates) - 20} more" if len(candidates) > 20 else ""
+        shown = [f"\n  {signature}" for signature in candidates[:_MAX_CANDIDATES_SHOWN]]
+        left_out = len(candidates) - _MAX_CANDIDATES_SHOWN
+        rest = f"\n  … and {left_out} more" if left_out > 0 else ""
         super().__init__(
-            f"{text!r} is ambiguous; it matches:{''.join(shown)}{more}",
+            f"{text!r} is ambiguous; it matches:{''.join(shown)}{rest}",
             hint="give more of the ID",
         )
 
@@ -111,8 +115,9 @@ class Signature(NamedTuple):
             prefix = wanted.pop()
             if len(prefix) < _MIN_PREFIX_LENGTH or not self.hash.startswith(prefix):
                 return False
-        left = iter(self.fields[:-1] if cut_hash else self.fields)
-        return all(field in left for field in wanted)
+        remaining = iter(self.fields[:-1] if cut_hash else self.fields)
+        # `in` consumes the iterator up to the field, so the order counts.
+        return all(field in remaining for field in wanted)
 
 
 def best_match(text: str, candidates: Iterable[Signature]) -> Signature | None:

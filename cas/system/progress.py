@@ -9,12 +9,12 @@ _Result = TypeVar("_Result")
 
 
 class Progress:
-    """Is called while an operation works. This one ignores all calls; a subclass may show them."""
+    """Callbacks of a long operation. This class ignores them; a subclass may show them."""
 
     __slots__ = ()
 
     def update(self, done: int, total: int = 0, size: int = 0) -> None:
-        """Report that `done` items of `total` (0 if unknown), of `size` bytes in all, are done."""
+        """Report that `done` of `total` items (0 if unknown) and `size` bytes are processed."""
 
     def alive(self) -> None:
         """Report that an operation still works that has nothing to count."""

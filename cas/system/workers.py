@@ -20,6 +20,7 @@ from functools import partial
 from typing import Generic, NoReturn, TypeVar
 
 from cas.errors import CasError
+from cas.system.debug_log import debug
 from cas.system.signals import CRASH_SIGNALS, signals_blocked
 
 _Item = TypeVar("_Item")
@@ -75,6 +76,7 @@ def run_parallel(
             while parts and (worker := _forked(partial(work, parts[0]), needed=always_fork)):
                 workers.append(worker)
                 del parts[0]
+        debug("forked %d workers; %d parts of the work are left", len(workers), len(parts))
         for part in parts:
             work(part, on_result)
         running, waiting = {worker.fd: worker for worker in workers}, select.poll()
@@ -177,11 +179,11 @@ class Worker(Generic[_Result]):
 
         Raises as `results`.
         """
-        found: list[_Result] = []
+        results: list[_Result] = []
         try:
             while not self.has_ended:
-                found += self.results()
-            return found
+                results += self.results()
+            return results
         finally:
             tuple(self.end())
 
@@ -229,7 +231,7 @@ def _serve(
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGIO])
         _end_when_closed(alive)
-        if os.getppid() != parent:
+        if os.getppid() != parent:  # it ended before the pipe was watched
             os._exit(code)
         with os.fdopen(results, "wb") as file:
 
@@ -245,7 +247,7 @@ def _serve(
                 emit(error)
         code = 0
     finally:
-        os._exit(code)
+        os._exit(code)  # not sys.exit(): `finally` blocks and atexit are the parent's
 
 
 def _end_when_closed(pipe: int) -> None:
