@@ -22,7 +22,7 @@ from cas.system.disk_use import disk_use, disk_use_at
 from cas.system.files import read_sealed, seal
 
 
-class Merged(NamedTuple):
+class MergedLayer(NamedTuple):
     """The layer `tree` is the union of `parts`, lowest first, made in the boot `boot_id`."""
 
     tree: Digest
@@ -43,7 +43,7 @@ class CompositionCache:
             return [_overlap(trees, *row) for row in rows]
         return None
 
-    def keep_overlaps(
+    def store_overlaps(
         self, key: Digest, trees: Sequence[Digest], overlaps: Sequence[Overlap]
     ) -> None:
         """Remember the overlaps of a composition of `trees`; it may fail without harm."""
@@ -52,7 +52,7 @@ class CompositionCache:
             self._write(_overlaps_of(key), [list(map(_short, trees)), *rows])
             os.utime(self._path(_overlaps_of(key)), (0, 0))  # it is known now, and was not used
 
-    def is_noted(self, key: Digest) -> bool:
+    def is_use_noted(self, key: Digest) -> bool:
         """Tell whether a use of a composition, and so of its artifacts, was noted just before."""
         with contextlib.suppress(OSError):
             return is_recent(os.stat(self._path(_overlaps_of(key))))
@@ -62,18 +62,18 @@ class CompositionCache:
         """Note that a composition is used now, and that this was noted of its artifacts."""
         note_use(self._path(_overlaps_of(key)))
 
-    def forget_overlaps(self, trees: Iterable[str], before_ns: int) -> int:
+    def prune_overlaps(self, trees: Iterable[str], before_ns: int) -> int:
         """Forget the overlaps of trees that are not all there, or that were last used before.
 
         `trees` are those that are there. Returns the bytes of disk given back. Raises OSError.
         """
         return sum(map(self._forget, self._old_overlaps(trees, before_ns)))
 
-    def size_of_overlaps(self, trees: Iterable[str], before_ns: int) -> int:
-        """Return the bytes of disk that `forget_overlaps` would give back. Raises OSError."""
+    def prunable_overlap_bytes(self, trees: Iterable[str], before_ns: int) -> int:
+        """Return the bytes of disk that `prune_overlaps` would give back. Raises OSError."""
         return sum(map(self._size, self._old_overlaps(trees, before_ns)))
 
-    def size_of(self, merged: Merged) -> int:
+    def entry_bytes(self, merged: MergedLayer) -> int:
         """Return the bytes of disk that it takes to remember a merged layer. Raises OSError."""
         return self._size(self._name("merged", merged.parts))
 
@@ -88,7 +88,7 @@ class CompositionCache:
     def _size(self, name: bytes) -> int:
         return disk_use_at(self._path(name))
 
-    def last_used_ns(self, merged: Merged) -> int:
+    def last_used_ns(self, merged: MergedLayer) -> int:
         """Return when a merged layer was last used, in nanoseconds since 1970; 0 if it is gone."""
         return self._last_used_ns(self._name("merged", merged.parts))
 
@@ -112,19 +112,19 @@ class CompositionCache:
             return there.issuperset(trees)
         return False
 
-    def merged(self, parts: Sequence[Digest]) -> Merged | None:
+    def merged(self, parts: Sequence[Digest]) -> MergedLayer | None:
         """Return the merged layer of trees if one was made before."""
         name = self._name("merged", parts)
         note_use(self._path(name))
         return self._merged(name)
 
-    def keep_merged(self, merged: Merged) -> int:
+    def store_merged(self, merged: MergedLayer) -> int:
         """Remember a merged layer; return the bytes of disk that this takes. Raises OSError."""
         name = self._name("merged", merged.parts)
         self._write(name, [merged.boot_id, merged.tree, *merged.parts])
         return self._size(name)
 
-    def all_merged(self) -> Iterator[Merged]:
+    def iter_merged(self) -> Iterator[MergedLayer]:
         """Yield the merged layers that are remembered."""
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(os.path.join(self._store, b"known")):
@@ -132,15 +132,15 @@ class CompositionCache:
                 if merged is not None:
                     yield merged
 
-    def forget_merged(self, merged: Merged) -> int:
+    def remove_merged(self, merged: MergedLayer) -> int:
         """Forget a merged layer; return the bytes of disk given back. Raises OSError."""
         return self._forget(self._name("merged", merged.parts))
 
-    def _merged(self, name: bytes) -> Merged | None:
+    def _merged(self, name: bytes) -> MergedLayer | None:
         with contextlib.suppress(OSError, ValueError, TypeError):
             boot, tree, *parts = self._read(name)
             if has_type(boot, str) and has_type([tree, *parts], list[Digest]):
-                merged = Merged(tree, tuple(parts), boot)
+                merged = MergedLayer(tree, tuple(parts), boot)
                 return merged if self._name("merged", merged.parts) == name else None
         return None
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from cas.compose.cache import composition_key
 from cas.compose.composition import Composition
 from cas.compose.merged_layers import MergedLayers
-from cas.compose.order import Wanted, in_order, with_priority
+from cas.compose.order import PrioritizedName, sort_by_priority, with_priority
 from cas.disk.boot import boot_id
 from cas.disk.leases import Lease
 from cas.index import artifact_links
@@ -35,7 +35,7 @@ def find_conflicts(
     if overlaps is None:
         manifests = [storage.layers.manifest(tree, to_compare=True) for tree in different]
         overlaps = find_overlaps(manifests)
-        storage.compositions.keep_overlaps(key, different, overlaps)
+        storage.compositions.store_overlaps(key, different, overlaps)
     if not overlaps:
         return []
     found = [recorded_signature(by_tree[tree]) for tree in different]
@@ -55,7 +55,7 @@ def compose(
 ) -> Composition:
     """Compose the artifacts of signatures or abbreviations; see `Store.compose`."""
     merged_layers = MergedLayers(storage)
-    wanted = in_order(names)
+    wanted = sort_by_priority(names)
     noted: bool | None = None
     while True:
         with storage.index.read() as reader:
@@ -75,7 +75,7 @@ def compose(
             names = [record.name for record in records]
             key = composition_key(names, trees)
             if noted is None:
-                noted = storage.compositions.is_noted(key)
+                noted = storage.compositions.is_use_noted(key)
             told: tuple[Conflict, ...] = ()
             if conflicts is not None:
                 found = find_conflicts(storage, names, trees, key)
@@ -93,7 +93,9 @@ def compose(
         lease.close()
 
 
-def _check(storage: StoreParts, wanted: Sequence[Wanted], records: Sequence[IndexRecord]) -> None:
+def _check(
+    storage: StoreParts, wanted: Sequence[PrioritizedName], records: Sequence[IndexRecord]
+) -> None:
     """Make sure that artifacts can be trusted. Raises NoSuchSignature."""
     this_boot = boot_id()
     doubtful = [

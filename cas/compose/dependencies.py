@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from cas.compose.order import Wanted, with_priority
+from cas.compose.order import PrioritizedName, with_priority
 from cas.errors import InputRefused
 from cas.model.signature import Signature
 from cas.model.strict_json import has_type, parse
@@ -22,7 +22,7 @@ class Dependencies(NamedTuple):
     native: tuple[str, ...]
 
 
-def read_dependencies(text: str) -> list[str]:
+def parse_dependencies(text: str) -> list[str]:
     """Read a dependency list; return the IDs in it, `ID` or `ID@PRIORITY` each.
 
     It has an ID on each line (blank lines and those with `#` first are passed over), or is JSON:
@@ -44,7 +44,7 @@ def read_dependencies(text: str) -> list[str]:
         ) from error
 
 
-def split(names: Iterable[str], resolve: Callable[[str], Signature]) -> Dependencies:
+def split_native(names: Iterable[str], resolve: Callable[[str], Signature]) -> Dependencies:
     """Sort IDs into the target's and the native ones, by what `resolve` says they name.
 
     Native is what a task `*_native` made, or any task of a recipe named `*-native` or
@@ -52,7 +52,7 @@ def split(names: Iterable[str], resolve: Callable[[str], Signature]) -> Dependen
     """
     found: tuple[list[str], list[str]] = ([], [])
     for name in names:
-        found[is_native(resolve(Wanted.parse(name).name))].append(name)
+        found[is_native(resolve(PrioritizedName.parse(name).name))].append(name)
     return Dependencies(tuple(found[False]), tuple(found[True]))
 
 

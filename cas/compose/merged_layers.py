@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from cas.compose.cache import Merged
+from cas.compose.cache import MergedLayer
 from cas.content.digest import hash_bytes
 from cas.content.layers import overhead
 from cas.disk.boot import boot_id
@@ -55,7 +55,7 @@ class MergedLayers:
         parts, _ = _parts(trees)
         nodes = union(map(self._storage.layers.manifest, parts))
         manifest = Manifest({path: node for path, (node, _) in nodes.items()})
-        merged = Merged(hash_bytes(manifest.encode()), parts, boot_id())
+        merged = MergedLayer(hash_bytes(manifest.encode()), parts, boot_id())
         with scratch(self._storage.fd, "merge") as work:
             self._storage.layers.build(manifest, work)
             size = overhead(manifest, b"layer", b"manifest", work.fd)
@@ -63,7 +63,7 @@ class MergedLayers:
                 if self._storage.layers.exists(merged.tree):
                     size = 0
                 self._storage.layers.publish(merged.tree, work)
-                size += self._cache.keep_merged(merged)
+                size += self._cache.store_merged(merged)
                 what = f"{len(parts)} trees of a sysroot of {len(trees)}"
                 made = new_event(EventKind.MERGED, tree=merged.tree, size=size, what=what)
                 append_events(self._storage.fd, [made])
@@ -87,14 +87,14 @@ class MergedLayers:
             damaged = True
         with self._storage.index.locked(exclusive=True):
             if damaged:
-                self._cache.forget_merged(merged)
+                self._cache.remove_merged(merged)
                 with scratch(self._storage.fd, "rm") as aside:
                     self._storage.layers.withdraw(merged.tree, aside)
             else:
-                self._cache.keep_merged(Merged(merged.tree, parts, boot_id()))
+                self._cache.store_merged(MergedLayer(merged.tree, parts, boot_id()))
         return not damaged
 
-    def unneeded(self, used: set[str], before_ns: int) -> list[Merged]:
+    def find_unused(self, used: set[str], before_ns: int) -> list[MergedLayer]:
         """Return the merged layers that nobody uses now.
 
         Those that lack a part in the store, or that were last used before `before_ns`.
@@ -102,7 +102,7 @@ class MergedLayers:
         exists, cache = self._storage.layers.exists, self._cache
         return [
             merged
-            for merged in cache.all_merged()
+            for merged in cache.iter_merged()
             if merged.tree not in used
             and (cache.last_used_ns(merged) < before_ns or not all(map(exists, merged.parts)))
         ]

@@ -11,14 +11,14 @@ from cas.model.signature import BadSignature
 _PRIORITY = re.compile(r"-?[0-9]{1,9}")
 
 
-class Wanted(NamedTuple):
+class PrioritizedName(NamedTuple):
     """What is asked for: a signature or abbreviation, and its priority."""
 
     name: str
     priority: int = 0
 
     @classmethod
-    def parse(cls, text: str) -> Wanted:
+    def parse(cls, text: str) -> PrioritizedName:
         """Read `ID` or `ID@PRIORITY`. Raises BadSignature."""
         name, at, priority = text.partition("@")
         if not name:
@@ -32,13 +32,13 @@ class Wanted(NamedTuple):
 
 
 def with_priority(name: str, priority: int) -> str:
-    """Return what `Wanted.parse` reads."""
+    """Return what `PrioritizedName.parse` reads."""
     return f"{name}@{priority}" if priority else name
 
 
-def in_order(names: Iterable[str]) -> list[Wanted]:
+def sort_by_priority(names: Iterable[str]) -> list[PrioritizedName]:
     """Return what is asked for, lowest first: by priority, those of equal priority as given.
 
     Raises BadSignature.
     """
-    return sorted(map(Wanted.parse, names), key=lambda wanted: wanted.priority)
+    return sorted(map(PrioritizedName.parse, names), key=lambda wanted: wanted.priority)

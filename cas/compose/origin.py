@@ -85,7 +85,7 @@ def find_origin(path: bytes, trees: Iterable[tuple[str, Manifest]]) -> Origin:
     return Origin(path, winner, tuple(hidden))
 
 
-def composed_at(store: bytes, file: bytes) -> MountedComposition:
+def find_mounted_composition(store: bytes, file: bytes) -> MountedComposition:
     """Return what the mounted sysroot consists of in which the absolute path `file` is.
 
     It may be one that `cas mount` made, or that of a `cas run` if this process is in it. Raises

@@ -101,7 +101,7 @@ class Collector:
             pinned=self._pins.signatures(),
             now_ns=now,
         )
-        idle_merged = [m for m in self._storage.compositions.all_merged() if m.tree not in used]
+        idle_merged = [m for m in self._storage.compositions.iter_merged() if m.tree not in used]
         release = FreedBytes(self._storage, artifacts, idle_merged)
         before_ns = now - policy.least_age_ns
         unused = self._sweep.size(release, before_ns)

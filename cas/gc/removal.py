@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from functools import partial
 from typing import NamedTuple
 
-from cas.compose.cache import Merged
+from cas.compose.cache import MergedLayer
 from cas.compose.merged_layers import MergedLayers
 from cas.disk.leases import Use, lease_uses
 from cas.disk.log import EventKind, append_events, new_event
@@ -86,7 +86,7 @@ class Removal:
     def discard(
         self,
         trees: Iterable[Digest],
-        merged: Sequence[Merged] = (),
+        merged: Sequence[MergedLayer] = (),
         progress: Progress = NO_PROGRESS,
         freed: int = 0,
     ) -> int:
@@ -100,8 +100,8 @@ class Removal:
         with scratch(storage.fd, "rm") as aside:
             with storage.index.locked(exclusive=True):
                 used = self.used_trees()
-                freed += sum(self._cache.forget_merged(m) for m in merged if m.tree not in used)
-                used |= {layer.tree for layer in self._cache.all_merged()}
+                freed += sum(self._cache.remove_merged(m) for m in merged if m.tree not in used)
+                used |= {layer.tree for layer in self._cache.iter_merged()}
                 asked = {*trees, *(layer.tree for layer in merged)}
                 with storage.index.transaction() as reader:
                     idle = [t for t in asked if t not in used and not reader.of_tree(t)]
@@ -137,15 +137,15 @@ class Removal:
 
         Raises OSError, StoreDamaged.
         """
-        unneeded = self.unneeded(before_ns)
+        unneeded = self.find_unused_merged(before_ns)
         return self.discard((), unneeded) if unneeded else 0
 
-    def unneeded(self, before_ns: int) -> list[Merged]:
-        """Return the merged layers that nobody needs; see `Merging.unneeded`.
+    def find_unused_merged(self, before_ns: int) -> list[MergedLayer]:
+        """Return the merged layers that nobody needs; see `MergedLayers.find_unused`.
 
         Raises OSError, StoreDamaged.
         """
-        return self._merged_layers.unneeded(self.used_trees(), before_ns)
+        return self._merged_layers.find_unused(self.used_trees(), before_ns)
 
 
 def refuse_used(artifacts: Iterable[Artifact], uses: Iterable[Use], pinned: Set[Signature]) -> None:

@@ -48,7 +48,7 @@ class Sweep:
         with self._storage.index.read() as reader:
             trees = reader.trees()
         freed = self._removal.discard_merged(before_ns)
-        return freed + self._cache.forget_overlaps(trees, before_ns)
+        return freed + self._cache.prune_overlaps(trees, before_ns)
 
     def size(self, release: FreedBytes, before_ns: int) -> int:
         """Return the bytes of disk that `run`, and `compositions(before_ns)`, would give back.
@@ -57,8 +57,8 @@ class Sweep:
         """
         with self._storage.index.read() as reader:
             trees = reader.trees()
-        freed = self._cache.size_of_overlaps(trees, before_ns)
-        freed += sum(map(release.of_merged, self._removal.unneeded(before_ns)))
+        freed = self._cache.prunable_overlap_bytes(trees, before_ns)
+        freed += sum(map(release.of_merged, self._removal.find_unused_merged(before_ns)))
         used = self._removal.used_trees()
         freed += sum(release.of_layer(t) for t in self._stray_layers() if t not in used)
         with open_directory(b"tmp", self._storage.fd) as tmp:
@@ -97,7 +97,7 @@ class Sweep:
         """Return the layers and manifests that have no record, and are not merged ones."""
         with self._storage.index.read() as reader:
             needed = reader.trees()
-        needed |= {merged.tree for merged in self._cache.all_merged()}
+        needed |= {merged.tree for merged in self._cache.iter_merged()}
         names: set[str] = set()
         for directory in (b"layers", b"manifests"):
             with open_directory(directory, self._storage.fd) as fd:

@@ -46,7 +46,7 @@ def disk_usage(
     To what one takes belongs what merged layers with it take besides contents, but for those in
     `used` (trees): they go with it. Raises OSError, StoreDamaged.
     """
-    merged = [layer for layer in storage.compositions.all_merged() if layer.tree not in used]
+    merged = [layer for layer in storage.compositions.iter_merged() if layer.tree not in used]
     release = FreedBytes(storage, artifacts, merged)
     seen: dict[bytes, int] = {}
     each: list[Usage] = []
@@ -54,7 +54,7 @@ def disk_usage(
         sizes = sizes_of(storage, artifact)
         for layer in merged:
             if artifact.tree in layer.parts:
-                size = storage.compositions.size_of(layer) + layer_overhead(storage, layer.tree)
+                size = storage.compositions.entry_bytes(layer) + layer_overhead(storage, layer.tree)
                 sizes[b"merged " + layer.tree.encode()] = size
         seen |= sizes
         each.append(Usage(artifact, sum(sizes.values()), release.alone(artifact)))

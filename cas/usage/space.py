@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from cas.compose.cache import Merged
+from cas.compose.cache import MergedLayer
 from cas.content.layers import overhead
 from cas.content.objects import ObjectKey
 from cas.disk.layout import artifact_path, layer_path, manifest_path
@@ -92,13 +92,13 @@ class FreedBytes:
         self,
         storage: StoreParts,
         artifacts: Iterable[Artifact],
-        merged: Iterable[Merged],
+        merged: Iterable[MergedLayer],
     ) -> None:
         self._storage = storage
         artifacts = tuple(artifacts)
         self._recipes = Counter(artifact.signature.recipe for artifact in artifacts)
         self._trees = Counter(artifact.tree for artifact in artifacts)
-        self._merged: dict[Digest, list[Merged]] = {}
+        self._merged: dict[Digest, list[MergedLayer]] = {}
         for layer in merged:
             for part in layer.parts:
                 self._merged.setdefault(part, []).append(layer)
@@ -119,13 +119,13 @@ class FreedBytes:
                 freed += self.of_merged(layer)
         return freed
 
-    def of_merged(self, merged: Merged) -> int:
+    def of_merged(self, merged: MergedLayer) -> int:
         """Return the bytes of disk that come back with a merged layer. Raises OSError."""
         gone, tree = self._gone, merged.tree
         if self._trees[tree] > gone.trees[tree] or tree in gone.merged:
             return 0
         gone.merged.add(tree)
-        return self._storage.compositions.size_of(merged) + self.of_layer(tree)
+        return self._storage.compositions.entry_bytes(merged) + self.of_layer(tree)
 
     def of_layer(self, tree: Digest) -> int:
         """Return the bytes of disk that come back with a layer. Raises OSError."""

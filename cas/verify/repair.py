@@ -187,7 +187,7 @@ class Repair:
         )
         for artifact in removed.artifacts:
             yield f"took {artifact.signature} out of service"
-        merged = [layer for layer in self._storage.compositions.all_merged() if layer.tree == tree]
+        merged = [layer for layer in self._storage.compositions.iter_merged() if layer.tree == tree]
         self._removal.discard([tree], merged)
         for _ in merged:
             yield f"forgot the merged layer {tree}"

@@ -35,7 +35,7 @@ def verify(
     damaged: list[Finding] = []
     with storage.index.read() as reader:
         artifacts = resolve(reader, names, storage.path) if names else _all(reader, damaged)
-        remembered = () if names else storage.compositions.all_merged()
+        remembered = () if names else storage.compositions.iter_merged()
         merged = [m.tree for m in remembered if storage.layers.exists(m.tree)]
         trees = {*merged, *(artifact.tree for artifact in artifacts)}
         lease = _lease(storage, trees)

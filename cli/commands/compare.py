@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import click
 
-from cas.compose.order import in_order, with_priority
-from cas.compose.origin import Origin, Provider, composed_at, find_origin
+from cas.compose.order import sort_by_priority, with_priority
+from cas.compose.origin import Origin, Provider, find_mounted_composition, find_origin
 from cas.content.differences import Difference, iter_differences, read_directory, read_node
 from cas.disk.leases import NoLease
 from cas.model.manifest import DIRECTORY, Digest, Manifest
@@ -49,7 +49,7 @@ def which_command(
     else:
         full = os.path.abspath(os.fsencode(path))
         full = os.path.join(os.path.realpath(os.path.dirname(full)), os.path.basename(full))
-        composed = composed_at(store.path, full)
+        composed = find_mounted_composition(store.path, full)
         found = find_origin(composed.path, _manifests(store, composed.artifacts))
         changed = read_node(full) != (found.winner and found.winner.node)
         if changed:
@@ -111,7 +111,7 @@ def _composed(store: Store, names: Sequence[str]) -> list[tuple[str, Manifest]]:
         with store.compose(names, conflicts=None, counted=False) as composition:
             return _manifests(store, zip(composition.ids, composition.trees, strict=True))
     except NoLease:  # who may only read can look at what nothing holds
-        found = [(w, store.resolve(w.name)) for w in in_order(names)]
+        found = [(w, store.resolve(w.name)) for w in sort_by_priority(names)]
         named = ((with_priority(str(a.signature), w.priority), a.tree) for w, a in found)
         return _manifests(store, named)
 

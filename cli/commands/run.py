@@ -156,11 +156,11 @@ def _wanted(ctx: click.Context, store: Store, options: dict[str, Any]) -> dict[s
         _add(ctx, wanted, text if equals else "", path, read_ids(file) if file else [])
     pulled(ctx, store, options["remote"], [name for ids in wanted.values() for name in ids])
     if options["dependencies"] is not None:
-        from cas.compose.dependencies import read_dependencies, split
+        from cas.compose.dependencies import parse_dependencies, split_native
 
-        names = read_dependencies(read_text(options["dependencies"]))
+        names = parse_dependencies(read_text(options["dependencies"]))
         pulled(ctx, store, options["remote"], names)
-        found = split(names, lambda name: store.resolve(name).signature)
+        found = split_native(names, lambda name: store.resolve(name).signature)
         base = options["chdir"] or ""
         for path, ids in (
             (options["target_sysroot"], found.target),

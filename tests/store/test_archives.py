@@ -149,7 +149,10 @@ REFUSED = {
         "overlayfs",
     ),
     "deep": ([member("a/" * 300 + "b")], "file systems do not allow"),
-    "very deep": ([member("x", pax_headers={"path": "a/" * 15_000 + "b"})], "file systems do not allow"),
+    "very deep": (
+        [member("x", pax_headers={"path": "a/" * 15_000 + "b"})],
+        "file systems do not allow",
+    ),
     "size of letters": ([member("x", b"content", pax_headers={"size": "1_0"})], "the size of x"),
     "named like a directory": ([member("x", pax_headers={"path": "a/"})], "name of a directory"),
     "more than the free space": (

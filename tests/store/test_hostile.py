@@ -26,7 +26,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from cas.compose.cache import CompositionCache
-from cas.compose.dependencies import read_dependencies
+from cas.compose.dependencies import parse_dependencies
 from cas.content.digest import hash_bytes
 from cas.disk import mount_records
 from cas.disk.boot import boot_id, contents_since_ns
@@ -109,7 +109,7 @@ def _read_plan(data: bytes, work: Path) -> None:
 
 
 def _read_dependencies(data: bytes, work: Path) -> None:
-    for name in read_dependencies(data.decode(errors="surrogateescape")):
+    for name in parse_dependencies(data.decode(errors="surrogateescape")):
         assert os.fsencode(name) is not None
 
 
@@ -148,21 +148,21 @@ def _read_mount(data: bytes, work: Path) -> None:
 
 def _read_overlaps(data: bytes, work: Path) -> None:
     known = CompositionCache(os.fsencode(work))
-    known.keep_overlaps(U, [T, U], [])
+    known.store_overlaps(U, [T, U], [])
     (path,) = (work / "known").iterdir()
     path.write_bytes(seal(data))
     for overlap in known.overlaps(U, 2) or []:
         assert isinstance(overlap.path, bytes)
         assert [T, U][overlap.winner] == U
         assert [[T, U][number] for number in overlap.hidden] == [T]
-    known.forget_overlaps([T, U], 0)
-    known.forget_overlaps([T], 0)
+    known.prune_overlaps([T, U], 0)
+    known.prune_overlaps([T], 0)
 
 
 def _read_merged(data: bytes, work: Path) -> None:
     known = CompositionCache(os.fsencode(work))
     (work / "known" / os.fsdecode(known._name("merged", [T, U]))).write_bytes(seal(data))
-    for merged in (known.merged([T, U]), *known.all_merged()):
+    for merged in (known.merged([T, U]), *known.iter_merged()):
         if merged is not None:
             assert is_digest(merged.tree)
             assert merged.parts == (T, U)
