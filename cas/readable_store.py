@@ -1,4 +1,4 @@
-"""What can be asked of a store."""
+"""The read-only half of Store."""
 
 from __future__ import annotations
 
@@ -42,10 +42,13 @@ StrPath = str | bytes | os.PathLike[str]
 
 
 class ReadableStore(Closeable):
-    """The parts of an open store, which is `path`, open at `fd`. `objects` are its contents."""
+    """An open store at the absolute path `path`, with the methods that do not change it.
+
+    `fd` is its open directory, and `objects` are its contents.
+    """
 
     def __init__(self, path: StrPath, *, create: bool = False) -> None:
-        """Open the store in the directory `path`; with `create`, make it if it is not there.
+        """Open the store in the directory `path`; with `create`, create a missing store.
 
         Raises NoStore, StoreTooNew, StoreDamaged, InputRefused, OSError.
         """
@@ -68,7 +71,7 @@ class ReadableStore(Closeable):
             raise
 
     def close(self) -> None:
-        """Close the store. Does nothing the second time."""
+        """Close the store. Calling it again does nothing."""
         self._storage.index.close()
         if self.fd >= 0:
             os.close(self.fd)
@@ -94,7 +97,7 @@ class ReadableStore(Closeable):
 
     @adding_paths
     def find(self, signature: str | Signature) -> Artifact | None:
-        """Return the artifact of a whole signature, or None. Raises BadSignature, StoreDamaged."""
+        """Return the artifact of a complete ID, or None. Raises BadSignature, StoreDamaged."""
         if isinstance(signature, str):
             signature = Signature.parse(signature)
         with self._storage.index.read() as reader:
@@ -102,7 +105,7 @@ class ReadableStore(Closeable):
         return None if found is None else recheck_after_reboot(self._storage, found)
 
     def missing(self, signatures: Iterable[Signature]) -> list[Signature]:
-        """Return those of whole signatures of which there is no artifact; the answer is counted.
+        """Return the IDs that have no artifact, and count hits and misses for `cas stats`.
 
         Raises StoreDamaged, OSError.
         """
@@ -113,7 +116,7 @@ class ReadableStore(Closeable):
 
     @adding_paths
     def resolve(self, text: str) -> Artifact:
-        """Return the artifact that a signature or an unambiguous abbreviation names.
+        """Return the artifact of an ID or an unambiguous abbreviation.
 
         Raises NoSuchSignature, AmbiguousSignature, StoreDamaged.
         """
@@ -125,36 +128,33 @@ class ReadableStore(Closeable):
         return artifact
 
     def artifacts(self) -> list[Artifact]:
-        """Return every artifact, in the order of signatures. Raises StoreDamaged."""
+        """Return all artifacts in the order of their IDs. Raises StoreDamaged."""
         with self._storage.index.read() as reader:
             records = reader.records()
         return [record.artifact() for record in records]
 
     @adding_paths
     def manifest(self, artifact: Artifact) -> Manifest:
-        """Return what an artifact consists of. Raises BadManifest, OSError."""
+        """Return the manifest of an artifact. Raises BadManifest, OSError."""
         return self.tree(artifact.tree)
 
     @adding_paths
     def tree(self, tree: Digest) -> Manifest:
-        """Return what a stored tree consists of. Raises BadManifest, OSError."""
+        """Return the manifest of a stored tree. Raises BadManifest, OSError."""
         return self._storage.layers.manifest(tree)
 
     def layer_path(self, artifact: Artifact) -> bytes:
-        """Return the absolute path of an artifact's layer. It must not be written to."""
+        """Return the absolute path of the layer of an artifact, which must not be modified."""
         return os.path.join(self.path, layer_path(artifact.tree))
 
     @adding_paths
     def uses(self) -> list[Use]:
-        """Return what living processes and mounts use. Raises OSError, StoreDamaged."""
+        """Return the uses of running processes and mounts. Raises OSError, StoreDamaged."""
         return self._removal.uses()
 
     @adding_paths
     def last_used_ns(self, artifact: Artifact) -> int:
-        """Return when an artifact was last used or put, in nanoseconds since 1970.
-
-        It is right to two minutes.
-        """
+        """Return the time of last use or put of an artifact (ns since 1970), to two minutes."""
         return artifact_links.last_used_ns(self.fd, artifact)
 
     @adding_paths
@@ -172,7 +172,7 @@ class ReadableStore(Closeable):
 
     @adding_paths
     def statistics(self, days: int) -> Statistics:
-        """Return what the store holds and saves, and how it was used for so many days.
+        """Return the statistics of the store, with the last `days` days of use.
 
         Raises StoreDamaged, OSError.
         """
@@ -186,28 +186,28 @@ class ReadableStore(Closeable):
         name_of: Callable[[Artifact], str],
         progress: Progress = NO_PROGRESS,
     ) -> list[Group]:
-        """Return what groups of artifacts take; see `cas.usage.statistics.groups`."""
+        """Return the disk usage of groups of artifacts; see `cas.usage.statistics.groups`."""
         from cas.usage.statistics import groups
 
         return groups(self._storage, self.artifacts(), name_of, progress)
 
     @adding_paths
     def log(self, since_ns: int = 0) -> Iterator[Event]:
-        """Yield what was logged since a time (ns since 1970), the newest first. Raises OSError."""
+        """Yield the events since a time (ns since 1970), the newest first. Raises OSError."""
         return read_log(self.path, since_ns)
 
     @adding_paths
     def is_pinned(self, signature: Signature) -> bool:
-        """Tell whether a signature is pinned. Raises OSError."""
+        """Return whether an ID is pinned. Raises OSError."""
         return signature in self._pins.signatures()
 
     def signatures(self) -> set[Signature]:
-        """Return the signatures of all artifacts. Raises StoreDamaged."""
+        """Return the IDs of all artifacts. Raises StoreDamaged."""
         with self._storage.index.read() as reader:
             return reader.signatures()
 
     def matching(self, names: Iterable[str]) -> frozenset[Signature]:
-        """Return whole signatures as they are, and for each abbreviation all that it may name.
+        """Return complete IDs unchanged, and for each abbreviation all stored IDs that it matches.
 
         Raises BadSignature.
         """
@@ -216,5 +216,5 @@ class ReadableStore(Closeable):
 
     @adding_paths
     def pins(self) -> list[Pin]:
-        """Return the pins in the order of signatures. Raises StoreDamaged, OSError."""
+        """Return the pins in the order of their IDs. Raises StoreDamaged, OSError."""
         return self._pins.all()

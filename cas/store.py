@@ -1,4 +1,4 @@
-"""The store: a directory of objects, layers and manifests, and the index that names them."""
+"""Class Store: a directory of objects, layers and manifests, and the index of their IDs."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 
 class Store(ReadableStore):
-    """An open store. Use it as a context manager, or close it. `objects` are its contents.
+    """An open store. Use it as a context manager, or close it.
 
-    In a child that was forked meanwhile it is good for nothing but to be closed (NotOwner), which
-    the parent does not notice; the child can open the store anew then.
+    A forked child can only close it (everything else raises NotOwner), without effect on the
+    parent, and open a new Store.
     """
 
     @adding_paths
@@ -53,7 +53,7 @@ class Store(ReadableStore):
         place: Place = bytes,
         progress: Progress = NO_PROGRESS,
     ) -> PutResult:
-        """Store a directory, or a tar archive's tree, under a whole signature; see `put_tree`."""
+        """Store a directory, or the tree of a tar archive, under a complete ID; see `put_tree`."""
         from cas.put.put import put_tree
 
         put = partial(
@@ -63,7 +63,7 @@ class Store(ReadableStore):
 
     @adding_paths
     def receive(self, signature: str | Signature, source: Source, origin: str) -> PutResult:
-        """Store the tree that `source` makes objects of; see `cas.put.put.put_source`."""
+        """Store the tree that `source` reads; see `cas.put.put.put_source`."""
         from cas.put.put import put_source
 
         return self._put(signature, partial(put_source, source=source, origin=origin))
@@ -95,16 +95,15 @@ class Store(ReadableStore):
         purpose: str = "",
         counted: bool = True,
     ) -> Composition:
-        """Compose the artifacts of signatures or abbreviations, a later one over the earlier.
+        """Compose the artifacts of IDs or abbreviations, later ones over earlier ones.
 
-        A name may end in `@N`, its priority (default 0): higher ones come later. Conflicts at
-        paths that no pattern of `allow` matches are dealt with as `conflicts` says; see
-        `cas.model.conflicts.apply_policy`; with None they are not looked for. `purpose` is shown
-        to people who look at leases. If it is for a sysroot, what is missing is `counted`.
+        A name may end in `@N`, its priority (default 0); higher priorities come later. `conflicts`
+        is the policy for conflicts at paths that no pattern of `allow` matches (see
+        `cas.model.conflicts.apply_policy`); None skips the search for conflicts. `purpose` is shown
+        to people who list leases. If `counted`, missing artifacts count as misses for `cas stats`.
 
-        The composition holds a lease and must be closed. Raises BadSignature, NoSuchSignature
-        (which names all that are missing), AmbiguousSignature, ConflictRefused, StoreDamaged,
-        OSError.
+        The composition holds a lease and must be closed. Raises BadSignature, NoSuchSignature (with
+        all missing names), AmbiguousSignature, ConflictRefused, StoreDamaged, OSError.
         """
         try:
             return compose(
@@ -123,12 +122,12 @@ class Store(ReadableStore):
     def remove(
         self, names: Iterable[str], *, force: bool = False, progress: Progress = NO_PROGRESS
     ) -> Removed:
-        """Forget artifacts; give back the space that nothing else uses.
+        """Remove artifacts, and free the space that nothing else uses.
 
-        With `force` those too that are in use or pinned: what is mounted stays readable, and its
-        space returns by the next collection after that. `progress` gets bytes that came back.
+        `force` includes artifacts that are in use or pinned. Mounted ones stay readable, and a
+        later gc frees their space. `progress` counts bytes freed.
 
-        Raises NoSuchSignature, AmbiguousSignature, InUse (then nothing was removed), OSError.
+        Raises NoSuchSignature, AmbiguousSignature, InUse (nothing was removed), OSError.
         """
 
         from cas.gc.removal import refuse_used
@@ -147,7 +146,7 @@ class Store(ReadableStore):
 
     @adding_paths
     def pin(self, name: str, reason: str = "") -> Pin:
-        """Keep the artifact of a signature or abbreviation until `unpin`.
+        """Pin the artifact of an ID or abbreviation: gc keeps it until `unpin`.
 
         Raises NoSuchSignature, AmbiguousSignature, OSError.
         """
@@ -164,7 +163,7 @@ class Store(ReadableStore):
 
     @adding_paths
     def unpin(self, name: str) -> Signature:
-        """Forget the pin that a signature or abbreviation names; return whose it was.
+        """Remove the pin of an ID or abbreviation; return its ID.
 
         Raises NotPinned, AmbiguousSignature, OSError.
         """
@@ -175,9 +174,9 @@ class Store(ReadableStore):
 
     @adding_paths
     def share(self, group: int, progress: Progress = NO_PROGRESS) -> None:
-        """Let everybody in the group with this id put, use and collect here.
+        """Share the store with the group ID `group`: its users can put, use and collect artifacts.
 
-        `progress` gets files. Raises InputRefused, OSError.
+        `progress` counts files. Raises InputRefused, OSError.
         """
         from cas.disk.group_sharing import share_store
 
@@ -185,17 +184,17 @@ class Store(ReadableStore):
 
     @adding_paths
     def plan_gc(self, policy: Policy) -> GcPlan:
-        """Work out what `gc` would remove. Raises OSError, StoreDamaged."""
+        """Plan a garbage collection. Raises OSError, StoreDamaged."""
         return self._collector.plan(self.artifacts(), policy)
 
     @adding_paths
     def gc(self, plan: GcPlan, progress: Progress = NO_PROGRESS) -> Collected:
-        """Carry out a plan of `plan_gc`, and delete what nothing reaches; see Collector.collect."""
+        """Carry out a plan of `plan_gc`, and delete unreachable files; see Collector.collect."""
         return self._collector.collect(plan, progress)
 
     @adding_paths
     def sync(self, progress: Progress = NO_PROGRESS) -> int:
-        """Make all that was put survive a power failure; see `cas.verify.sync.sync`."""
+        """Write all stored data to the disk; see `cas.verify.sync.sync`."""
         from cas.verify.sync import sync
 
         return sync(self._storage, progress)
@@ -207,28 +206,28 @@ class Store(ReadableStore):
         quick: bool = False,
         progress: Progress = NO_PROGRESS,
     ) -> Iterator[Finding]:
-        """Yield what is wrong with artifacts, or without names with anything in the store.
+        """Yield the faults of artifacts or, without names, of the whole store.
 
-        All contents are read and hashed, unless `quick`; `progress` gets bytes. Nothing is
+        All contents are read and hashed, unless `quick`; `progress` counts bytes. Nothing is
         changed. Raises NoSuchSignature, AmbiguousSignature, OSError.
         """
         from cas.verify.verify import verify
 
         with adding_path(self.fd):
             found = verify(self._storage, names, quick=quick, progress=progress)
-            told: set[str] | None = None
+            logged: set[str] | None = None
             for finding in found:
                 if finding.kind.is_damage:
-                    told = _told(self.path) if told is None else told
-                    damage = _damaged(finding)
-                    append_events(self.fd, [] if damage.what in told else [damage])
+                    logged = _logged_damage(self.path) if logged is None else logged
+                    damage = _damage_event(finding)
+                    append_events(self.fd, [] if damage.what in logged else [damage])
                 yield finding
 
     def repair(self, findings: Sequence[Finding]) -> Iterator[str]:
-        """Heal what a full `verify` found, as far as it can be; yield what was done, as text.
+        """Repair the findings of a full `verify` where possible; yield each repair as text.
 
-        What is damaged and cannot be healed is moved to `quarantine/`, and artifacts that have
-        it are forgotten. Raises OSError, StoreDamaged.
+        Files that cannot be repaired are moved to `quarantine/`, and the artifacts that have them
+        are removed. Raises OSError, StoreDamaged.
         """
         from cas.verify.repair import Repair
 
@@ -238,19 +237,19 @@ class Store(ReadableStore):
                 yield done
 
 
-def _told(store: bytes) -> set[str]:
-    """Return the damage that was logged since the last repair, as far as this user may see it."""
-    told = set()
+def _logged_damage(store: bytes) -> set[str]:
+    """Return the damage logged since the last repair; nothing if this user may not read the log."""
+    logged = set()
     with contextlib.suppress(OSError):
-        for one in read_log(store):
-            if one.kind == EventKind.REPAIRED.value:
+        for event in read_log(store):
+            if event.kind == EventKind.REPAIRED.value:
                 break
-            if one.kind == EventKind.DAMAGED.value:
-                told.add(one.what)
-    return told
+            if event.kind == EventKind.DAMAGED.value:
+                logged.add(event.what)
+    return logged
 
 
-def _damaged(finding: Finding) -> Event:
+def _damage_event(finding: Finding) -> Event:
     signatures = finding.signatures
     if len(signatures) == 1:
         return new_event(

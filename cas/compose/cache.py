@@ -1,7 +1,7 @@
-"""What was found out about a composition before: its overlaps, and its merged layer.
+"""Cache of facts about compositions: their overlaps, and their merged layers.
 
-Each is a small file in the store's `known/`, named by what it is and by the trees in their
-order. They can be recomputed, so a missing or corrupt file is a cache miss.
+Each entry is a small file in `known/` of the store, named by its kind and a hash of the trees in
+their order. Entries can be recomputed, so a missing or corrupt file is a cache miss.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cas.system.files import read_sealed, seal
 
 
 class MergedLayer(NamedTuple):
-    """The layer `tree` is the union of `parts`, lowest first, made in the boot `boot_id`."""
+    """A merged layer: `tree` is the union of `parts`, lowest first, built in the boot `boot_id`."""
 
     tree: Digest
     parts: tuple[Digest, ...]
@@ -31,13 +31,13 @@ class MergedLayer(NamedTuple):
 
 
 class CompositionCache:
-    """The `known/` of the store at the absolute path `store`."""
+    """The composition cache of the store at the absolute path `store`."""
 
     def __init__(self, store: bytes) -> None:
         self._store = store
 
     def overlaps(self, key: Digest, trees: int) -> list[Overlap] | None:
-        """Return the overlaps of the composition `key` of so many trees, if they are known."""
+        """Return the cached overlaps of the composition `key` of so many trees, or None."""
         with contextlib.suppress(OSError, ValueError, TypeError):
             _, *rows = self._read(_overlaps_of(key))
             return [_overlap(trees, *row) for row in rows]
@@ -46,26 +46,26 @@ class CompositionCache:
     def store_overlaps(
         self, key: Digest, trees: Sequence[Digest], overlaps: Sequence[Overlap]
     ) -> None:
-        """Remember the overlaps of a composition of `trees`; it may fail without harm."""
+        """Cache the overlaps of a composition of `trees`; errors are ignored."""
         rows = [[os.fsdecode(o.path), o.winner, o.hidden, o.directory] for o in overlaps]
         with contextlib.suppress(OSError, MayNotWrite):
             self._write(_overlaps_of(key), [list(map(_short, trees)), *rows])
-            os.utime(self._path(_overlaps_of(key)), (0, 0))  # it is known now, and was not used
+            os.utime(self._path(_overlaps_of(key)), (0, 0))  # cached, but not used yet
 
     def is_use_noted(self, key: Digest) -> bool:
-        """Tell whether a use of a composition, and so of its artifacts, was noted just before."""
+        """Return whether a use of a composition, and of its artifacts, was noted recently."""
         with contextlib.suppress(OSError):
             return is_recent(os.stat(self._path(_overlaps_of(key))))
         return False
 
     def note_use(self, key: Digest) -> None:
-        """Note that a composition is used now, and that this was noted of its artifacts."""
+        """Note a use of a composition now; the caller notes that of its artifacts."""
         note_use(self._path(_overlaps_of(key)))
 
     def prune_overlaps(self, trees: Iterable[str], before_ns: int) -> int:
-        """Forget the overlaps of trees that are not all there, or that were last used before.
+        """Delete the overlaps of removed trees, and those last used before `before_ns`.
 
-        `trees` are those that are there. Returns the bytes of disk given back. Raises OSError.
+        `trees` are the stored trees. Returns the disk space freed (bytes). Raises OSError.
         """
         return sum(map(self._forget, self._old_overlaps(trees, before_ns)))
 
@@ -74,14 +74,14 @@ class CompositionCache:
         return sum(map(self._size, self._old_overlaps(trees, before_ns)))
 
     def entry_bytes(self, merged: MergedLayer) -> int:
-        """Return the bytes of disk that it takes to remember a merged layer. Raises OSError."""
+        """Return the disk space (bytes) of the entry of a merged layer. Raises OSError."""
         return self._size(self._name("merged", merged.parts))
 
     def _old_overlaps(self, trees: Iterable[str], before_ns: int) -> Iterator[bytes]:
-        there = set(map(_short, trees))
+        stored = set(map(_short, trees))
         for name in map(os.fsencode, os.listdir(os.path.join(self._store, b"known"))):
             if name.startswith(b"overlaps-") and (
-                self._last_used_ns(name) < before_ns or not self._are_of(name, there)
+                self._last_used_ns(name) < before_ns or not self._has_all_trees(name, stored)
             ):
                 yield name
 
@@ -89,7 +89,7 @@ class CompositionCache:
         return disk_use_at(self._path(name))
 
     def last_used_ns(self, merged: MergedLayer) -> int:
-        """Return when a merged layer was last used, in nanoseconds since 1970; 0 if it is gone."""
+        """Return the time of last use of a merged layer (ns since 1970), or 0 if it is gone."""
         return self._last_used_ns(self._name("merged", merged.parts))
 
     def _last_used_ns(self, name: bytes) -> int:
@@ -106,26 +106,26 @@ class CompositionCache:
             return 0
         return freed
 
-    def _are_of(self, name: bytes, there: set[str]) -> bool:
+    def _has_all_trees(self, name: bytes, stored: set[str]) -> bool:
         with contextlib.suppress(OSError, ValueError, TypeError):
             trees, *_ = self._read(name)
-            return there.issuperset(trees)
+            return stored.issuperset(trees)
         return False
 
     def merged(self, parts: Sequence[Digest]) -> MergedLayer | None:
-        """Return the merged layer of trees if one was made before."""
+        """Return the merged layer of trees, or None; note its use."""
         name = self._name("merged", parts)
         note_use(self._path(name))
         return self._merged(name)
 
     def store_merged(self, merged: MergedLayer) -> int:
-        """Remember a merged layer; return the bytes of disk that this takes. Raises OSError."""
+        """Cache a merged layer; return the disk space of the entry (bytes). Raises OSError."""
         name = self._name("merged", merged.parts)
         self._write(name, [merged.boot_id, merged.tree, *merged.parts])
         return self._size(name)
 
     def iter_merged(self) -> Iterator[MergedLayer]:
-        """Yield the merged layers that are remembered."""
+        """Yield all cached merged layers."""
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(os.path.join(self._store, b"known")):
                 merged = self._merged(name) if name.startswith(b"merged-") else None
@@ -133,7 +133,7 @@ class CompositionCache:
                     yield merged
 
     def remove_merged(self, merged: MergedLayer) -> int:
-        """Forget a merged layer; return the bytes of disk given back. Raises OSError."""
+        """Delete the entry of a merged layer; return the bytes freed. Raises OSError."""
         return self._forget(self._name("merged", merged.parts))
 
     def _merged(self, name: bytes) -> MergedLayer | None:
@@ -161,18 +161,18 @@ class CompositionCache:
 
 
 def _overlap(trees: int, path: str, winner: int, hidden: list[int], directory: bool) -> Overlap:
-    """Make an overlap of so many `trees`. Raises ValueError."""
+    """Return a checked overlap of so many `trees`. Raises ValueError."""
     if not (
         has_type(path, str) and has_type([winner, *hidden], list[int]) and has_type(directory, bool)
     ):
-        raise ValueError("it is no overlap")
+        raise ValueError("it is not an overlap")
     if not max(hidden) < winner < trees:
-        raise ValueError("it is an overlap of other trees")
+        raise ValueError("it refers to other trees")
     return Overlap(os.fsencode(path), winner, tuple(hidden), directory)
 
 
 def composition_key(names: Sequence[str], trees: Sequence[Digest]) -> Digest:
-    """Return what a composition of the artifacts with these signatures and trees is known by."""
+    """Return the cache key of a composition of artifacts with these IDs and trees."""
     return hash_bytes("\n".join((*names, *trees)).encode())
 
 
@@ -181,5 +181,5 @@ def _overlaps_of(key: Digest) -> bytes:
 
 
 def _short(tree: str) -> str:
-    """Return enough of a digest to tell that a tree is gone: a mistake keeps a small file."""
+    """Return a prefix of a digest; a collision would only keep a small file for longer."""
     return tree[:12]

@@ -1,4 +1,4 @@
-"""Composing artifacts, whatever else happens to the store meanwhile."""
+"""Composes artifacts, safely beside concurrent changes of the store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def find_conflicts(
 ) -> list[Conflict]:
     """Return the conflicts of artifacts, given by IDs and trees, lowest first.
 
-    `key` is that of `composition_key`. Raises BadManifest, OSError.
+    `key` is their `composition_key`. Raises BadManifest, OSError.
     """
     by_tree = dict(zip(trees, names, strict=True))
     different = drop_repeated(trees)
@@ -53,7 +53,7 @@ def compose(
     allow: Sequence[str],
     purpose: str,
 ) -> Composition:
-    """Compose the artifacts of signatures or abbreviations; see `Store.compose`."""
+    """Compose the artifacts of IDs or abbreviations; see `Store.compose`."""
     merged_layers = MergedLayers(storage)
     wanted = sort_by_priority(names)
     noted: bool | None = None
@@ -67,7 +67,7 @@ def compose(
             )
             different = drop_repeated(trees)
             layers = merged_layers.layers(different)
-            # Under the lock: nobody removes what was found before it is said to be in use.
+            # Within the lock: no artifact can be removed between its lookup and its lease.
             used = {*trees, *(layers or ())}
             lease = Lease(storage.path, used, zip(ids, trees, strict=True), purpose)
         try:
@@ -76,17 +76,19 @@ def compose(
             key = composition_key(names, trees)
             if noted is None:
                 noted = storage.compositions.is_use_noted(key)
-            told: tuple[Conflict, ...] = ()
+            reported: tuple[Conflict, ...] = ()
             if conflicts is not None:
                 found = find_conflicts(storage, names, trees, key)
-                told = apply_policy(found, conflicts, allow)
+                reported = apply_policy(found, conflicts, allow)
             if layers is None:
                 merged_layers.make(different)
-            elif merged_layers.trust(layers, different):
+            elif merged_layers.recheck(layers, different):
                 if not noted:
                     artifact_links.note_uses(storage.fd, map(recorded_signature, names))
                     storage.compositions.note_use(key)
-                return Composition(storage.path, ids, trees, layers, told, lease, tuple(records))
+                return Composition(
+                    storage.path, ids, trees, layers, reported, lease, tuple(records)
+                )
         except BaseException:
             lease.close()
             raise
@@ -96,7 +98,7 @@ def compose(
 def _check(
     storage: StoreParts, wanted: Sequence[PrioritizedName], records: Sequence[IndexRecord]
 ) -> None:
-    """Make sure that artifacts can be trusted. Raises NoSuchSignature."""
+    """Recheck artifacts of earlier boots. Raises NoSuchSignature if one is damaged."""
     this_boot = boot_id()
     doubtful = [
         (w.name, record)

@@ -1,4 +1,4 @@
-"""Compositions of stored artifacts, held against removal."""
+"""Compositions of stored artifacts, protected from removal by a lease."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from cas.system.closeable import Closeable
 class Composition(Closeable):
     """Artifacts to be seen as one tree, lowest first: a later one wins over an earlier one.
 
-    Owns a lease: nothing of it is collected until it is closed. `store` is the store's path,
-    `ids` are the signatures, with the priorities that were asked for (`ID@N`), `trees` those of
-    the artifacts, `layers` the trees to mount, lowest first, and `conflicts` those that somebody
-    should be told of. `records` are what the index has of the artifacts.
+    It owns a lease, which keeps its artifacts from gc until it is closed. `store` is the path of
+    the store. `ids` are the IDs with their priorities (`ID@N`), `trees` the trees of the artifacts,
+    and `layers` the trees to mount, all lowest first. `conflicts` are those to report. `records`
+    are the index records of the artifacts.
     """
 
     store: bytes
@@ -31,12 +31,12 @@ class Composition(Closeable):
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
-        """The artifacts, lowest first; worked out each time."""
+        """The artifacts, lowest first; decoded at each access."""
         return tuple(record.artifact() for record in self.records)
 
     @property
     def entries(self) -> int:
-        """How many entries the artifacts have, those that hide each other included."""
+        """The number of entries of all artifacts, including hidden ones."""
         return sum(record.entries for record in self.records)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A task's dependency list, and the two sysroots that it makes."""
+"""Dependency lists of tasks, split into a target and a native sysroot."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _NATIVE_RECIPES = ("*-native", "*-cross*")
 
 
 class Dependencies(NamedTuple):
-    """What a task needs: the IDs for its target sysroot and for its native one, in order."""
+    """The IDs for the target sysroot and for the native sysroot of a task, in order."""
 
     target: tuple[str, ...]
     native: tuple[str, ...]
 
 
 def parse_dependencies(text: str) -> list[str]:
-    """Read a dependency list; return the IDs in it, `ID` or `ID@PRIORITY` each.
+    """Parse a dependency list; return its IDs, each `ID` or `ID@PRIORITY`.
 
-    It has an ID on each line (blank lines and those with `#` first are passed over), or is JSON:
-    a list of IDs, and of objects with an `id` and, if wanted, a `priority` (whole number).
-    Raises InputRefused.
+    The list has one ID on each line (blank lines and lines that begin with `#` are skipped), or is
+    a JSON list of IDs, and of objects with an `id` and an optional `priority` (integer). Raises
+    InputRefused.
     """
     if not text.lstrip().startswith(("[", "{")):
         lines = [line.strip() for line in text.splitlines()]
@@ -35,20 +35,21 @@ def parse_dependencies(text: str) -> list[str]:
     try:
         entries = parse(text)
         if not isinstance(entries, list):
-            raise ValueError("it is JSON, but no list")
+            raise ValueError("it is JSON, but not a list")
         return [_entry(entry) for entry in entries]
     except ValueError as error:
         raise InputRefused(
             f"the dependency list is invalid: {error}",
-            hint='give an ID a line, or JSON like ["glibc", {"id": "zlib", "priority": 1}]',
+            hint='write one ID on each line, or JSON like ["glibc", {"id": "zlib", "priority": 1}]',
         ) from error
 
 
 def split_native(names: Iterable[str], resolve: Callable[[str], Signature]) -> Dependencies:
-    """Sort IDs into the target's and the native ones, by what `resolve` says they name.
+    """Split IDs into those for the target sysroot and those for the native one.
 
-    Native is what a task `*_native` made, or any task of a recipe named `*-native` or
-    `*-cross*`; the rest is for the target. Raises what `resolve` raises, BadSignature.
+    `resolve` turns an abbreviation into its complete ID. Native are tasks named `*_native`, and all
+    tasks of recipes named `*-native` or `*-cross*`. Raises BadSignature, and the exceptions of
+    `resolve`.
     """
     found: tuple[list[str], list[str]] = ([], [])
     for name in names:
@@ -57,7 +58,7 @@ def split_native(names: Iterable[str], resolve: Callable[[str], Signature]) -> D
 
 
 def is_native(signature: Signature) -> bool:
-    """Tell whether a signature's tree runs on the machine that builds."""
+    """Return whether the tree of an ID runs on the build machine."""
     by_recipe = any(fnmatch.fnmatchcase(signature.recipe, p) for p in _NATIVE_RECIPES)
     return by_recipe or signature.task.endswith("_native")
 
@@ -67,10 +68,10 @@ def _entry(entry: object) -> str:
         return entry
     shown = json.dumps(entry)
     if not isinstance(entry, dict):
-        raise ValueError(f"{shown} is no ID")
+        raise ValueError(f"{shown} is not an ID")
     name, priority = entry.get("id"), entry.get("priority", 0)
     if not isinstance(name, str) or not has_type(name, str) or type(priority) is not int:
-        raise ValueError(f"{shown} has no text as its id, or no whole number as its priority")
+        raise ValueError(f"{shown} needs a string as its id and an integer as its priority")
     if entry.keys() - {"id", "priority"}:
-        raise ValueError(f"{shown} has more than an id and a priority")
+        raise ValueError(f"{shown} has fields other than id and priority")
     return with_priority(name, priority)

@@ -1,4 +1,4 @@
-"""Merged layers: the lowest trees of a composition in one, where there are too many to mount."""
+"""Merged layers: the lowest trees of a composition in one layer, if it has too many to mount."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from cas.system.text import quoted
 
 
 class MergedLayers:
-    """Makes the merged layers of a store, and finds those that were made before."""
+    """Builds the merged layers of a store, and finds existing ones."""
 
     def __init__(self, storage: StoreParts) -> None:
         self._storage = storage
         self._cache = storage.compositions
 
     def layers(self, trees: Sequence[Digest]) -> tuple[Digest, ...] | None:
-        """Return what is to be mounted for `trees`, lowest first.
+        """Return the trees to mount for `trees`, lowest first.
 
-        That is themselves, or a merged layer and the highest of them; None if that layer has to
-        be made.
+        These are `trees` themselves, or a merged layer and the highest of them; None if the merged
+        layer has to be built first.
         """
         if len(trees) <= MAX_LAYERS:
             return tuple(trees)
@@ -42,7 +42,7 @@ class MergedLayers:
         return (merged.tree, *rest)
 
     def make(self, trees: Sequence[Digest]) -> None:
-        """Make the merged layer of so many `trees`, on which the caller has a lease.
+        """Build the merged layer of `trees`, on which the caller has a lease.
 
         Raises CasError (the store is read-only), OSError, StoreDamaged.
         """
@@ -50,7 +50,7 @@ class MergedLayers:
             raise CasError(
                 f"{len(trees)} trees need a merged layer, and the store "
                 f"{quoted(self._storage.path)} is on a read-only file system",
-                hint="compose it once where the store can be written, or mount that for writing",
+                hint="mount the file system read-write, or compose it once on a writable store",
             )
         parts, _ = _parts(trees)
         nodes = union(map(self._storage.layers.manifest, parts))
@@ -65,13 +65,13 @@ class MergedLayers:
                 self._storage.layers.publish(merged.tree, work)
                 size += self._cache.store_merged(merged)
                 what = f"{len(parts)} trees of a sysroot of {len(trees)}"
-                made = new_event(EventKind.MERGED, tree=merged.tree, size=size, what=what)
-                append_events(self._storage.fd, [made])
+                built = new_event(EventKind.MERGED, tree=merged.tree, size=size, what=what)
+                append_events(self._storage.fd, [built])
 
-    def trust(self, layers: Sequence[Digest], trees: Sequence[Digest]) -> bool:
-        """Check a merged layer of an earlier boot, of which a power failure may have taken parts.
+    def recheck(self, layers: Sequence[Digest], trees: Sequence[Digest]) -> bool:
+        """Recheck a merged layer of an earlier boot, which a power failure may have damaged.
 
-        Returns whether `layers` can be mounted; if not, they have to be found again.
+        Returns whether `layers` can be mounted; if not, the caller must find them again.
         """
         if layers[:1] == trees[:1]:
             return True
@@ -95,10 +95,7 @@ class MergedLayers:
         return not damaged
 
     def find_unused(self, used: set[str], before_ns: int) -> list[MergedLayer]:
-        """Return the merged layers that nobody uses now.
-
-        Those that lack a part in the store, or that were last used before `before_ns`.
-        """
+        """Return unused merged layers that lack a part, or were last used before `before_ns`."""
         exists, cache = self._storage.layers.exists, self._cache
         return [
             merged
@@ -109,6 +106,6 @@ class MergedLayers:
 
 
 def _parts(trees: Sequence[Digest]) -> tuple[tuple[Digest, ...], tuple[Digest, ...]]:
-    """Split trees into those to merge and those to mount."""
+    """Split trees into those to merge and those to mount separately."""
     cut = len(trees) - MAX_LAYERS + 1
     return tuple(trees[:cut]), tuple(trees[cut:])

@@ -12,22 +12,22 @@ _PRIORITY = re.compile(r"-?[0-9]{1,9}")
 
 
 class PrioritizedName(NamedTuple):
-    """What is asked for: a signature or abbreviation, and its priority."""
+    """A requested ID or abbreviation with its priority."""
 
     name: str
     priority: int = 0
 
     @classmethod
     def parse(cls, text: str) -> PrioritizedName:
-        """Read `ID` or `ID@PRIORITY`. Raises BadSignature."""
+        """Parse `ID` or `ID@PRIORITY`. Raises BadSignature."""
         name, at, priority = text.partition("@")
         if not name:
             raise BadSignature(text, "it is empty")
         if not at:
             return cls(name)
         if not _PRIORITY.fullmatch(priority):
-            why = f"the priority {priority!r} is no whole number of at most nine digits"
-            raise BadSignature(text, why)
+            reason = f"the priority {priority!r} is not an integer of at most nine digits"
+            raise BadSignature(text, reason)
         return cls(name, int(priority))
 
 
@@ -37,7 +37,7 @@ def with_priority(name: str, priority: int) -> str:
 
 
 def sort_by_priority(names: Iterable[str]) -> list[PrioritizedName]:
-    """Return what is asked for, lowest first: by priority, those of equal priority as given.
+    """Return the requested artifacts, lowest first: by priority, then in the given order.
 
     Raises BadSignature.
     """

@@ -1,4 +1,4 @@
-"""Who brought this file?"""
+"""The origin of a file: the artifact that provides it, and those that it hides."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cas.system.text import quoted
 
 
 class PathNotFound(CasError):
-    """No artifact of a composition has anything at a path."""
+    """No artifact of a composition has a path."""
 
 
 class Provider(NamedTuple):
-    """The artifact `id` (with `@N` if it has a priority) has `node` at `path`."""
+    """The artifact `id` (with `@N` if it has a priority) provides `node` at `path`."""
 
     id: str
     path: bytes
@@ -29,14 +29,14 @@ class Provider(NamedTuple):
 
     @property
     def entry(self) -> Entry:
-        """What it has there."""
+        """The entry that the artifact has there."""
         return Entry.of(self.path, self.node)
 
 
 class Origin(NamedTuple):
-    """What is seen at `path`, and what is hidden there, from the highest to the lowest.
+    """The visible provider of `path`, and the hidden ones, from the highest to the lowest.
 
-    `winner` is None if something that is no directory hides a directory above `path`.
+    `winner` is None if a file or link hides a directory above `path`.
     """
 
     path: bytes
@@ -49,16 +49,16 @@ def _is_link(node: bytes | None) -> TypeGuard[bytes]:
 
 
 class MountedComposition(NamedTuple):
-    """What a sysroot consists of: pairs of ID and tree, lowest first; and a path in it."""
+    """The artifacts of a mounted sysroot (ID and tree, lowest first), and a path in it."""
 
     artifacts: tuple[tuple[str, Digest], ...]
     path: bytes
 
 
 def find_origin(path: bytes, trees: Iterable[tuple[str, Manifest]]) -> Origin:
-    """Tell which of the trees, given with their IDs and lowest first, bring `path`.
+    """Return the origin of `path` in a composition of trees with their IDs, lowest first.
 
-    Directories merge, so of them the highest is named. Raises PathNotFound.
+    Directories merge, so the highest one counts as their provider. Raises PathNotFound.
     """
     above = list(parents(path))
     winner: Provider | None = None
@@ -76,26 +76,25 @@ def find_origin(path: bytes, trees: Iterable[tuple[str, Manifest]]) -> Origin:
             (parent, node) for parent in above if _is_link(node := manifest.nodes.get(parent))
         ]
     if winner is None and not hidden:
-        hint = "`cas files ID` lists what an artifact has"
+        hint = "list the files of an artifact with `cas files ID`"
         for parent, node in links:
-            hint = (
-                f"{quoted(parent)} is a symbolic link to {quoted(node[2:])}: ask for what is there"
-            )
+            hint = f"{quoted(parent)} is a symbolic link to {quoted(node[2:])}: use that path"
         raise PathNotFound(f"no artifact of the composition has {quoted(path)}", hint=hint)
     return Origin(path, winner, tuple(hidden))
 
 
 def find_mounted_composition(store: bytes, file: bytes) -> MountedComposition:
-    """Return what the mounted sysroot consists of in which the absolute path `file` is.
+    """Return the composition of the mounted sysroot that contains the absolute path `file`.
 
-    It may be one that `cas mount` made, or that of a `cas run` if this process is in it. Raises
+    The sysroot is one of `cas mount`, or of the `cas run` that this process runs in. Raises
     CasError, StoreDamaged, OSError.
     """
     for record in mount_records.iter_records(store):
         target = os.fsencode(record.target)
         if file == target and mount_records.may_be_mounted(record):
             raise CasError(
-                f"{quoted(file)} is the sysroot itself", hint="give a path in it; or `cas mounts`"
+                f"{quoted(file)} is the sysroot itself",
+                hint="name a path in it, or run `cas mounts`",
             )
         if file.startswith(target + b"/") and mount_records.may_be_mounted(record):
             plan, *_ = mount_records.plan_documents(store, record)
@@ -109,14 +108,14 @@ def find_mounted_composition(store: bytes, file: bytes) -> MountedComposition:
         return MountedComposition(tuple((i, Digest(tree)) for i, tree in lease.artifacts), inside)
     raise CasError(
         f"{quoted(file)} is not in a sysroot that is mounted from {quoted(store)}",
-        hint="give the IDs of a composition, and a path in it",
+        hint="name the IDs of a composition, and a path in it",
     )
 
 
 def _lease_name(mount: MountLine) -> str | None:
-    """Return the name of the lease under which a `cas run` mounted something, as it marks it.
+    """Return the name of the lease that a mount of `cas run` carries, or None.
 
-    An overlay has it in its source, a linked tree in the name of the directory that is bound.
+    An overlay has it in its source, a linked tree in the name of the bound directory.
     """
     name = re.fullmatch(r"cas-([0-9]+-[0-9a-f]{16})", mount.source) or re.search(
         r"/tmp/run-([0-9]+-[0-9a-f]{16})-", os.fsdecode(mount.root)
