@@ -153,7 +153,7 @@ def _refuse_without_namespaces(
 ) -> None:
     """Refuse requests that need namespaces. Raises NoStrategy."""
     for bind in sandbox.binds:
-        raise NoStrategy(bind.target, [f"{refusal}; a bind mount needs one"])
+        raise NoStrategy(bind.target, [f"{refusal}; bind mounts need them"])
     for plan in plans:
         if plan.upper is not None or plan.strategy is Strategy.OVERLAY:
             raise NoStrategy(plan.target, [f"overlay: {refusal}"])
