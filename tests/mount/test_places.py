@@ -204,7 +204,7 @@ def test_unwritable_store_is_refused_with_a_reason(cas: Cas, work: Path, tree: P
     done = cas("run", "--sysroot", "s=a", "--", "true", code=125)
 
     (cas.store / "tmp").chmod(0o755)
-    assert "may not write" in done.stderr
+    assert "no write permission" in done.stderr
     assert str(cas.store) in done.stderr
 
 

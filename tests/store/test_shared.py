@@ -162,7 +162,7 @@ def test_outsider_can_read_and_change_nothing(cas: Cas, ann: Cas, place: Path) -
     assert len(eve.json("files", "a")) == 4
     eve("verify")
     assert "no write permission for the store" in eve("mount", "t", "a", code=1).stderr
-    assert "may not write" in eve("run", "--sysroot", "t=a", "--", "true", code=125).stderr
+    assert "no write permission" in eve("run", "--sysroot", "t=a", "--", "true", code=125).stderr
     for command in (
         ("put", "e:t:12345678", tree),
         ("rm", "a"),
