@@ -1,4 +1,4 @@
-"""Command line before environment before the file of the store, which is checked."""
+"""Precedence of command line, environment and config.toml; invalid settings are refused."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _DOCUMENT = Path(__file__).parents[2] / "docs/configuration.md"
 
 @pytest.fixture
 def conflicting(cas: Cas, work: Path) -> Cas:
-    """A store with two artifacts that bring different things at one path."""
+    """A store with two artifacts that have different files at one path."""
     for name in ("one", "two"):
         cas("put", f"{name}:do_x:12345678", make(work / name, {"path": name}))
     return cas
 
 
 def _settings(cas: Cas) -> dict[str, tuple[object, str]]:
-    found = cas.json("config", "--show")["settings"]
-    return {one["name"]: (one["value"], one["from"]) for one in found}
+    settings = cas.json("config", "--show")["settings"]
+    return {setting["name"]: (setting["value"], setting["from"]) for setting in settings}
 
 
 def test_command_line_wins_over_environment_over_file(
@@ -59,20 +59,20 @@ def test_gc_uses_the_limits_of_the_file(conflicting: Cas, monkeypatch: pytest.Mo
     file.write_text('[gc]\nmax_size = "0"\ngrace = "0s"\nkeep_last = 1\n')
     cas("put", "one:do_x:22345678", cas.directory / "two")
 
-    def doomed(*options: str) -> int:
+    def count_candidates(*options: str) -> int:
         return len(cas.json("gc", "--dry-run", *options)["would_remove"])
 
-    assert doomed() == 1
-    assert doomed("--keep-last", "2") == 0
-    assert doomed("--grace", "1h") == 0
+    assert count_candidates() == 1
+    assert count_candidates("--keep-last", "2") == 0
+    assert count_candidates("--grace", "1h") == 0
     monkeypatch.setenv("CAS_GC_KEEP_LAST", "2")
-    assert doomed() == 0
+    assert count_candidates() == 0
     assert _settings(cas)["gc.keep_last"] == ("2", "CAS_GC_KEEP_LAST")
     assert _settings(cas)["gc.max_size"] == ("0", "file")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
         ("conflicts = 3", "conflicts must be a string"),
         ('conflicts = "some"', "conflicts: 'some' is not one of"),
@@ -88,17 +88,17 @@ def test_gc_uses_the_limits_of_the_file(conflicting: Cas, monkeypatch: pytest.Mo
     ],
 )
 def test_invalid_setting_is_reported_and_nothing_is_done(
-    conflicting: Cas, text: str, said: str
+    conflicting: Cas, text: str, reason: str
 ) -> None:
     cas = conflicting
     (cas.store / "config.toml").write_text(text)
     commands = [("config",), ("gc",)] if "gc" in text else [("config",), ("plan", "x", "one")]
     for command in commands:
         stderr = cas(*command, code=2).stderr
-        assert said in stderr
+        assert reason in stderr
         assert "config.toml" in stderr
-    if "gc" not in text or "no setting" in said:
-        assert said in cas("run", "--", "true", code=125).stderr
+    if "gc" not in text or "no setting" in reason:
+        assert reason in cas("run", "--", "true", code=125).stderr
     assert cas("ls").stdout.count("do_x") == 2
 
 

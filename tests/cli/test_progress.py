@@ -15,7 +15,7 @@ from tests.helpers.running import strace
 from tests.helpers.support import CAS, Cas, make, shown_on_terminal
 
 _MANY = {f"usr/d{n % 30}/f{n}": str(n) for n in range(1200)}
-"""More files than are told of at once."""
+"""More files than one progress update reports."""
 _PUT = ("put", "many:t:12345678", "many")
 _MOUNT = ("mount", "target", "many", "--strategy")
 
@@ -95,11 +95,13 @@ def test_progress_of_one_large_artifact_is_shown(cas: Cas, work: Path) -> None:
     assert len(set(re.findall(r"Pulling  ([0-9.]+) MiB", run))) > 1
 
 
-@pytest.mark.parametrize("said", [(), ("--json",), ("-q",)])
-def test_progress_is_hidden_without_a_terminal(cas: Cas, many: Path, said: tuple[str, ...]) -> None:
-    assert cas("put", *said, *_PUT[1:]).stderr == ""
-    assert cas(*_MOUNT, "hardlink", *said).stderr == ""
-    assert cas("umount", "target", *said).stderr == ""
+@pytest.mark.parametrize("options", [(), ("--json",), ("-q",)])
+def test_progress_is_hidden_without_a_terminal(
+    cas: Cas, many: Path, options: tuple[str, ...]
+) -> None:
+    assert cas("put", *options, *_PUT[1:]).stderr == ""
+    assert cas(*_MOUNT, "hardlink", *options).stderr == ""
+    assert cas("umount", "target", *options).stderr == ""
     assert shown_on_terminal(cas, "verify", "-q") == ""
 
 

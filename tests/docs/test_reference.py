@@ -22,7 +22,7 @@ def _help() -> str:
 
 def test_commands_are_grouped_and_described_as_in_the_help() -> None:
     section = PAGE.partition("## Commands")[2].partition("\nAll take")[0]
-    told = re.findall(r"^(?:\*\*(.*)\*\*|\| `cas (.*)` \| (.*) \|)$", section, re.MULTILINE)
+    documented = re.findall(r"^(?:\*\*(.*)\*\*|\| `cas (.*)` \| (.*) \|)$", section, re.MULTILINE)
 
     wanted = []
     text = _help().partition("this message and exit.\n")[2].partition("Exit codes")[0]
@@ -34,22 +34,22 @@ def test_commands_are_grouped_and_described_as_in_the_help() -> None:
             for full, command in commands.items()
             if full.split()[0] == name
         ]
-    assert told == wanted
+    assert documented == wanted
 
 
 def test_exit_codes_agree_in_page_help_and_code() -> None:
     table = {int(c): m for c, m in re.findall(r"^\| (\d) \| (.*) \|$", PAGE, re.MULTILINE)}
-    helped = {int(c): m for c, m in re.findall(r"^ +(\d)  (\S.*)$", _help(), re.MULTILINE)}
+    in_help = {int(c): m for c, m in re.findall(r"^ +(\d)  (\S.*)$", _help(), re.MULTILINE)}
 
     assert table == {code.value: meaning for code, meaning in EXIT_CODE_MEANINGS.items()}
-    assert helped == table
+    assert in_help == table
     assert set(EXIT_CODE_MEANINGS) == set(ExitCode)
 
 
 def test_documented_variables_exist_and_are_complete() -> None:
-    told = set(re.findall(r"`(CAS_\w+)`", PAGE))
+    documented = set(re.findall(r"`(CAS_\w+)`", PAGE))
 
-    assert told == {setting.variable for setting in SETTINGS} | {"CAS_STORE"}
+    assert documented == {setting.variable for setting in SETTINGS} | {"CAS_STORE"}
 
 
 def test_documented_public_names_are_complete() -> None:

@@ -1,4 +1,4 @@
-"""Manifests: canonical, and no foreign manifest leads out of a tree."""
+"""Manifests: one encoding each, and no manifest leads out of its tree."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_truncated_or_extended_manifest_is_refused() -> None:
     good = Manifest({b"a": DIRECTORY, b"a/b": FILE}).encode()
     Manifest.decode(good)
     for bad in [good[:length] for length in range(len(good))] + [good + b"\0", good + b"x"]:
-        if bad != MAGIC + b"\0" and bad != MAGIC + b"\0a\0d\0":  # shorter, and right
+        if bad != MAGIC + b"\0" and bad != MAGIC + b"\0a\0d\0":  # shorter, and valid
             with pytest.raises(BadManifest):
                 Manifest.decode(bad)
 

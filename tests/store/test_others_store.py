@@ -135,7 +135,9 @@ def test_change_of_a_foreign_store_names_the_missing_permission(place: Path) -> 
         code, output = _command(place, *words)
         assert code == 1, (words, output)
         assert named in output, (words, output)
-        assert "no write permission" in output or "ermission denied" in output or "writable" in output
+        assert (
+            "no write permission" in output or "ermission denied" in output or "writable" in output
+        )
     code, output = _command(place, "run", "--sysroot", "s=a", "--", "true")
     assert (code, "no write permission for the store" in output) == (125, True)
     assert snapshot(place / "store") == before

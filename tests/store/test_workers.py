@@ -17,22 +17,22 @@ from cas.system.directories import TooDeep
 from cas.system.shared_queue import SharedQueue
 from cas.system.workers import WorkerEnded, run_parallel
 
-_Give = Callable[[Any], None]
+_Emit = Callable[[Any], None]
 
 
-def _doubled(numbers: Sequence[int], give: _Give) -> None:
+def _doubled(numbers: Sequence[int], emit: _Emit) -> None:
     for number in numbers:
-        give((os.getpid(), 2 * number))
+        emit((os.getpid(), 2 * number))
 
 
-def _spread(work: Callable[[Sequence[int], _Give], None], items: Iterable[int]) -> list[Any]:
+def _results(work: Callable[[Sequence[int], _Emit], None], items: Iterable[int]) -> list[Any]:
     done: list[Any] = []
     run_parallel(work, items, done.append, weight=lambda number: number, min_weight=10)
     return done
 
 
 def test_work_is_done_once_by_evenly_loaded_processes() -> None:
-    done = _spread(_doubled, range(10_000))
+    done = _results(_doubled, range(10_000))
 
     assert sorted(result for _, result in done) == list(range(0, 20_000, 2))
     loads: dict[int, int] = {}
@@ -43,20 +43,20 @@ def test_work_is_done_once_by_evenly_loaded_processes() -> None:
 
 
 def test_small_work_forks_no_process() -> None:
-    assert _spread(_doubled, []) == []
-    assert _spread(_doubled, [1000]) == [(os.getpid(), 2000)]
-    assert sorted(_spread(_doubled, [1, 2, 7])) == [(os.getpid(), 2 * n) for n in (1, 2, 7)]
+    assert _results(_doubled, []) == []
+    assert _results(_doubled, [1000]) == [(os.getpid(), 2000)]
+    assert sorted(_results(_doubled, [1, 2, 7])) == [(os.getpid(), 2 * n) for n in (1, 2, 7)]
 
 
 def test_shared_queue_gives_each_item_once_without_waiting() -> None:
     done: list[tuple[int, int]] = []
 
-    def work(_: Sequence[int], give: _Give) -> None:
-        for item in turns:
-            give((os.getpid(), item))
+    def work(_: Sequence[int], emit: _Emit) -> None:
+        for item in queue:
+            emit((os.getpid(), item))
             time.sleep(0.2 if item == 0 else 0)
 
-    with SharedQueue(range(100)) as turns:
+    with SharedQueue(range(100)) as queue:
         run_parallel(
             work,
             (1, 2),
@@ -73,12 +73,12 @@ def test_shared_queue_gives_each_item_once_without_waiting() -> None:
 
 
 def test_shared_queue_gives_no_item_twice() -> None:
-    def work(_: Sequence[int], give: _Give) -> None:
-        give(list(turns))
+    def work(_: Sequence[int], emit: _Emit) -> None:
+        emit(list(queue))
 
     for _ in range(10):
         done: list[list[int]] = []
-        with SharedQueue(range(20_000)) as turns:
+        with SharedQueue(range(20_000)) as queue:
             run_parallel(
                 work, (1, 2, 3, 4), done.append, weight=lambda _: 1, min_weight=0, always_fork=True
             )
@@ -86,20 +86,20 @@ def test_shared_queue_gives_no_item_twice() -> None:
 
 
 def test_large_results_arrive_from_all_workers() -> None:
-    def work(items: Sequence[int], give: _Give) -> None:
+    def work(items: Sequence[int], emit: _Emit) -> None:
         for item in items:
-            give(b"%d" % item * 500_000)
+            emit(b"%d" % item * 500_000)
 
-    assert sorted(_spread(work, range(10))) == [b"%d" % item * 500_000 for item in range(10)]
+    assert sorted(_results(work, range(10))) == [b"%d" % item * 500_000 for item in range(10)]
 
 
 @pytest.mark.parametrize(
     "error", [OSError(5, os.strerror(5), "/the/path"), TooDeep(b"a/b"), ValueError("no")], ids=repr
 )
 def test_worker_error_arrives_after_its_results(error: Exception) -> None:
-    def work(items: Sequence[int], give: _Give) -> None:
+    def work(items: Sequence[int], emit: _Emit) -> None:
         for item in items:
-            give(item)
+            emit(item)
         if 1 in items:
             raise error
 
@@ -113,16 +113,16 @@ def test_worker_error_arrives_after_its_results(error: Exception) -> None:
 
 
 def test_killed_worker_is_an_error() -> None:
-    def work(_: Sequence[int], give: _Give) -> None:
+    def work(_: Sequence[int], emit: _Emit) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(WorkerEnded, match="Killed"):
-        _spread(work, range(100))
+        _results(work, range(100))
 
 
 def test_interrupt_ends_all_workers_and_loses_no_result() -> None:
-    def work(items: Sequence[int], give: _Give) -> None:
-        give(os.getpid())
+    def work(items: Sequence[int], emit: _Emit) -> None:
+        emit(os.getpid())
         if 0 in items:
             os.kill(os.getppid(), signal.SIGINT)
         time.sleep(1000)
@@ -140,8 +140,8 @@ import os, signal, time
 from cas.system.shared_queue import SharedQueue
 from cas.system.workers import Worker
 signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-def work(give):
-    give(os.getpid())
+def work(emit):
+    emit(os.getpid())
     time.sleep(1000)
 workers = [Worker(work) for _ in range(3)]
 print(*(next(worker.results()) for worker in workers), flush=True)
@@ -150,17 +150,17 @@ time.sleep(1000)
 
 
 def test_workers_end_with_a_killed_parent() -> None:
-    """The workers have its locks, too, which would be held for nothing."""
+    """Workers inherit locks, which would otherwise stay held."""
     parent = subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     assert len(parent.stdout.readline().split()) == 3
     parent.kill()
     parent.wait()
-    assert parent.stdout.read() == b""  # which is closed everywhere
+    assert parent.stdout.read() == b""  # every process has closed the pipe
     parent.stdout.close()
 
 
-_IN_ODD_COMPANY = """
+_WITH_OTHER_CHILDREN = """
 import os, signal, time
 from cas.system.shared_queue import SharedQueue
 from cas.system.workers import run_parallel
@@ -177,9 +177,9 @@ if {reaped}:
 else:
     os.register_at_fork(after_in_parent=fork)
 done = []
-def work(items, give):
+def work(items, emit):
     for item in items:
-        give(item)
+        emit(item)
 run_parallel(work, range(100), done.append, weight=lambda item: 1, min_weight=10)
 print(sorted(done) == list(range(100)))
 for other in others[1:]:
@@ -189,7 +189,7 @@ for other in others[1:]:
 
 @pytest.mark.parametrize("reaped", [False, True])
 def test_worker_end_is_seen_despite_inherited_pipes(reaped: bool) -> None:
-    command = [sys.executable, "-c", _IN_ODD_COMPANY.format(reaped=reaped)]
+    command = [sys.executable, "-c", _WITH_OTHER_CHILDREN.format(reaped=reaped)]
     assert subprocess.run(command, capture_output=True, timeout=60).stdout == b"True\n"
 
 
@@ -197,18 +197,18 @@ def test_worker_end_is_seen_despite_inherited_pipes(reaped: bool) -> None:
 def test_failed_fork_is_done_in_the_parent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As where a user may have no more processes, which does not bind root (setrlimit(2))."""
-    fork, made = os.fork, [0]
+    """As at the limit of processes of a user, which does not apply to root (setrlimit(2))."""
+    fork, forks = os.fork, [0]
 
     def fork_once() -> int:
-        made[0] += 1
-        if made[0] > 1:
+        forks[0] += 1
+        if forks[0] > 1:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return fork()
 
     monkeypatch.setattr(os, "fork", fork_once)
-    done = _spread(_doubled, range(1000))
+    done = _results(_doubled, range(1000))
 
     assert sorted(result for _, result in done) == list(range(0, 2000, 2))
     assert os.getpid() in {pid for pid, _ in done}
-    assert made[0] == 2
+    assert forks[0] == 2
