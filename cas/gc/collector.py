@@ -1,4 +1,4 @@
-"""Collection: artifacts that no policy keeps go, and then all space that nothing reaches."""
+"""Garbage collection: plans and removes artifacts that no limit keeps, and unreachable files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from cas.model.artifact import Artifact
 from cas.system.progress import Progress
 from cas.usage.space import FreedBytes, space
 
-_BATCH = 500
-"""How many artifacts go under one lock, which others wait for."""
+_BATCH_ARTIFACTS = 500
+"""Artifacts removed under one lock, for which other processes wait."""
 
 
 class Doomed(NamedTuple):
-    """An artifact that would go, with what comes back then, in bytes of disk."""
+    """An artifact to remove; `frees` is the disk space (bytes) that this frees."""
 
     artifact: Artifact
     last_used_ns: int
@@ -34,11 +34,11 @@ class Doomed(NamedTuple):
 
 
 class GcPlan(NamedTuple):
-    """What a collection would remove, in that order. `kept` is how many artifacts stay.
+    """The plan of a garbage collection; `doomed` artifacts are removed in that order.
 
-    What was found out about compositions goes too if it was last used before `before_ns`. `unused`
-    bytes of disk come back whatever goes. `size` is what the store takes now, without these; None
-    if the policy does not ask for it.
+    `kept` is the number of artifacts that are kept. Cached facts about compositions are removed if
+    they were last used before `before_ns`. `unused` is the disk space (bytes) of unreachable files,
+    and `size` that of the store without them, or None if the policy has no size limit.
     """
 
     doomed: tuple[Doomed, ...]
@@ -49,17 +49,17 @@ class GcPlan(NamedTuple):
 
     @property
     def frees(self) -> int:
-        """The bytes of disk that come back."""
-        return self.unused + sum(one.frees for one in self.doomed)
+        """The disk space (bytes) that the collection frees."""
+        return self.unused + sum(doomed.frees for doomed in self.doomed)
 
     @property
     def left(self) -> int | None:
-        """The bytes of disk that the store takes then, if the policy asks for its size."""
+        """The disk space (bytes) of the store afterwards, or None without a size limit."""
         return None if self.size is None else self.size + self.unused - self.frees
 
 
 class Collected(NamedTuple):
-    """What a collection did: `artifacts` are gone, `freed` bytes of disk came back in all."""
+    """The result of a collection: the removed artifacts, and the disk space freed (bytes)."""
 
     artifacts: tuple[Artifact, ...]
     freed: int
@@ -78,7 +78,7 @@ class _PlanProgress(Progress):
 
 
 class Collector:
-    """Collects in the store whose open parts it borrows."""
+    """Plans and carries out garbage collections of a store."""
 
     def __init__(self, storage: StoreParts) -> None:
         self._storage = storage
@@ -87,45 +87,45 @@ class Collector:
         self._sweep = Sweep(storage, self._removal)
 
     def plan(self, artifacts: Sequence[Artifact], policy: Policy) -> GcPlan:
-        """Work out what would go of all the `artifacts` of the store. Nothing is changed.
+        """Plan a collection of all `artifacts` of the store. Nothing is changed.
 
         Raises OSError, StoreDamaged.
         """
         now = time.time_ns()
         used = self._removal.used_trees()
         fd = self._storage.fd
-        found = select_candidates(
+        candidates = select_candidates(
             [(artifact, artifact_links.last_used_ns(fd, artifact)) for artifact in artifacts],
             policy,
             used=used,
             pinned=self._pins.signatures(),
             now_ns=now,
         )
-        idle_merged = [m for m in self._storage.compositions.iter_merged() if m.tree not in used]
-        release = FreedBytes(self._storage, artifacts, idle_merged)
-        before_ns = now - policy.least_age_ns
-        unused = self._sweep.size(release, before_ns)
+        unused_merged = [m for m in self._storage.compositions.iter_merged() if m.tree not in used]
+        freed_bytes = FreedBytes(self._storage, artifacts, unused_merged)
+        before_ns = now - policy.min_age_ns
+        unused = self._sweep.size(freed_bytes, before_ns)
         size = None
         if policy.max_size is not None:
             trees = {artifact.tree: artifact.overhead for artifact in artifacts}
             size = space(self._storage, trees).disk - unused
         excess = None if policy.max_size is None or size is None else size - policy.max_size
-        doomed = tuple(_doomed(found, release, excess))
+        doomed = tuple(_doomed(candidates, freed_bytes, excess))
         return GcPlan(doomed, before_ns, len(artifacts) - len(doomed), unused, size)
 
     def collect(self, plan: GcPlan, progress: Progress) -> Collected:
-        """Sweep, and carry out a plan. What was used, pinned or put since the plan stays.
+        """Sweep, and carry out a plan. Artifacts used, pinned or put since the plan are kept.
 
-        The sweep comes first: on a full disk, the index may need what it gives back. `progress`
-        gets bytes that came back, of those of the plan. Raises OSError, StoreDamaged,
+        The sweep comes first: on a full disk, the index may need the space that it frees.
+        `progress` counts bytes freed, out of those of the plan. Raises OSError, StoreDamaged,
         IndexUnavailable.
         """
 
         gone: list[Artifact] = []
         with reserve_released(self._storage.fd):
             freed = self._sweep.run()
-            for start in range(0, len(plan.doomed), _BATCH):
-                batch = plan.doomed[start : start + _BATCH]
+            for start in range(0, len(plan.doomed), _BATCH_ARTIFACTS):
+                batch = plan.doomed[start : start + _BATCH_ARTIFACTS]
                 for done in self._remove(batch, _PlanProgress(progress, plan.frees, freed)):
                     gone += done.artifacts
                     freed += done.freed
@@ -135,8 +135,8 @@ class Collector:
         return Collected(tuple(gone), freed)
 
     def _remove(self, batch: Sequence[Doomed], progress: Progress) -> Iterator[Removed]:
-        """Remove artifacts at once; one by one where there is no space for so large a change."""
-        reasons = {one.artifact.signature: one.reason for one in batch}
+        """Remove artifacts in one transaction; one by one if the disk has no space for it."""
+        reasons = {doomed.artifact.signature: doomed.reason for doomed in batch}
         still = partial(self._still, batch)
         try:
             yield self._removal.remove(
@@ -145,30 +145,30 @@ class Collector:
         except IndexUnavailable:
             if len(batch) == 1:
                 raise
-            for one in batch:
-                yield from self._remove([one], progress)
+            for doomed in batch:
+                yield from self._remove([doomed], progress)
 
     def _still(self, batch: Sequence[Doomed], writer: Writer) -> list[Artifact]:
-        """Return what may still go, now that nothing can change."""
+        """Return the artifacts of a batch that are still unused, under the exclusive lock."""
         used, pinned = self._removal.used_trees(), self._pins.signatures()
         return [
-            one.artifact
-            for one in batch
-            if writer.get(one.artifact.signature) == one.artifact
-            and one.artifact.tree not in used
-            and one.artifact.signature not in pinned
-            and artifact_links.last_used_ns(self._storage.fd, one.artifact) == one.last_used_ns
+            artifact
+            for artifact, last_used_ns, *_ in batch
+            if writer.get(artifact.signature) == artifact
+            and artifact.tree not in used
+            and artifact.signature not in pinned
+            and artifact_links.last_used_ns(self._storage.fd, artifact) == last_used_ns
         ]
 
 
 def _doomed(
-    found: Sequence[Candidate], release: FreedBytes, excess: int | None
+    candidates: Sequence[Candidate], freed_bytes: FreedBytes, excess: int | None
 ) -> Iterator[Doomed]:
-    """Yield what goes of what may go: everything, or until `excess` bytes have come back."""
-    for one in found:
+    """Yield the candidates to remove: all, or as many as free `excess` bytes."""
+    for candidate in candidates:
         if excess is not None and excess <= 0:
             return
-        frees = release.of(one.artifact)
+        frees = freed_bytes.remove(candidate.artifact)
         if excess is not None:
             excess -= frees
-        yield Doomed(one.artifact, one.last_used_ns, one.reason, frees)
+        yield Doomed(candidate.artifact, candidate.last_used_ns, candidate.reason, frees)

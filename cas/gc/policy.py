@@ -1,4 +1,4 @@
-"""Which artifacts of a store may go."""
+"""The policy of a garbage collection, and its candidates."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from cas.model.artifact import Artifact
 from cas.model.signature import Signature
 
 _UNNOTED_NS = 2 * PRECISION_NS
-"""For how long an artifact may be used without a note: its composition's, and then its own."""
+"""Uses are noted with a delay: first that of the composition, then that of the artifact."""
 
 
 class Policy(NamedTuple):
-    """What keeps artifacts that are not pinned, in use, or younger than `grace_ns`.
+    """The limits of a collection.
 
-    `max_age_ns` keeps those used since, `live` those it names, `keep_last` that many newest of
-    each recipe, architecture and task, `max_size` (bytes) those most recently used, as far as
-    the store fits. What any of them keeps stays. Without any of the four, all stay.
+    Artifacts that are pinned, in use, or younger than `grace_ns` are always kept. `max_age_ns`
+    keeps artifacts used since then, `live` the named ones, `keep_last` the newest ones of each
+    recipe, architecture and task, and `max_size` (bytes) the most recently used ones that fit. An
+    artifact is kept if any limit keeps it. Without limits, all artifacts are kept.
     """
 
     max_age_ns: int | None = None
@@ -31,17 +32,17 @@ class Policy(NamedTuple):
 
     @property
     def keeps_all(self) -> bool:
-        """Whether no artifact can go."""
+        """Whether the policy has no limits, and so keeps all artifacts."""
         return (self.max_age_ns, self.max_size, self.live, self.keep_last) == (None,) * 4
 
     @property
-    def least_age_ns(self) -> int:
-        """For how long something must not have been used before it may go."""
+    def min_age_ns(self) -> int:
+        """The minimum time since the last use of a candidate (ns)."""
         return max(self.grace_ns, self.max_age_ns or 0)
 
 
 class Candidate(NamedTuple):
-    """An artifact that may go, last used at `last_used_ns`; `reason` says why, as text."""
+    """An artifact that may be removed, last used at `last_used_ns`; `reason` is text for people."""
 
     artifact: Artifact
     last_used_ns: int
@@ -56,31 +57,30 @@ def select_candidates(
     pinned: Set[Signature],
     now_ns: int,
 ) -> list[Candidate]:
-    """Return what may go of artifacts, given with their times of last use; the oldest use first.
+    """Return the candidates among artifacts with their times of last use, least recent first.
 
-    `used` are trees, `pinned` signatures. `max_size` is not looked at: what it keeps depends on
-    sizes.
+    `used` are trees, `pinned` are IDs. `max_size` is ignored here, since it depends on sizes.
     """
     if policy.keeps_all:
         return []
-    everything = list(artifacts)
-    newest = _newest((artifact for artifact, _ in everything), policy.keep_last or 0)
-    found = []
-    for artifact, last_used in everything:
+    with_uses = list(artifacts)
+    newest = _newest((artifact for artifact, _ in with_uses), policy.keep_last or 0)
+    candidates = []
+    for artifact, last_used in with_uses:
         signature = artifact.signature
         if signature in pinned or signature in newest or artifact.tree in used:
             continue
         if policy.live is not None and signature in policy.live:
             continue
         age = now_ns - last_used
-        if age < policy.least_age_ns + (policy.least_age_ns and _UNNOTED_NS):
+        if age < policy.min_age_ns + (policy.min_age_ns and _UNNOTED_NS):
             continue
-        found.append(Candidate(artifact, last_used, ", ".join(_reasons(policy, age))))
-    return sorted(found, key=lambda one: (one.last_used_ns, str(one.artifact.signature)))
+        candidates.append(Candidate(artifact, last_used, ", ".join(_reasons(policy, age))))
+    return sorted(candidates, key=lambda c: (c.last_used_ns, str(c.artifact.signature)))
 
 
 def _newest(artifacts: Iterable[Artifact], count: int) -> set[Signature]:
-    """Return the `count` artifacts that were put last of each recipe, architecture and task."""
+    """Return the IDs of the `count` newest artifacts of each recipe, architecture and task."""
     seen: Counter[tuple[str, str | None, str]] = Counter()
     newest = set()
     if count:
@@ -95,7 +95,7 @@ def _newest(artifacts: Iterable[Artifact], count: int) -> set[Signature]:
 
 def _reasons(policy: Policy, age_ns: int) -> Iterator[str]:
     if policy.live is not None:
-        yield "not in the list of what is live"
+        yield "not in the list of IDs to keep"
     if policy.keep_last is not None:
         yield f"not among the newest {policy.keep_last}"
     if policy.max_age_ns is not None:

@@ -1,4 +1,4 @@
-"""Taking artifacts and trees out of the store, and giving back the space that nothing else uses."""
+"""Removes artifacts and trees, and frees the space that nothing else uses."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from cas.system.progress import NO_PROGRESS, Progress
 from cas.system.signals import signals_blocked
 from cas.system.workers import run_parallel
 
-_LITTLE = 200_000
-"""How many bytes of manifests tell of as many files as are deleted in the time of a process."""
+_MIN_MANIFEST_BYTES_PER_WORKER = 200_000
+"""Manifest bytes below which starting a worker costs more than it saves."""
 
 
 class Removed(NamedTuple):
-    """`artifacts` were forgotten; `freed` bytes of disk came back."""
+    """The removed artifacts, and the disk space freed (bytes)."""
 
     artifacts: tuple[Artifact, ...]
     freed: int
 
 
 class Removal:
-    """Removes from the store whose open parts it borrows."""
+    """Removes artifacts and trees from a store."""
 
     def __init__(self, storage: StoreParts) -> None:
         self._storage = storage
@@ -44,12 +44,12 @@ class Removal:
         self._merged_layers = MergedLayers(storage)
 
     def uses(self) -> list[Use]:
-        """Return what living processes and mounts use. Raises OSError, StoreDamaged."""
+        """Return the uses of running processes and mounts. Raises OSError, StoreDamaged."""
         store = self._storage.path
         return [*lease_uses(store), *mount_uses(store)]
 
     def used_trees(self) -> set[str]:
-        """Return all trees that are in use. Raises OSError, StoreDamaged."""
+        """Return all trees in use. Raises OSError, StoreDamaged."""
         return {tree for use in self.uses() for tree in use.trees}
 
     def remove(
@@ -59,11 +59,12 @@ class Removal:
         why: Callable[[Artifact], str] = lambda artifact: "",
         progress: Progress = NO_PROGRESS,
     ) -> Removed:
-        """Forget the artifacts that `choose` returns, and what only they need.
+        """Remove the artifacts that `choose` returns, and the files that only they need.
 
         `choose` is called under the store's exclusive lock. If it raises, nothing is removed.
-        The log tells what happened to each, and why. `progress` gets bytes that came back, 0 at
-        once when they are forgotten. Raises what `choose` raises, and OSError.
+        The log gets an event of this `kind` for each artifact, with the reason `why`. `progress`
+        counts the bytes freed; it is committed when the records are deleted. Raises OSError, and
+        the exceptions of `choose`.
         """
         with reserve_released(self._storage.fd):
             with self._storage.index.locked(exclusive=True):
@@ -90,13 +91,12 @@ class Removal:
         progress: Progress = NO_PROGRESS,
         freed: int = 0,
     ) -> int:
-        """Delete those trees that no record names and nobody uses; return the bytes freed.
+        """Delete trees and `merged` layers that are unreachable and unused; return the bytes freed.
 
-        So also the `merged` layers, which are forgotten. `freed` came back before, and is counted.
-        Raises OSError, StoreDamaged.
+        `freed` bytes that were freed before are included. Raises OSError, StoreDamaged.
         """
         storage = self._storage
-        storage.index.sync()  # lest a power failure brings back the record, and not the layer
+        storage.index.sync()  # first: a power failure must not restore a record without its layer
         with scratch(storage.fd, "rm") as aside:
             with storage.index.locked(exclusive=True):
                 used = self.used_trees()
@@ -113,27 +113,29 @@ class Removal:
         return freed
 
     def _reclaim(self, trees: Sequence[Digest], aside: Scratch, progress: Progress) -> int:
-        """Delete trees that are out of sight, by all processors."""
+        """Delete withdrawn trees on all processors; return the bytes freed."""
         layers = self._storage.layers
 
-        def work(part: Sequence[Digest], give: Callable[[int], None]) -> None:
+        def work(part: Sequence[Digest], emit: Callable[[int], None]) -> None:
             for tree in part:
                 for freed in layers.reclaim(tree, aside):
-                    give(freed)
+                    emit(freed)
 
         total = 0
 
-        def take(freed: int) -> None:
+        def on_result(freed: int) -> None:
             nonlocal total
             total += freed
             progress.update(0, 0, total)
 
         weight = partial(layers.withdrawn_size, scratch=aside)
-        run_parallel(work, trees, take, weight=weight, min_weight=_LITTLE)
+        run_parallel(
+            work, trees, on_result, weight=weight, min_weight=_MIN_MANIFEST_BYTES_PER_WORKER
+        )
         return total
 
     def discard_merged(self, before_ns: int = 0) -> int:
-        """Delete the merged layers that nobody needs; return the bytes freed.
+        """Delete unneeded merged layers; return the bytes freed.
 
         Raises OSError, StoreDamaged.
         """
@@ -149,16 +151,16 @@ class Removal:
 
 
 def refuse_used(artifacts: Iterable[Artifact], uses: Iterable[Use], pinned: Set[Signature]) -> None:
-    """Refuse to remove what is in use or pinned. Raises InUse."""
+    """Refuse to remove artifacts that are in use or pinned. Raises InUse."""
     for artifact in artifacts:
         for use in uses:
             if artifact.tree in use.trees:
                 raise InUse(
                     f"{artifact.signature} is in use by {use.what}",
-                    hint="unmount it (`cas umount`), or wait for the task to end",
+                    hint="unmount it (`cas umount`), or wait until the task has ended",
                 )
         if artifact.signature in pinned:
             raise InUse(
                 f"{artifact.signature} is pinned",
-                hint=f"`cas unpin {artifact.signature}` lets it go",
+                hint=f"unpin it first: `cas unpin {artifact.signature}`",
             )

@@ -1,7 +1,7 @@
-"""Giving back space that nothing reaches: what killed processes left, and what removal left over.
+"""The sweep: deletes unreachable files, such as leftovers of killed processes.
 
-Nothing here is looked up before it is known to be unreachable under a lock, or by its number of
-links; so it can run beside everything else.
+A file counts as unreachable under the lock, or by its number of links, so the sweep can run beside
+all other commands.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cas.usage.space import FreedBytes
 
 
 class Sweep:
-    """Sweeps the store whose open parts it borrows."""
+    """Sweeps a store."""
 
     def __init__(self, storage: StoreParts, removal: Removal) -> None:
         self._storage = storage
@@ -35,46 +35,46 @@ class Sweep:
         self._removal = removal
 
     def run(self) -> int:
-        """Sweep everything; return the bytes of disk freed. Raises OSError, StoreDamaged."""
+        """Sweep everything; return the disk space freed (bytes). Raises OSError, StoreDamaged."""
         freed = self._temporary() + self._links() + self.compositions()
         return freed + self._layers() + self._objects()
 
     def compositions(self, before_ns: int = 0) -> int:
-        """Delete merged layers, and what was found out about compositions.
+        """Delete merged layers and cached overlaps that lack a part, or were last used too early.
 
-        Those that lack a part, or that were last used before `before_ns`. Returns the bytes of
-        disk freed. Raises OSError, StoreDamaged.
+        That is before `before_ns`. Returns the disk space freed (bytes). Raises OSError,
+        StoreDamaged.
         """
         with self._storage.index.read() as reader:
             trees = reader.trees()
         freed = self._removal.discard_merged(before_ns)
         return freed + self._cache.prune_overlaps(trees, before_ns)
 
-    def size(self, release: FreedBytes, before_ns: int) -> int:
-        """Return the bytes of disk that `run`, and `compositions(before_ns)`, would give back.
+    def size(self, freed_bytes: FreedBytes, before_ns: int) -> int:
+        """Return the disk space (bytes) that `run` and `compositions(before_ns)` would free.
 
-        `release` is what works it out. Raises OSError, StoreDamaged.
+        `freed_bytes` predicts it. Raises OSError, StoreDamaged.
         """
         with self._storage.index.read() as reader:
             trees = reader.trees()
         freed = self._cache.prunable_overlap_bytes(trees, before_ns)
-        freed += sum(map(release.of_merged, self._removal.find_unused_merged(before_ns)))
+        freed += sum(map(freed_bytes.remove_merged, self._removal.find_unused_merged(before_ns)))
         used = self._removal.used_trees()
-        freed += sum(release.of_layer(t) for t in self._stray_layers() if t not in used)
+        freed += sum(freed_bytes.remove_layer(t) for t in self._stray_layers() if t not in used)
         with open_directory(b"tmp", self._storage.fd) as tmp:
             for name in stale_names(tmp):
-                freed += release.of_entry(name, tmp)
+                freed += freed_bytes.remove_entry(name, tmp)
         return freed + sum(found.stat.st_blocks * 512 for found in self._unused_objects())
 
     def _temporary(self) -> int:
-        """Delete what dead processes left in `tmp/`."""
+        """Delete the leftovers of killed processes in `tmp/`."""
         with scratch(self._storage.fd, "sweep") as aside:
             remove_truncated_records(self._storage.path)
             dead = move_stale(self._storage.fd, aside.fd)
             return sum(remove(name, aside.fd) for name in dead)
 
     def _links(self) -> int:
-        """Delete the links of signatures that have no record, and recipes without any."""
+        """Delete links of IDs without a record, and directories of recipes without links."""
         index, store = self._storage.index, self._storage.fd
         with index.read() as reader:
             recorded = reader.names()
@@ -94,7 +94,7 @@ class Sweep:
             )
 
     def _stray_layers(self) -> list[Digest]:
-        """Return the layers and manifests that have no record, and are not merged ones."""
+        """Return the trees of layers and manifests that no record or merged layer needs."""
         with self._storage.index.read() as reader:
             needed = reader.trees()
         needed |= {merged.tree for merged in self._cache.iter_merged()}
@@ -105,16 +105,16 @@ class Sweep:
         return [Digest(name) for name in sorted(names - needed) if is_digest(name)]
 
     def _layers(self) -> int:
-        """Delete stray layers, but for those that somebody uses."""
+        """Delete unused stray layers."""
         stray = self._stray_layers()
         return self._removal.discard(stray) if stray else 0
 
     def _objects(self) -> int:
-        """Delete unused contents."""
+        """Delete unused objects."""
         return sum(unlink_unused(node.name, node.dir_fd) for node in self._unused_objects())
 
     def _unused_objects(self) -> Iterator[Node]:
-        """Yield contents that no layer links to, but for those of puts that are under way."""
+        """Yield objects that no layer links to, except those of running puts."""
         before = min(time.time_ns(), oldest_put_ns(self._storage.path)) - TICK_NS
         with open_directory(b"objects", self._storage.fd) as root:
             for node in walk(root, vanishing=True):

@@ -1,4 +1,4 @@
-"""What artifacts take on the disk, and what of it is theirs alone."""
+"""The disk usage of artifacts: in total, and not shared with others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cas.usage.space import FreedBytes, layer_overhead
 
 
 class Usage(NamedTuple):
-    """What an artifact takes, in bytes of disk: `total`, of which `own` come back if it goes."""
+    """The disk space (bytes) of an artifact: `total`, and `own`, which its removal frees."""
 
     artifact: Artifact
     total: int
@@ -25,9 +25,9 @@ class Usage(NamedTuple):
 
 
 class DiskUsage(NamedTuple):
-    """What some artifacts take, each and all together.
+    """The disk space (bytes) of several artifacts.
 
-    `total` counts once what several of them have; `frees` is what comes back if all of them go.
+    `total` counts shared files once; `frees` is the space that removing all of them frees.
     """
 
     each: tuple[Usage, ...]
@@ -41,13 +41,13 @@ def disk_usage(
     artifacts: Sequence[Artifact],
     chosen: Sequence[Artifact],
 ) -> DiskUsage:
-    """Work out what the `chosen` ones of all `artifacts` of a store take.
+    """Return the disk usage of the `chosen` among all `artifacts` of a store.
 
-    To what one takes belongs what merged layers with it take besides contents, but for those in
-    `used` (trees): they go with it. Raises OSError, StoreDamaged.
+    An artifact's total includes the overhead of unused merged layers that contain it, since they
+    are removed with it; `used` are the trees in use. Raises OSError, StoreDamaged.
     """
     merged = [layer for layer in storage.compositions.iter_merged() if layer.tree not in used]
-    release = FreedBytes(storage, artifacts, merged)
+    freed_bytes = FreedBytes(storage, artifacts, merged)
     seen: dict[bytes, int] = {}
     each: list[Usage] = []
     for artifact in chosen:
@@ -57,14 +57,14 @@ def disk_usage(
                 size = storage.compositions.entry_bytes(layer) + layer_overhead(storage, layer.tree)
                 sizes[b"merged " + layer.tree.encode()] = size
         seen |= sizes
-        each.append(Usage(artifact, sum(sizes.values()), release.alone(artifact)))
-    return DiskUsage(tuple(each), sum(seen.values()), sum(map(release.of, chosen)))
+        each.append(Usage(artifact, sum(sizes.values()), freed_bytes.only(artifact)))
+    return DiskUsage(tuple(each), sum(seen.values()), sum(map(freed_bytes.remove, chosen)))
 
 
 def sizes_of(storage: StoreParts, artifact: Artifact) -> dict[bytes, int]:
-    """Return the bytes of disk of all that an artifact has, by paths: objects, layer and link.
+    """Return the disk space (bytes) of each part of an artifact by path: objects, layer and link.
 
-    Raises OSError, StoreDamaged (a part is missing, or the artifact has just gone).
+    Raises OSError, StoreDamaged (a part is missing, maybe since the artifact was just removed).
     """
     layer, link = layer_path(artifact.tree), artifact_path(artifact.signature)
     try:
@@ -72,7 +72,7 @@ def sizes_of(storage: StoreParts, artifact: Artifact) -> dict[bytes, int]:
         manifest = storage.layers.manifest(artifact.tree)
     except FileNotFoundError as error:
         where = quoted(error.filename or layer)
-        hint = "`cas verify` tells what else, and `cas verify --repair` takes it out of service"
+        hint = "list all damage with `cas verify`, and repair it with `cas verify --repair`"
         raise StoreDamaged(f"{where} of {artifact.signature} is missing", hint=hint) from error
     sizes = {layer: artifact.overhead}
     for path in (link, os.path.dirname(link)):

@@ -1,4 +1,4 @@
-"""Disk space: what a store takes, and what would come back if artifacts went."""
+"""The disk space of a store, and the space that removing artifacts frees."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _NOT_WALKED = (b"layers", b"manifests")
 
 
 class Space(NamedTuple):
-    """What a store takes: `disk` bytes of disk, as du(1) tells them.
+    """The disk space of a store in bytes (`disk`), as du(1) reports it.
 
-    `contents` are the objects in use that are part of that, of `content_bytes` in all.
+    `contents` is the number of objects in use, and `content_bytes` their size.
     """
 
     disk: int
@@ -34,7 +34,7 @@ class Space(NamedTuple):
 
 
 def space(storage: StoreParts, trees: dict[Digest, int]) -> Space:
-    """Measure what a store takes. `trees` are those of its artifacts, with their overheads.
+    """Measure the disk space of a store. `trees` maps the trees of its artifacts to overheads.
 
     Raises OSError.
     """
@@ -52,7 +52,7 @@ def space(storage: StoreParts, trees: dict[Digest, int]) -> Space:
         with open_directory(name, storage.fd) as root:
             for node in walk(root, vanishing=True):
                 if name == b"tmp" and disk_use(node.stat) == 0:
-                    continue  # a link to an object
+                    continue  # a second link to an object
                 disk += node.stat.st_blocks * 512
                 if name == b"objects" and stat.S_ISREG(node.stat.st_mode):
                     in_use = node.stat.st_nlink > 1
@@ -62,7 +62,7 @@ def space(storage: StoreParts, trees: dict[Digest, int]) -> Space:
 
 
 def layer_overhead(storage: StoreParts, tree: Digest) -> int:
-    """Return what a layer takes besides the objects; 0 if it is gone or damaged. Raises OSError."""
+    """Return the disk space (bytes) of a layer without objects; 0 if damaged. Raises OSError."""
     try:
         manifest = storage.layers.manifest(tree)
         return overhead(manifest, layer_path(tree), manifest_path(tree), storage.fd)
@@ -70,22 +70,22 @@ def layer_overhead(storage: StoreParts, tree: Digest) -> int:
         return 0
 
 
-class _Gone:
-    """What has gone: counts of names, what links are left of objects, and merged layers."""
+class _RemovedParts:
+    """The parts removed so far: numbers of links by recipe and tree, and merged layers."""
 
     def __init__(self) -> None:
         self.recipes = Counter[str]()
         self.trees = Counter[Digest]()
-        self.links: dict[int, int] = {}  # of inodes
+        self.links: dict[int, int] = {}  # links left of each inode
         self.merged = set[Digest]()
 
 
 class FreedBytes:
-    """Works out what comes back when artifacts go, one after the other.
+    """Predicts the disk space that is freed as artifacts are removed one after the other.
 
-    A content comes back with the last layer that links to it: the file system counts the links.
-    `artifacts` are all that there are, `merged` the merged layers that would go too, since nobody
-    uses them.
+    An object is freed with the last layer that links to it; the file system counts the links.
+    `artifacts` are all artifacts of the store, and `merged` the unused merged layers, which are
+    removed with their parts.
     """
 
     def __init__(
@@ -102,37 +102,37 @@ class FreedBytes:
         for layer in merged:
             for part in layer.parts:
                 self._merged.setdefault(part, []).append(layer)
-        self._gone = _Gone()
+        self._removed = _RemovedParts()
 
-    def of(self, artifact: Artifact) -> int:
-        """Return the bytes of disk that come back with this artifact. Raises OSError."""
-        gone, tree, recipe = self._gone, artifact.tree, artifact.signature.recipe
+    def remove(self, artifact: Artifact) -> int:
+        """Return the disk space (bytes) freed by removing an artifact next. Raises OSError."""
+        removed, tree, recipe = self._removed, artifact.tree, artifact.signature.recipe
         link = artifact_path(artifact.signature)
         freed = disk_use_at(link, self._storage.fd)
-        gone.recipes[recipe] += 1
-        if gone.recipes[recipe] == self._recipes[recipe]:
+        removed.recipes[recipe] += 1
+        if removed.recipes[recipe] == self._recipes[recipe]:
             freed += disk_use_at(os.path.dirname(link), self._storage.fd)
-        gone.trees[tree] += 1
-        if gone.trees[tree] == self._trees[tree]:
+        removed.trees[tree] += 1
+        if removed.trees[tree] == self._trees[tree]:
             freed += artifact.overhead + self._of_tree(tree)
             for layer in self._merged.get(tree, ()):
-                freed += self.of_merged(layer)
+                freed += self.remove_merged(layer)
         return freed
 
-    def of_merged(self, merged: MergedLayer) -> int:
-        """Return the bytes of disk that come back with a merged layer. Raises OSError."""
-        gone, tree = self._gone, merged.tree
-        if self._trees[tree] > gone.trees[tree] or tree in gone.merged:
+    def remove_merged(self, merged: MergedLayer) -> int:
+        """Return the disk space (bytes) freed by removing a merged layer next. Raises OSError."""
+        removed, tree = self._removed, merged.tree
+        if self._trees[tree] > removed.trees[tree] or tree in removed.merged:
             return 0
-        gone.merged.add(tree)
-        return self._storage.compositions.entry_bytes(merged) + self.of_layer(tree)
+        removed.merged.add(tree)
+        return self._storage.compositions.entry_bytes(merged) + self.remove_layer(tree)
 
-    def of_layer(self, tree: Digest) -> int:
-        """Return the bytes of disk that come back with a layer. Raises OSError."""
+    def remove_layer(self, tree: Digest) -> int:
+        """Return the disk space (bytes) freed by removing a layer next. Raises OSError."""
         return layer_overhead(self._storage, tree) + self._of_tree(tree)
 
-    def of_entry(self, name: bytes, dir_fd: int) -> int:
-        """Return the bytes of disk that come back with a file, or a directory and all in it.
+    def remove_entry(self, name: bytes, dir_fd: int) -> int:
+        """Return the disk space (bytes) freed by removing a file or a directory tree next.
 
         Raises OSError.
         """
@@ -146,16 +146,16 @@ class FreedBytes:
                 freed += node.stat.st_blocks * 512 if is_directory else self._unlinked(node.stat)
         return freed
 
-    def alone(self, artifact: Artifact) -> int:
-        """Return the bytes of disk that come back if this artifact goes and no other one.
+    def only(self, artifact: Artifact) -> int:
+        """Return the disk space (bytes) freed by removing this artifact and no other one.
 
         Raises OSError.
         """
-        before, self._gone = self._gone, _Gone()
+        before, self._removed = self._removed, _RemovedParts()
         try:
-            return self.of(artifact)
+            return self.remove(artifact)
         finally:
-            self._gone = before
+            self._removed = before
 
     def _of_tree(self, tree: Digest) -> int:
         try:
@@ -166,13 +166,13 @@ class FreedBytes:
         objects = self._storage.objects
         keys = [key for entry in manifest if (key := ObjectKey.of(entry)) is not None]
         linked = (objects.linked_by(key, owner) for key in keys)
-        return sum(self._unlinked(one[1]) for one in linked if one is not None)
+        return sum(self._unlinked(found[1]) for found in linked if found is not None)
 
     def _unlinked(self, found: os.stat_result) -> int:
-        """Take one link from a file; return its size if but an object's own name is left, or none.
+        """Account for one removed link; return the file's size if no layer links to it any more.
 
-        What has no other name than that is another's to count.
+        An object without layers is counted by the sweep.
         """
-        left = self._gone.links.get(found.st_ino, found.st_nlink) - 1
-        self._gone.links[found.st_ino] = left
+        left = self._removed.links.get(found.st_ino, found.st_nlink) - 1
+        self._removed.links[found.st_ino] = left
         return found.st_blocks * 512 if left == 1 or (left == 0 and found.st_nlink == 1) else 0

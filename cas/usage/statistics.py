@@ -1,4 +1,4 @@
-"""What a store holds, what it saves, and how much it is used."""
+"""Statistics of a store: its content, its savings, and its use."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from cas.usage.space import Space, space
 
 
 class Day(NamedTuple):
-    """What happened on one day (`day` days since 1970, UTC), as far as the log has it.
+    """The events of one day (`day` is in days since 1970, UTC) according to the log.
 
-    `put` artifacts were stored, which took `put_bytes` of disk; `gone` were removed, collected or
-    lost, and `freed_bytes` came back; `damaged` times damage was found.
+    `put` artifacts were stored and took `put_bytes` of disk space. `gone` artifacts were removed,
+    collected or lost, and `freed_bytes` were freed. `damaged` is the number of damages found.
     """
 
     day: int
@@ -35,8 +35,11 @@ class Day(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """`artifacts` of `trees` different trees have `files` of `logical` bytes in all; `space` is
-    what that takes. `ever` sums up the counts of all days; `days` are the last ones, oldest first.
+    """The statistics of a store.
+
+    `artifacts` with `trees` different trees have `files` files of `logical` bytes; `space` is the
+    disk space of the store. `ever` is the sum of the counts of all days, and `days` are the last
+    days, oldest first.
     """
 
     artifacts: int
@@ -49,16 +52,16 @@ class Statistics(NamedTuple):
 
     @property
     def saved(self) -> int:
-        """The bytes that the files would take besides, were each content not there once only."""
+        """The bytes saved by storing each content once."""
         return max(0, self.logical - self.space.content_bytes)
 
 
 class Group(NamedTuple):
-    """The artifacts that have something in common, such as the recipe `name`.
+    """A group of artifacts, such as those of the recipe `name`.
 
-    `logical` is the size of their files in bytes, `disk` the bytes of disk that they take, each
-    content once, of which `own` are of no other group. `share` counts what several groups have by
-    equal parts, so that all shares are what all groups take. `last_used_ns` is since 1970.
+    `logical` is the size of their files, and `disk` their disk space with each content counted
+    once, of which `own` is not shared with other groups (all in bytes). `share` splits shared bytes
+    evenly, so that the shares add up to the total. `last_used_ns` is since 1970.
     """
 
     name: str
@@ -72,15 +75,15 @@ class Group(NamedTuple):
 
 
 def statistics(storage: StoreParts, artifacts: Sequence[Artifact], days: int) -> Statistics:
-    """Work out the statistics of all `artifacts` of a store, and of so many days up to today.
+    """Return the statistics of all `artifacts` of a store, and of the last `days` days.
 
     Raises OSError, StoreDamaged.
     """
     trees = {artifact.tree: artifact.overhead for artifact in artifacts}
     counts = read_counts(storage.path)
     ever = Counts()
-    for of_day in counts.values():
-        ever = ever.plus(of_day)
+    for day_counts in counts.values():
+        ever = ever.plus(day_counts)
     return Statistics(
         len(artifacts),
         len(trees),
@@ -98,7 +101,7 @@ def _days(storage: StoreParts, counts: dict[int, Counts], number: int) -> Iterab
     found = {day: Day(day, counts.get(day, Counts())) for day in range(first, today + 1)}
     for event in read_log(storage.path, first * DAY_NS):
         day = found.get(event.time_ns // DAY_NS)
-        if day is None:  # by a clock that was ahead
+        if day is None:  # logged by a clock that was ahead
             continue
         match event.kind:
             case EventKind.PUT.value:
@@ -116,7 +119,7 @@ def _days(storage: StoreParts, counts: dict[int, Counts], number: int) -> Iterab
 
 
 def _sizes(storage: StoreParts, artifact: Artifact) -> dict[bytes, int]:
-    """Return what `sizes_of` does; nothing of an artifact that has gone meanwhile."""
+    """Return `sizes_of` an artifact; nothing if it was removed meanwhile."""
     try:
         return sizes_of(storage, artifact)
     except StoreDamaged:
@@ -132,7 +135,7 @@ def groups(
     name_of: Callable[[Artifact], str],
     progress: Progress = NO_PROGRESS,
 ) -> list[Group]:
-    """Work out what groups of artifacts take, the largest share first.
+    """Return the disk usage of groups of artifacts, the largest share first.
 
     `progress` gets artifacts. Raises OSError, StoreDamaged.
     """

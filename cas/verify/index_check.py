@@ -1,7 +1,6 @@
-"""Reading all of an index, and trying to write into it, in a process of its own.
+"""Checks an index by reading all of it, and writing to a copy, in a separate process.
 
-LMDB trusts its file: where bits have flipped in it, using it can end the process. So whoever has
-to know lets another process do it.
+LMDB trusts its file: flipped bits can crash the process that uses it.
 """
 
 from __future__ import annotations
@@ -23,14 +22,13 @@ from cas.system.workers import Worker, WorkerEnded
 
 
 def index_damage(store: str, *, quick: bool = False, records: bool = False) -> str | None:
-    """Return what is wrong with the index of the store at a path, as text; None if it can be used.
+    """Return a description of the damage of a store's index, or None if it is usable.
 
-    What the records say is looked at with `records` only; and if `quick`, not even which pages are
-    free. Raises StoreDamaged (what is there is no store's, and not to be read as one), CasError,
-    OSError.
+    With `records`, the records are decoded, too. If `quick`, the list of free pages is not checked.
+    Raises StoreDamaged (not a store), CasError, OSError.
     """
     if not os.path.exists(os.path.join(store, "format")):
-        return None  # told of by who opens it
+        return None  # opening the store reports it
     check_format(os.fsencode(store))
     index = quoted(os.path.join(store, "index"))
     try:
@@ -45,7 +43,7 @@ def index_damage(store: str, *, quick: bool = False, records: bool = False) -> s
 
 
 def _hash(index: Index) -> bytes:
-    """Read all of an index. Raises StoreDamaged, or ends the process."""
+    """Return a hash of all of an index. Raises StoreDamaged, or crashes."""
     content = hashlib.blake2b()
     with index.read() as reader:
         for key, data in reader.content():
@@ -54,17 +52,17 @@ def _hash(index: Index) -> bytes:
 
 
 def _check_records(index: Index) -> None:
-    """Decode all records, and compare how they are found. Raises StoreDamaged."""
+    """Decode all records, and compare the secondary indexes. Raises StoreDamaged."""
     with index.read() as reader:
         if not reader.is_consistent([record.artifact() for record in reader.records()]):
             raise StoreDamaged("the index finds other artifacts by hash or tree than it has")
 
 
 def _check_free_pages(index: Index, content: bytes) -> None:
-    """Let all pages that are said to be free be written, in a copy: what is in use has to stay.
+    """Write to all free pages of a copy of the index; its content must not change.
 
-    The copy has no name, so nothing can stay of it. Raises StoreDamaged, IndexUnavailable (no room
-    for it), OSError.
+    The copy is an unnamed file, so nothing is left of it. Raises StoreDamaged, IndexUnavailable (no
+    disk space), OSError.
     """
     with tempfile.TemporaryFile() as file:
         index.copy(file.fileno())
@@ -72,27 +70,27 @@ def _check_free_pages(index: Index, content: bytes) -> None:
         with contextlib.closing(Index(path, path, directory=False)) as copy:
             copy.fill()
             if _hash(copy) != content:
-                raise StoreDamaged("pages that it says are free are not")
+                raise StoreDamaged("pages in use are marked as free")
 
 
-def _damage(store: str, quick: bool, records: bool, give: Callable[[str | None], None]) -> None:
+def _damage(store: str, quick: bool, records: bool, emit: Callable[[str | None], None]) -> None:
     with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)  # where LMDB says why it ends the process
+        os.dup2(nowhere.fileno(), 2)  # LMDB prints there before it aborts
     try:
         index = Index(f"{store}/index".encode(), f"{store}/lock".encode())
         content = _hash(index)
         if records:
             _check_records(index)
     except FileNotFoundError:
-        give(None)  # it is for others to say that there is no store
+        emit(None)  # opening the store reports it
         return
     except StoreDamaged as error:
-        give(error.message)
+        emit(error.message)
         return
     try:
         if not quick:
             _check_free_pages(index, content)
-        give(None)
+        emit(None)
     except StoreDamaged as error:
-        what = f"is damaged in its list of free pages: {error}"
-        give(f"the index {quoted(f'{store}/index')} {what}")
+        damage = f"is damaged in its list of free pages: {error}"
+        emit(f"the index {quoted(f'{store}/index')} {damage}")

@@ -1,4 +1,4 @@
-"""The index, made again from what is on disk."""
+"""Rebuilds the index from the links, manifests and layers on the disk."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from cas.system.progress import NO_PROGRESS, Progress
 from cas.system.text import quoted
 
 _DATA = b"index/data.mdb"
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ELOOP)
+_MISSING_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ELOOP)
 
 
 class Rebuilt(NamedTuple):
-    """`artifacts` have a record again; `lost` are the signatures that cannot have one, and why."""
+    """The artifacts with restored records; `lost` are the other IDs with reasons, as text."""
 
     artifacts: tuple[Artifact, ...]
     lost: tuple[str, ...]
@@ -41,11 +41,11 @@ class Rebuilt(NamedTuple):
 def rebuild_index(
     store: str | bytes | os.PathLike[str], progress: Progress = NO_PROGRESS
 ) -> Rebuilt:
-    """Make a new index for the store at a path from its links, manifests and layers.
+    """Rebuild the index of the store at a path from its links, manifests and layers.
 
-    The old one is moved to `quarantine/`. What other processes have open is that: they must open
-    the store again. Contents are not read now, but before each artifact is used the first time.
-    `progress` gets artifacts. Raises NoStore, StoreDamaged, OSError.
+    The old index is moved to `quarantine/`. Processes that have it open must open the store again.
+    Contents are not read now, but before the first use of each artifact. `progress` counts
+    artifacts. Raises NoStore, StoreDamaged, OSError.
     """
     path = os.path.realpath(os.fsencode(store))
     if not os.path.exists(os.path.join(path, b"format")):
@@ -68,14 +68,14 @@ def _rebuild(store: bytes, store_fd: int, work: bytes, work_fd: int, progress: P
     artifacts: list[Artifact] = []
     lost: list[str] = []
     recipes = artifact_links.names_by_recipe(store_fd)
-    signatures = [one for _, names in recipes for one in artifact_links.parse_names(names)]
+    signatures = [s for _, names in recipes for s in artifact_links.parse_names(names)]
     for number, signature in enumerate(signatures, 1):
         try:
             artifacts.append(artifact_of(layers, signature, store_fd))
         except StoreDamaged as error:
             lost.append(f"{signature}: {error.message}")
         except OSError as error:
-            if error.errno not in _NOT_THERE:  # the disk, say: it may be there
+            if error.errno not in _MISSING_ERRORS:  # an I/O error, say: the artifact may exist
                 raise
             lost.append(f"{signature}: {error.strerror}")
         progress.update(number, len(signatures), 0)
@@ -97,10 +97,10 @@ def _rebuild(store: bytes, store_fd: int, work: bytes, work_fd: int, progress: P
 
 
 def artifact_of(layers: Layers, signature: Signature, store_fd: int) -> Artifact:
-    """Make an artifact's record from its link, layer and manifest.
+    """Return the artifact of a link, from its layer and manifest.
 
-    It is as if it had been put in another boot: before it is used, its contents are read. What
-    the put dropped is not known any more. Raises StoreDamaged, OSError.
+    It counts as put in an unknown boot, so its contents are read before its first use. The
+    properties that the put dropped are unknown. Raises StoreDamaged, OSError.
     """
     tree = _tree_of(signature, store_fd)
     manifest = layers.manifest(tree)
@@ -123,5 +123,5 @@ def _tree_of(signature: Signature, store_fd: int) -> Digest:
     target = os.readlink(path, dir_fd=store_fd)
     name = os.path.basename(target).decode(errors="replace")
     if not is_digest(name) or target != b"../../" + layer_path(Digest(name)):
-        raise StoreDamaged(f"the link {quoted(path)} leads to no layer")
+        raise StoreDamaged(f"the link {quoted(path)} does not lead to a layer")
     return Digest(name)

@@ -1,4 +1,4 @@
-"""Repair: healing what verification found, and taking out of service what cannot be healed."""
+"""Repairs the findings of a verification, and withdraws artifacts that cannot be repaired."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _WHOLE_LAYER = (FaultKind.MANIFEST, FaultKind.LAYER, FaultKind.ENTRY)
 
 
 class Repair:
-    """Repairs the store whose open parts it borrows, by the findings of a full verification."""
+    """Repairs a store according to the findings of a full verification."""
 
     def __init__(self, storage: StoreParts) -> None:
         self._storage = storage
         self._removal = Removal(storage)
 
     def run(self, findings: Sequence[Finding]) -> Iterator[str]:
-        """Heal what can be healed; yield what was done, as text. Raises OSError, StoreDamaged."""
+        """Repair what is possible; yield each repair as text. Raises OSError, StoreDamaged."""
         by_kind: dict[FaultKind, list[Finding]] = {kind: [] for kind in FaultKind}
         for found in findings:
             by_kind[found.kind].append(found)
@@ -48,29 +48,31 @@ class Repair:
             (FaultKind.CONTENT, self._content),
             (FaultKind.OBJECT, self._object),
         )
-        for kind, heal in steps:
+        for kind, repair in steps:
             for found in by_kind[kind]:
-                yield from self._allowed(found, heal)
+                yield from self._if_permitted(found, repair)
         broken = [found for kind in (*_WHOLE_LAYER, FaultKind.CONTENT) for found in by_kind[kind]]
         for tree in dict.fromkeys(tree for found in broken for tree in found.trees):
             yield from self._layer(tree)
         for found in by_kind[FaultKind.WRITTEN]:
-            yield from self._allowed(found, self._time)
+            yield from self._if_permitted(found, self._time)
         for found in (*by_kind[FaultKind.INDEX], *by_kind[FaultKind.RECORD]):
             for name in found.signatures:
                 yield self._record(name)
         for found in by_kind[FaultKind.LINK]:
             yield from self._link(found)
 
-    def _allowed(self, found: Finding, heal: Callable[[Finding], Iterator[str]]) -> Iterator[str]:
-        """Heal a finding; leave what is another user's."""
+    def _if_permitted(
+        self, found: Finding, repair: Callable[[Finding], Iterator[str]]
+    ) -> Iterator[str]:
+        """Repair a finding, unless the file belongs to another user."""
         try:
-            yield from heal(found)
+            yield from repair(found)
         except PermissionError:
-            yield f"left {quoted(found.path)}, which is another user's: its owner can repair it"
+            yield f"left {quoted(found.path)}, which only its owner can repair"
 
     def _foreign(self, found: Finding) -> Iterator[str]:
-        """Move what takes the place of something else out of the way."""
+        """Move a foreign entry to the quarantine."""
         aside = b"quarantine/" + os.path.basename(temporary_path("foreign"))
         fd = self._storage.fd
         os.rename(found.path, aside, src_dir_fd=fd, dst_dir_fd=fd)
@@ -82,26 +84,26 @@ class Repair:
             of_directory = directory_mode(layers)
         mode = of_directory if node == DIRECTORY else 0o555 if node.startswith(b"x") else 0o444
         with shortened_path(found.path, self._storage.fd) as (name, directory):
-            os.chmod(name, mode, dir_fd=directory)  # by name: it may be that nobody may open it
-        yield f"gave {quoted(found.path)} its mode {mode:04o}"
+            os.chmod(name, mode, dir_fd=directory)  # by name: the mode may forbid opening it
+        yield f"restored mode {mode:04o} of {quoted(found.path)}"
 
     def _time(self, found: Finding) -> Iterator[str]:
-        """Set a file's time to that of its layer, if it has the right content now."""
+        """Set the time of a file with the right content to that of its layer."""
         try:
             layer, node = self._node(found)
-        except (FileNotFoundError, StoreDamaged):  # it was taken out of service
+        except (FileNotFoundError, StoreDamaged):  # its layer was withdrawn
             return
         name = content_name(node)
         if not self._is_good(found.path, name):
             return
         with self._open(layer) as root, self._open(found.path) as fd:
-            if is_stamped(os.fstat(fd), name[:64].decode()):  # by another of its names
+            if is_stamped(os.fstat(fd), name[:64].decode()):  # repaired through another name
                 return
             stamp_at(fd, Digest(name[:64].decode()), os.fstat(root).st_mtime_ns)
-        yield f"gave {quoted(found.path)} the time when it was stored"
+        yield f"restored the time of {quoted(found.path)}"
 
     def _content(self, found: Finding) -> Iterator[str]:
-        """Take a damaged content's name away, and give it to an undamaged copy if there is one."""
+        """Quarantine a damaged object, and replace it with an intact copy if there is one."""
         name, paths = self._objects_of(found)
         fd = self._storage.fd
         for path in paths:
@@ -112,10 +114,10 @@ class Repair:
                 os.rename(path, aside, src_dir_fd=fd, dst_dir_fd=fd)
                 yield f"moved the damaged {quoted(path)} to {quoted(aside)}"
         if not self._is_good(content_path(name), name):
-            yield from self._name_again(name, found.trees)
+            yield from self._restore_object(name, found.trees)
 
     def _objects_of(self, found: Finding) -> tuple[bytes, list[bytes]]:
-        """Return the name of a damaged content, and the objects that may have it."""
+        """Return the name of a damaged content, and the paths of its possible objects."""
         if found.path.startswith(b"objects/"):
             return self._name(found), [found.path]
         name = content_name(self._node(found)[1])
@@ -128,10 +130,10 @@ class Repair:
         return content_of_object(found.path.removeprefix(b"objects/")) or b""
 
     def _object(self, found: Finding) -> Iterator[str]:
-        yield from self._name_again(self._name(found), found.trees)
+        yield from self._restore_object(self._name(found), found.trees)
 
-    def _name_again(self, name: bytes, trees: Iterable[Digest]) -> Iterator[str]:
-        """Link a content to its name from a layer that has it undamaged."""
+    def _restore_object(self, name: bytes, trees: Iterable[Digest]) -> Iterator[str]:
+        """Link an object to an intact file of a layer."""
         fd, path = self._storage.fd, content_path(name)
         for tree in trees:
             with contextlib.suppress(OSError, StoreDamaged):
@@ -214,7 +216,7 @@ class Repair:
         yield f"{'removed' if artifact is None else 'made'} the link of {name}"
 
     def _node(self, found: Finding) -> tuple[bytes, bytes]:
-        """Return the layer that a path is in, and what its manifest says of the path."""
+        """Return the layer of a path, and the node of the path in its manifest."""
         _, tree, inside = found.path.split(b"/", 2)
         layer = Digest(tree.decode())
         return layer_path(layer), self._storage.layers.manifest(layer).nodes[inside]

@@ -1,7 +1,7 @@
-"""Verification: is everything in the store what it should be?
+"""Verification of a store.
 
-A quick one looks at names, sizes, modes, times and links; a full one reads and hashes every
-content, once. Both change nothing.
+A quick verification checks names, sizes, modes, times and links; a full one also reads and hashes
+every content once. Neither changes anything.
 """
 
 from __future__ import annotations
@@ -53,26 +53,26 @@ def _lease(storage: StoreParts, trees: Iterable[str]) -> contextlib.AbstractCont
         with reserve_released(storage.fd):
             return Lease(storage.path, trees, purpose="verify")
     except NoLease:
-        return contextlib.nullcontext()  # who may only read verifies what nothing holds
+        return contextlib.nullcontext()  # a read-only user verifies without a lease
 
 
 def _all(reader: Reader, damaged: list[Finding]) -> list[Artifact]:
-    """Return every artifact; what is wrong with the index goes to `damaged`."""
+    """Return all artifacts; append the faults of the index to `damaged`."""
     artifacts = []
     for record in reader.records():
         try:
             artifacts.append(record.artifact())
         except StoreDamaged as error:
-            what = f"has a corrupt record: {error.message}"
-            damaged.append(Finding(FaultKind.INDEX, b"index/data.mdb", what, (record.name,)))
+            fault = f"has a corrupt record: {error.message}"
+            damaged.append(Finding(FaultKind.INDEX, b"index/data.mdb", fault, (record.name,)))
     if not reader.is_consistent(artifacts):
-        what = "finds other artifacts by hash or tree than it has"
-        damaged.append(Finding(FaultKind.INDEX, b"index/data.mdb", what))
+        fault = "finds other artifacts by hash or tree than it has"
+        damaged.append(Finding(FaultKind.INDEX, b"index/data.mdb", fault))
     return artifacts
 
 
 def _state(store: bytes) -> Iterator[Finding]:
-    """Read what is neither content nor record."""
+    """Read the pins, mount records and leases."""
     for name, read in (
         (b"pins", Pins(store).all),
         (b"mounts", lambda: list(mount_records.mount_uses(store))),

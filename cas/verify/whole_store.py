@@ -1,4 +1,4 @@
-"""Comparing all of a store with its records."""
+"""Compares a whole store with its records."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from cas.system.workers import run_parallel
 
 _Counts = tuple[int, int, int, int]
 """Regular files, directories, symbolic links, and bytes of the files."""
-_MANY = 10_000
-"""How many entries a merged layer has, about."""
+_MERGED_LAYER_ENTRIES = 10_000
+"""A typical number, to weigh the work."""
 
 
 def _counts(manifest: Manifest) -> _Counts:
@@ -49,7 +49,7 @@ def _counts(manifest: Manifest) -> _Counts:
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """What was found in some layers: what is wrong, and those of which all could be looked at."""
+    """The result of comparing some layers; `complete` are those that were readable completely."""
 
     census: Census
     findings: list[Finding] = field(default_factory=list)
@@ -57,7 +57,7 @@ class _Compared:
     complete: set[bytes] = field(default_factory=set)
 
     def add(self, other: _Compared) -> None:
-        """Add what was found in other layers."""
+        """Add the result for other layers."""
         self.census.add(other.census)
         self.findings.extend(other.findings)
         self.counts.update(other.counts)
@@ -67,8 +67,8 @@ class _Compared:
 class Verification:
     """Verifies artifacts and merged layers, on which the caller has a lease.
 
-    `whole` tells whether they are all that there are, so that what is not theirs is a finding;
-    but for those of `unread`, signatures whose records make no sense.
+    If `whole`, they are all that the store has, so anything else in it is a finding, except for
+    the IDs in `unread`, whose records are corrupt.
     """
 
     def __init__(
@@ -89,13 +89,13 @@ class Verification:
         for artifact in artifacts:
             self._names.setdefault(artifact.tree, []).append(str(artifact.signature))
         self._places: list[tuple[int, bytes]] = []  # inode numbers, and paths below objects/
-        self._objects: dict[int, bytes] = {}  # one of them for each
-        self._no_files: set[int] = set()  # those of what is not a regular file there
+        self._objects: dict[int, bytes] = {}  # one path for each inode
+        self._irregular: set[int] = set()  # inodes of entries that are not regular files
         self._compared = _Compared(Census())
-        self._all_counted = True  # all links, but for what this user may not read
+        self._all_counted = True  # false if this user may not read a linked sysroot
 
     def run(self, *, quick: bool, progress: Progress) -> Iterator[Finding]:
-        """Yield what is wrong. Raises OSError, WorkerEnded."""
+        """Yield the findings. Raises OSError, WorkerEnded."""
         if self._whole:
             self._places += self._find_objects()
             self._objects.update(self._places)
@@ -104,7 +104,7 @@ class Verification:
             self._compare,
             self._names,
             self._compared.add,
-            weight=lambda tree: entries.get(tree, _MANY) + 5,
+            weight=lambda tree: entries.get(tree, _MERGED_LAYER_ENTRIES) + 5,
             min_weight=1000,
         )
         yield from sorted(self._compared.findings, key=lambda found: found.path)
@@ -115,13 +115,13 @@ class Verification:
         if not quick:
             yield from self._damaged(progress)
 
-    def _compare(self, trees: Iterable[Digest], give: Callable[[_Compared], None]) -> None:
-        """Compare layers with their manifests; give one result."""
+    def _compare(self, trees: Iterable[Digest], emit: Callable[[_Compared], None]) -> None:
+        """Compare layers with their manifests; emit one result."""
         check = self._storage.layers.check(self._objects)
         done = _Compared(check.census)
         for tree in trees:
             done.findings.extend(self._layer(tree, check, done))
-        give(done)
+        emit(done)
 
     def _layer(self, tree: Digest, check: LayerCheck, done: _Compared) -> Iterator[Finding]:
         try:
@@ -142,7 +142,7 @@ class Verification:
         except FileNotFoundError:
             yield self._of(FaultKind.LAYER, base, "is missing", tree)
         except NotADirectoryError:
-            yield self._of(FaultKind.LAYER, base, "is no directory", tree)
+            yield self._of(FaultKind.LAYER, base, "is not a directory", tree)
         except PermissionError:
             what = "has a directory that this user may not read"
             yield self._of(FaultKind.ENTRY, base, what, tree)
@@ -152,17 +152,17 @@ class Verification:
         counts = self._compared.counts
         for artifact in self._artifacts:
             path, names = artifact_path(artifact.signature), (str(artifact.signature),)
-            has = counts.get(artifact.tree)
-            said = (artifact.files, artifact.directories, artifact.symlinks, artifact.size)
-            if has is not None and said != has:
+            actual = counts.get(artifact.tree)
+            recorded = (artifact.files, artifact.directories, artifact.symlinks, artifact.size)
+            if actual is not None and recorded != actual:
                 yield Finding(FaultKind.RECORD, path, "has other counts than its record", names)
-            what = self._link_fault(artifact)
-            if what is not None:
+            fault = self._link_fault(artifact)
+            if fault is not None:
                 with self._storage.index.read() as reader:  # it may have been replaced meanwhile
                     current = reader.get(artifact.signature) == artifact
-                    what = self._link_fault(artifact) if current else None
-            if what is not None:
-                yield Finding(FaultKind.LINK, path, what, names)
+                    fault = self._link_fault(artifact) if current else None
+            if fault is not None:
+                yield Finding(FaultKind.LINK, path, fault, names)
 
     def _link_fault(self, artifact: Artifact) -> str | None:
         try:
@@ -170,21 +170,23 @@ class Verification:
         except FileNotFoundError:
             return "is missing"
         except OSError:
-            return "is no symbolic link"
+            return "is not a symbolic link"
         return None if target == b"../../" + layer_path(artifact.tree) else "leads to another layer"
 
     def _names_and_links(self) -> Iterator[Finding]:
-        """Compare the names and the links of contents with what layers have."""
+        """Compare the names and link counts of objects with the layers."""
         self._count_other_links()
         census, objects = self._compared.census, self._objects
         odd = objects.keys() - census.sizes.keys()
         odd.update(inode for inode, _ in census.unnamed)
         counts = census.link_counts
         odd.update(inode for inode, count in counts.items() if count > census.links[inode] + 1)
-        odd.update(inode for inode, path in self._places if objects[inode] != path)  # has two names
+        odd.update(
+            inode for inode, path in self._places if objects[inode] != path
+        )  # another name of the inode
         found = []
         for path, inode in sorted((path, inode) for inode, path in self._places if inode in odd):
-            with contextlib.suppress(FileNotFoundError):  # it is deleted just now
+            with contextlib.suppress(FileNotFoundError):  # it has just been deleted
                 fault = self._object_fault(path, inode)
                 if fault is not None:
                     found.append((*fault, b"objects/" + path, content_of_object(path) or b""))
@@ -197,12 +199,15 @@ class Verification:
             yield self._of(kind, path, what, *uses.get(name, ()))
 
     def _object_fault(self, path: bytes, inode: int) -> tuple[FaultKind, str] | None:
-        """Look at what is below `objects/`, and not just linked to its layers."""
+        """Return the fault of an entry below `objects/` that looks odd, or None."""
         if content_of_object(path) is None:
-            return FaultKind.STRAY, "is not the name of a content"
-        found, census = self._stat(b"objects/" + path), self._compared.census  # links were counted
+            return FaultKind.STRAY, "is not the name of an object"
+        found, census = (
+            self._stat(b"objects/" + path),
+            self._compared.census,
+        )  # stat after counting the links
         if not stat.S_ISREG(found.st_mode):
-            self._no_files.add(inode)
+            self._irregular.add(inode)
             return FaultKind.FOREIGN, "is not a regular file"
         extra = found.st_nlink - 1 - (census.links[inode] or inode in census.sizes)
         if extra > 0 and self._all_counted and found.st_ctime_ns < self._began_ns:
@@ -210,11 +215,11 @@ class Verification:
         return None
 
     def _damaged(self, progress: Progress) -> Iterator[Finding]:
-        """Read all contents, each once. They are named by a path in a layer: that says more."""
+        """Read each content once. A finding names a path in a layer rather than a digest."""
         sizes, contents = self._compared.census.sizes, [*self._compared.census.unnamed.values()]
         for inode, path in self._places:
             name = content_of_object(path)
-            if name is not None and inode not in self._no_files:
+            if name is not None and inode not in self._irregular:
                 contents.append(ContentFile(name, b"objects/" + path, sizes.get(inode, 0)))
         damaged = damaged_contents(self._storage.fd, contents, progress)
         uses = self._uses({content.name for content, _ in damaged})
@@ -224,10 +229,10 @@ class Verification:
             yield self._of(FaultKind.CONTENT, next(same, content.path), what, *users)
 
     def _count_other_links(self) -> None:
-        """Count the links of linked sysroots, work in progress and layers not compared.
+        """Count the links of linked sysroots, scratch directories and incomplete layers.
 
-        Something may be counted twice, but not missed: the lock keeps layers where they are, and
-        staging directories, which become targets, are looked at before and after those.
+        A link may be counted twice, but is never missed: the lock keeps layers in place, and
+        staging directories, which are renamed to targets, are read before and after the targets.
         """
         store = self._storage.path
         layers = os.path.join(store, b"layers")
@@ -236,7 +241,7 @@ class Verification:
                 self._count_links(os.path.join(store, name))
             for name in set(os.listdir(layers)) - self._compared.complete:
                 self._count_links(os.path.join(layers, name))
-        with contextlib.suppress(StoreDamaged):  # told of elsewhere
+        with contextlib.suppress(StoreDamaged):  # reported elsewhere
             for record in mount_records.iter_records(store):
                 if record.strategy == "hardlink":
                     for place in (record.staging, record.target, record.staging):
@@ -254,10 +259,10 @@ class Verification:
             self._all_counted = False
 
     def _strays(self) -> Iterator[Finding]:
-        """Look for what is not the name of anything, and for links without a record."""
-        ours = {os.fsencode(name) for name in (*DIRECTORIES, *FILES)}
+        """Yield entries that do not belong to the store, and links without a record."""
+        known = {os.fsencode(name) for name in (*DIRECTORIES, *FILES)}
         for name in sorted(map(os.fsencode, os.listdir(self._storage.fd))):
-            if name not in ours:
+            if name not in known:
                 yield Finding(FaultKind.STRAY, name, "does not belong to a store")
         yield from self._foreign()
         for directory in (b"layers", b"manifests"):
@@ -273,30 +278,30 @@ class Verification:
         stray = [name for name in linked if name not in recorded]
         for signature in artifact_links.parse_names(stray):
             path = artifact_path(signature)
-            with self._storage.index.read() as reader:  # it may have come meanwhile
+            with self._storage.index.read() as reader:  # it may have been put meanwhile
                 unknown = reader.get(signature) is None
             if unknown and self._is(stat.S_ISLNK, path):
                 yield Finding(FaultKind.LINK, path, "has no record", (str(signature),))
 
     def _foreign(self) -> Iterator[Finding]:
-        """Look for what is in the empty directories, and for recipes that are no directories."""
+        """Yield entries of the empty directories, and recipes that are not directories."""
         for directory in EMPTY_LAYERS:
             with open_directory(directory, self._storage.fd) as fd:
                 for name in sorted(map(os.fsencode, os.listdir(fd))):
-                    what = "is in a directory that has to be empty"
-                    yield Finding(FaultKind.FOREIGN, directory + b"/" + name, what)
+                    fault = "is in a directory that must be empty"
+                    yield Finding(FaultKind.FOREIGN, directory + b"/" + name, fault)
         with open_directory(b"artifacts", self._storage.fd) as fd, os.scandir(fd) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 if not entry.is_dir(follow_symlinks=False):
                     path = b"artifacts/" + os.fsencode(entry.name)
-                    yield Finding(FaultKind.FOREIGN, path, "is no directory")
+                    yield Finding(FaultKind.FOREIGN, path, "is not a directory")
 
     def _of(self, kind: FaultKind, path: bytes, what: str, *trees: Digest) -> Finding:
         names = sorted(name for tree in trees for name in self._names[tree])
         return Finding(kind, path, what, tuple(names), trees)
 
     def _uses(self, names: Set[bytes]) -> dict[bytes, dict[Digest, bytes]]:
-        """Return the trees that have contents, and where, by the contents' names."""
+        """Return the trees that have the named contents, with a path in each."""
         uses: dict[bytes, dict[Digest, bytes]] = {name: {} for name in names}
         for tree in self._names if names else ():
             with contextlib.suppress(OSError, StoreDamaged):
@@ -322,7 +327,7 @@ class Verification:
             return os.stat(name, dir_fd=directory, follow_symlinks=False)
 
     def _find_objects(self) -> Iterator[tuple[int, bytes]]:
-        """Yield everything in the directories of `objects/`: inode number, and path below that."""
+        """Yield the inode number and the path below `objects/` of every entry there."""
         with open_directory(b"objects", self._storage.fd) as root, os.scandir(root) as fans:
             for fan in fans:
                 prefix = os.fsencode(fan.name)

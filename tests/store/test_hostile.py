@@ -440,7 +440,7 @@ def test_stale_lease_is_not_deleted_through_a_link(cas: Cas, work: Path, good: P
     leases.symlink_to(work / "outside")
 
     for command in ("mounts", "gc", "ls", "verify"):
-        assert "leases is no directory" in cas(command, code=6).stderr
+        assert "leases is not a directory" in cas(command, code=6).stderr
     assert (work / "outside/file").exists()
 
 
