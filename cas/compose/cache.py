@@ -1,7 +1,7 @@
-"""Cache of facts about compositions: their overlaps, and their merged layers.
+"""Cache of facts about compositions: overlaps and merged layers.
 
-Each entry is a small file in `known/` of the store, named by its kind and a hash of the trees in
-their order. Entries can be recomputed, so a missing or corrupt file is a cache miss.
+Each entry is a small file in the store's `known/`, named after its kind and a digest of the trees
+in their order. Entries can be recomputed, so a missing or corrupt file is a cache miss.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cas.system.files import read_sealed, seal
 
 
 class MergedLayer(NamedTuple):
-    """A merged layer: `tree` is the union of `parts`, lowest first, built in the boot `boot_id`."""
+    """The layer `tree`: the union of the trees `parts`, lowest first, made in boot `boot_id`."""
 
     tree: Digest
     parts: tuple[Digest, ...]
@@ -31,57 +31,58 @@ class MergedLayer(NamedTuple):
 
 
 class CompositionCache:
-    """The composition cache of the store at the absolute path `store`."""
+    """The cache in the store at the absolute path `store`."""
 
     def __init__(self, store: bytes) -> None:
         self._store = store
 
     def overlaps(self, key: Digest, trees: int) -> list[Overlap] | None:
-        """Return the cached overlaps of the composition `key` of so many trees, or None."""
+        """Return the overlaps of the composition `key` with `trees` trees; None on a miss."""
         with contextlib.suppress(OSError, ValueError, TypeError):
-            _, *rows = self._read(_overlaps_of(key))
+            _, *rows = self._read(_overlaps_name(key))
             return [_overlap(trees, *row) for row in rows]
         return None
 
     def store_overlaps(
         self, key: Digest, trees: Sequence[Digest], overlaps: Sequence[Overlap]
     ) -> None:
-        """Cache the overlaps of a composition of `trees`; errors are ignored."""
+        """Store the overlaps of the composition `key` of `trees`, if this user can write."""
         rows = [[os.fsdecode(o.path), o.winner, o.hidden, o.directory] for o in overlaps]
         with contextlib.suppress(OSError, MayNotWrite):
-            self._write(_overlaps_of(key), [list(map(_short, trees)), *rows])
-            os.utime(self._path(_overlaps_of(key)), (0, 0))  # cached, but not used yet
+            self._write(_overlaps_name(key), [list(map(_abbreviate, trees)), *rows])
+            # The time of the file is the last use, and the composition has not been used yet.
+            os.utime(self._path(_overlaps_name(key)), (0, 0))
 
     def is_use_noted(self, key: Digest) -> bool:
-        """Return whether a use of a composition, and of its artifacts, was noted recently."""
+        """Return whether a recent use of a composition, and of its artifacts, is recorded."""
         with contextlib.suppress(OSError):
-            return is_recent(os.stat(self._path(_overlaps_of(key))))
+            return is_recent(os.stat(self._path(_overlaps_name(key))))
         return False
 
     def note_use(self, key: Digest) -> None:
-        """Note a use of a composition now; the caller notes that of its artifacts."""
-        note_use(self._path(_overlaps_of(key)))
+        """Record a use of a composition, after the uses of its artifacts were recorded."""
+        note_use(self._path(_overlaps_name(key)))
 
     def prune_overlaps(self, trees: Iterable[str], before_ns: int) -> int:
-        """Delete the overlaps of removed trees, and those last used before `before_ns`.
+        """Remove the overlaps that have a tree not in `trees`, or a last use before `before_ns`.
 
-        `trees` are the stored trees. Returns the disk space freed (bytes). Raises OSError.
+        `trees` are all trees in the store. Returns the disk space freed (bytes). Raises OSError.
         """
-        return sum(map(self._forget, self._old_overlaps(trees, before_ns)))
+        return sum(map(self._remove, self._prunable_overlaps(trees, before_ns)))
 
     def prunable_overlap_bytes(self, trees: Iterable[str], before_ns: int) -> int:
-        """Return the bytes of disk that `prune_overlaps` would give back. Raises OSError."""
-        return sum(map(self._size, self._old_overlaps(trees, before_ns)))
+        """Return the disk space (bytes) that `prune_overlaps` would free. Raises OSError."""
+        return sum(map(self._size, self._prunable_overlaps(trees, before_ns)))
 
     def entry_bytes(self, merged: MergedLayer) -> int:
         """Return the disk space (bytes) of the entry of a merged layer. Raises OSError."""
         return self._size(self._name("merged", merged.parts))
 
-    def _old_overlaps(self, trees: Iterable[str], before_ns: int) -> Iterator[bytes]:
-        stored = set(map(_short, trees))
+    def _prunable_overlaps(self, trees: Iterable[str], before_ns: int) -> Iterator[bytes]:
+        stored = set(map(_abbreviate, trees))
         for name in map(os.fsencode, os.listdir(os.path.join(self._store, b"known"))):
             if name.startswith(b"overlaps-") and (
-                self._last_used_ns(name) < before_ns or not self._has_all_trees(name, stored)
+                self._last_used_ns(name) < before_ns or not self._has_only(name, stored)
             ):
                 yield name
 
@@ -89,7 +90,7 @@ class CompositionCache:
         return disk_use_at(self._path(name))
 
     def last_used_ns(self, merged: MergedLayer) -> int:
-        """Return the time of last use of a merged layer (ns since 1970), or 0 if it is gone."""
+        """Return the last use of a merged layer (ns since 1970); 0 if the entry is missing."""
         return self._last_used_ns(self._name("merged", merged.parts))
 
     def _last_used_ns(self, name: bytes) -> int:
@@ -98,7 +99,7 @@ class CompositionCache:
         except FileNotFoundError:
             return 0
 
-    def _forget(self, name: bytes) -> int:
+    def _remove(self, name: bytes) -> int:
         try:
             freed = disk_use(os.stat(self._path(name)))
             os.unlink(self._path(name))
@@ -106,26 +107,27 @@ class CompositionCache:
             return 0
         return freed
 
-    def _has_all_trees(self, name: bytes, stored: set[str]) -> bool:
+    def _has_only(self, name: bytes, stored: set[str]) -> bool:
+        """Return whether all trees of an entry of overlaps are among `stored`."""
         with contextlib.suppress(OSError, ValueError, TypeError):
             trees, *_ = self._read(name)
             return stored.issuperset(trees)
         return False
 
     def merged(self, parts: Sequence[Digest]) -> MergedLayer | None:
-        """Return the merged layer of trees, or None; note its use."""
+        """Return the merged layer of `parts`, and record its use; None on a miss."""
         name = self._name("merged", parts)
         note_use(self._path(name))
         return self._merged(name)
 
     def store_merged(self, merged: MergedLayer) -> int:
-        """Cache a merged layer; return the disk space of the entry (bytes). Raises OSError."""
+        """Store the entry of a merged layer; return its disk space (bytes). Raises OSError."""
         name = self._name("merged", merged.parts)
         self._write(name, [merged.boot_id, merged.tree, *merged.parts])
         return self._size(name)
 
     def iter_merged(self) -> Iterator[MergedLayer]:
-        """Yield all cached merged layers."""
+        """Yield all merged layers that have an entry."""
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(os.path.join(self._store, b"known")):
                 merged = self._merged(name) if name.startswith(b"merged-") else None
@@ -133,8 +135,8 @@ class CompositionCache:
                     yield merged
 
     def remove_merged(self, merged: MergedLayer) -> int:
-        """Delete the entry of a merged layer; return the bytes freed. Raises OSError."""
-        return self._forget(self._name("merged", merged.parts))
+        """Remove a merged layer's entry; return the disk space freed (bytes). Raises OSError."""
+        return self._remove(self._name("merged", merged.parts))
 
     def _merged(self, name: bytes) -> MergedLayer | None:
         with contextlib.suppress(OSError, ValueError, TypeError):
@@ -161,25 +163,25 @@ class CompositionCache:
 
 
 def _overlap(trees: int, path: str, winner: int, hidden: list[int], directory: bool) -> Overlap:
-    """Return a checked overlap of so many `trees`. Raises ValueError."""
+    """Return an overlap in a composition of `trees` trees. Raises ValueError."""
     if not (
         has_type(path, str) and has_type([winner, *hidden], list[int]) and has_type(directory, bool)
     ):
-        raise ValueError("it is not an overlap")
+        raise ValueError("not an overlap")
     if not max(hidden) < winner < trees:
-        raise ValueError("it refers to other trees")
+        raise ValueError("an overlap with trees that the composition does not have")
     return Overlap(os.fsencode(path), winner, tuple(hidden), directory)
 
 
 def composition_key(names: Sequence[str], trees: Sequence[Digest]) -> Digest:
-    """Return the cache key of a composition of artifacts with these IDs and trees."""
+    """Return the cache key of the composition of artifacts with these IDs and trees, in order."""
     return hash_bytes("\n".join((*names, *trees)).encode())
 
 
-def _overlaps_of(key: Digest) -> bytes:
+def _overlaps_name(key: Digest) -> bytes:
     return b"overlaps-" + key.encode()
 
 
-def _short(tree: str) -> str:
-    """Return a prefix of a digest; a collision would only keep a small file for longer."""
+def _abbreviate(tree: str) -> str:
+    # A collision only keeps an entry that could be pruned.
     return tree[:12]

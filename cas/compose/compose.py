@@ -1,8 +1,9 @@
-"""Composes artifacts, safely beside concurrent changes of the store."""
+"""Composes artifacts into one tree, safely while other processes change the store."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from cas.compose.cache import composition_key
 from cas.compose.composition import Composition
@@ -22,6 +23,23 @@ from cas.model.union import drop_repeated
 from cas.system.text import quoted
 
 
+class _LeasedArtifacts(NamedTuple):
+    """Artifacts under a lease, lowest first.
+
+    `layers` are the trees to mount; None if the merged layer of these artifacts does not exist.
+    """
+
+    ids: tuple[str, ...]
+    records: tuple[IndexRecord, ...]
+    layers: tuple[Digest, ...] | None
+    lease: Lease
+
+    @property
+    def trees(self) -> tuple[Digest, ...]:
+        """The trees of the artifacts."""
+        return tuple(record.tree for record in self.records)
+
+
 def find_conflicts(
     storage: StoreParts, names: Sequence[str], trees: Sequence[Digest], key: Digest
 ) -> list[Conflict]:
@@ -38,9 +56,9 @@ def find_conflicts(
         storage.compositions.store_overlaps(key, different, overlaps)
     if not overlaps:
         return []
-    found = [recorded_signature(by_tree[tree]) for tree in different]
+    signatures = [recorded_signature(by_tree[tree]) for tree in different]
     return [
-        Conflict(o.path, found[o.winner], tuple(found[n] for n in o.hidden), o.directory)
+        Conflict(o.path, signatures[o.winner], tuple(signatures[n] for n in o.hidden), o.directory)
         for o in overlaps
     ]
 
@@ -55,60 +73,73 @@ def compose(
 ) -> Composition:
     """Compose the artifacts of IDs or abbreviations; see `Store.compose`."""
     merged_layers = MergedLayers(storage)
-    wanted = sort_by_priority(names)
-    noted: bool | None = None
+    requested = sort_by_priority(names)
     while True:
-        with storage.index.read() as reader:
-            records = resolve_records(reader, [w.name for w in wanted], storage.path)
-            trees = tuple(record.tree for record in records)
-            ids = tuple(
-                with_priority(record.name, w.priority)
-                for w, record in zip(wanted, records, strict=True)
-            )
-            different = drop_repeated(trees)
-            layers = merged_layers.layers(different)
-            # Within the lock: no artifact can be removed between its lookup and its lease.
-            used = {*trees, *(layers or ())}
-            lease = Lease(storage.path, used, zip(ids, trees, strict=True), purpose)
+        leased = _find_and_lease(storage, requested, merged_layers, purpose)
         try:
-            _check(storage, wanted, records)
-            names = [record.name for record in records]
-            key = composition_key(names, trees)
-            if noted is None:
-                noted = storage.compositions.is_use_noted(key)
+            _refuse_lost(storage, requested, leased.records)
+            trees, layers = leased.trees, leased.layers
+            full_names = [record.name for record in leased.records]
+            key = composition_key(full_names, trees)
             reported: tuple[Conflict, ...] = ()
             if conflicts is not None:
-                found = find_conflicts(storage, names, trees, key)
+                found = find_conflicts(storage, full_names, trees, key)
                 reported = apply_policy(found, conflicts, allow)
             if layers is None:
-                merged_layers.make(different)
-            elif merged_layers.recheck(layers, different):
-                if not noted:
-                    artifact_links.note_uses(storage.fd, map(recorded_signature, names))
-                    storage.compositions.note_use(key)
-                return Composition(
-                    storage.path, ids, trees, layers, reported, lease, tuple(records)
-                )
+                merged_layers.make(drop_repeated(trees))
+            elif merged_layers.recheck(layers, drop_repeated(trees)):
+                _note_use(storage, full_names, key)
+                ids, records, lease = leased.ids, leased.records, leased.lease
+                return Composition(storage.path, ids, trees, layers, reported, lease, records)
         except BaseException:
-            lease.close()
+            leased.lease.close()
             raise
-        lease.close()
+        # Start anew: the lease does not include the merged layer that exists now.
+        leased.lease.close()
 
 
-def _check(
-    storage: StoreParts, wanted: Sequence[PrioritizedName], records: Sequence[IndexRecord]
+def _find_and_lease(
+    storage: StoreParts,
+    requested: Sequence[PrioritizedName],
+    merged_layers: MergedLayers,
+    purpose: str,
+) -> _LeasedArtifacts:
+    """Find artifacts and lease them, and their merged layer if it exists.
+
+    Raises NoSuchSignature, AmbiguousSignature, OSError.
+    """
+    with storage.index.read() as reader:
+        records = resolve_records(reader, [name.name for name in requested], storage.path)
+        trees = [record.tree for record in records]
+        ids = tuple(
+            with_priority(record.name, name.priority)
+            for name, record in zip(requested, records, strict=True)
+        )
+        layers = merged_layers.find(drop_repeated(trees))
+        # Under the lock of the index: `cas rm` and `cas gc` read the leases and delete records
+        # under the exclusive lock, so they see this lease or the artifacts are not found here.
+        used = {*trees, *(layers or ())}
+        lease = Lease(storage.path, used, zip(ids, trees, strict=True), purpose)
+    return _LeasedArtifacts(ids, tuple(records), layers, lease)
+
+
+def _note_use(storage: StoreParts, names: Iterable[str], key: Digest) -> None:
+    # One file that says so spares a look at each artifact when a composition is used repeatedly.
+    if not storage.compositions.is_use_noted(key):
+        artifact_links.note_uses(storage.fd, map(recorded_signature, names))
+        storage.compositions.note_use(key)
+
+
+def _refuse_lost(
+    storage: StoreParts, requested: Sequence[PrioritizedName], records: Sequence[IndexRecord]
 ) -> None:
-    """Recheck artifacts of earlier boots. Raises NoSuchSignature if one is damaged."""
+    """Recheck artifacts of earlier boots; raise NoSuchSignature if one was damaged, and removed."""
     this_boot = boot_id()
-    doubtful = [
-        (w.name, record)
-        for w, record in zip(wanted, records, strict=True)
-        if not (record.is_safe or record.is_of_boot(this_boot))
-    ]
     lost = [
-        name
-        for name, record in doubtful
-        if recheck_after_reboot(storage, record.artifact()) is None
+        name.name
+        for name, record in zip(requested, records, strict=True)
+        if not (record.is_safe or record.is_of_boot(this_boot))
+        and recheck_after_reboot(storage, record.artifact()) is None
     ]
     if lost:
         raise NoSuchSignature(lost, quoted(storage.path))

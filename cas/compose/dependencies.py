@@ -1,4 +1,4 @@
-"""Dependency lists of tasks, split into a target and a native sysroot."""
+"""Dependency lists of tasks, and their division into the target's and the native sysroot."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _NATIVE_RECIPES = ("*-native", "*-cross*")
 
 
 class Dependencies(NamedTuple):
-    """The IDs for the target sysroot and for the native sysroot of a task, in order."""
+    """The dependencies of a task: the IDs for its target sysroot and its native one, in order."""
 
     target: tuple[str, ...]
     native: tuple[str, ...]
 
 
 def parse_dependencies(text: str) -> list[str]:
-    """Parse a dependency list; return its IDs, each `ID` or `ID@PRIORITY`.
+    """Parse a dependency list; return its IDs, each as `ID` or `ID@PRIORITY`.
 
-    The list has one ID on each line (blank lines and lines that begin with `#` are skipped), or is
-    a JSON list of IDs, and of objects with an `id` and an optional `priority` (integer). Raises
-    InputRefused.
+    The list has one ID per line; blank lines and lines that start with `#` are ignored. Or it is
+    JSON: an array of IDs, or of objects with an `id` and optionally a `priority` (an integer).
+    Raises InputRefused.
     """
     if not text.lstrip().startswith(("[", "{")):
         lines = [line.strip() for line in text.splitlines()]
@@ -35,30 +35,31 @@ def parse_dependencies(text: str) -> list[str]:
     try:
         entries = parse(text)
         if not isinstance(entries, list):
-            raise ValueError("it is JSON, but not a list")
+            raise ValueError("the JSON is not an array")
         return [_entry(entry) for entry in entries]
     except ValueError as error:
         raise InputRefused(
             f"the dependency list is invalid: {error}",
-            hint='write one ID on each line, or JSON like ["glibc", {"id": "zlib", "priority": 1}]',
+            hint='write one ID per line, or JSON like ["glibc", {"id": "zlib", "priority": 1}]',
         ) from error
 
 
 def split_native(names: Iterable[str], resolve: Callable[[str], Signature]) -> Dependencies:
-    """Split IDs into those for the target sysroot and those for the native one.
+    """Divide IDs or abbreviations into those for the target's sysroot and the native one.
 
-    `resolve` turns an abbreviation into its complete ID. Native are tasks named `*_native`, and all
-    tasks of recipes named `*-native` or `*-cross*`. Raises BadSignature, and the exceptions of
-    `resolve`.
+    `resolve` returns the full ID. Artifacts of a task `*_native`, or of a recipe named `*-native`
+    or `*-cross*`, are native. Raises BadSignature, and the exceptions of `resolve`.
     """
-    found: tuple[list[str], list[str]] = ([], [])
+    target: list[str] = []
+    native: list[str] = []
     for name in names:
-        found[is_native(resolve(PrioritizedName.parse(name).name))].append(name)
-    return Dependencies(tuple(found[False]), tuple(found[True]))
+        signature = resolve(PrioritizedName.parse(name).name)
+        (native if is_native(signature) else target).append(name)
+    return Dependencies(tuple(target), tuple(native))
 
 
 def is_native(signature: Signature) -> bool:
-    """Return whether the tree of an ID runs on the build machine."""
+    """Return whether an artifact runs on the build machine, judged by its recipe and task."""
     by_recipe = any(fnmatch.fnmatchcase(signature.recipe, p) for p in _NATIVE_RECIPES)
     return by_recipe or signature.task.endswith("_native")
 
@@ -71,7 +72,7 @@ def _entry(entry: object) -> str:
         raise ValueError(f"{shown} is not an ID")
     name, priority = entry.get("id"), entry.get("priority", 0)
     if not isinstance(name, str) or not has_type(name, str) or type(priority) is not int:
-        raise ValueError(f"{shown} needs a string as its id and an integer as its priority")
+        raise ValueError(f"{shown} must have a string `id` and an integer `priority`")
     if entry.keys() - {"id", "priority"}:
-        raise ValueError(f"{shown} has fields other than id and priority")
+        raise ValueError(f"{shown} has members other than `id` and `priority`")
     return with_priority(name, priority)

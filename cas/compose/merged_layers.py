@@ -1,4 +1,4 @@
-"""Merged layers: the lowest trees of a composition in one layer, if it has too many to mount."""
+"""Merged layers: the union of the lowest trees of a composition that has too many to mount."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from cas.errors import CasError, StoreDamaged
 from cas.index.parts import StoreParts
 from cas.model.manifest import Digest, Manifest
 from cas.model.union import union
+from cas.system.debug_log import debug
 from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 
 
 class MergedLayers:
-    """Builds the merged layers of a store, and finds existing ones."""
+    """Finds, makes and rechecks the merged layers of a store."""
 
     def __init__(self, storage: StoreParts) -> None:
         self._storage = storage
         self._cache = storage.compositions
 
-    def layers(self, trees: Sequence[Digest]) -> tuple[Digest, ...] | None:
-        """Return the trees to mount for `trees`, lowest first.
+    def find(self, trees: Sequence[Digest]) -> tuple[Digest, ...] | None:
+        """Return the layers to mount for `trees`, lowest first.
 
-        These are `trees` themselves, or a merged layer and the highest of them; None if the merged
-        layer has to be built first.
+        These are the trees themselves, or a merged layer and the highest of the trees. Returns None
+        if the merged layer does not exist.
         """
         if len(trees) <= MAX_LAYERS:
             return tuple(trees)
@@ -42,15 +43,15 @@ class MergedLayers:
         return (merged.tree, *rest)
 
     def make(self, trees: Sequence[Digest]) -> None:
-        """Build the merged layer of `trees`, on which the caller has a lease.
+        """Make the merged layer for `trees`, on which the caller holds a lease.
 
-        Raises CasError (the store is read-only), OSError, StoreDamaged.
+        Raises CasError (the store is read-only), ConcurrentChange, StoreDamaged, OSError.
         """
         if os.fstatvfs(self._storage.fd).f_flag & os.ST_RDONLY:
             raise CasError(
-                f"{len(trees)} trees need a merged layer, and the store "
+                f"cannot make a merged layer of {len(trees)} trees: the store "
                 f"{quoted(self._storage.path)} is on a read-only file system",
-                hint="mount the file system read-write, or compose it once on a writable store",
+                hint="mount the sysroot once on a machine that can write to the store",
             )
         parts, _ = _parts(trees)
         nodes = union(map(self._storage.layers.manifest, parts))
@@ -61,20 +62,22 @@ class MergedLayers:
             size = overhead(manifest, b"layer", b"manifest", work.fd)
             with self._storage.index.locked(exclusive=True), signals_blocked():
                 if self._storage.layers.exists(merged.tree):
-                    size = 0
+                    size = 0  # an artifact, or another composition, has this very tree
                 self._storage.layers.publish(merged.tree, work)
                 size += self._cache.store_merged(merged)
                 what = f"{len(parts)} trees of a sysroot of {len(trees)}"
-                built = new_event(EventKind.MERGED, tree=merged.tree, size=size, what=what)
-                append_events(self._storage.fd, [built])
+                made = new_event(EventKind.MERGED, tree=merged.tree, size=size, what=what)
+                append_events(self._storage.fd, [made])
+        debug("merged layer %s made of %d trees", merged.tree, len(parts))
 
     def recheck(self, layers: Sequence[Digest], trees: Sequence[Digest]) -> bool:
-        """Recheck a merged layer of an earlier boot, which a power failure may have damaged.
+        """Return whether `layers`, found for `trees`, can be mounted; if not, find them again.
 
-        Returns whether `layers` can be mounted; if not, the caller must find them again.
+        Reads a merged layer of an earlier boot, which a power failure may have damaged, and
+        withdraws it if it is. Raises OSError.
         """
         if layers[:1] == trees[:1]:
-            return True
+            return True  # no merged layer
         parts, _ = _parts(trees)
         merged = self._cache.merged(parts)
         if merged is None:
@@ -85,6 +88,7 @@ class MergedLayers:
             damaged = any(True for _ in self._storage.layers.find_faults(merged.tree))
         except (FileNotFoundError, StoreDamaged):
             damaged = True
+        debug("merged layer %s of an earlier boot rechecked, damaged: %s", merged.tree, damaged)
         with self._storage.index.locked(exclusive=True):
             if damaged:
                 self._cache.remove_merged(merged)
@@ -95,7 +99,11 @@ class MergedLayers:
         return not damaged
 
     def find_unused(self, used: set[str], before_ns: int) -> list[MergedLayer]:
-        """Return unused merged layers that lack a part, or were last used before `before_ns`."""
+        """Return the merged layers to remove: unused, and incomplete or old.
+
+        A layer is used if its tree is in `used`, incomplete if one of its parts is not in the
+        store, and old if its last use was before `before_ns`.
+        """
         exists, cache = self._storage.layers.exists, self._cache
         return [
             merged
@@ -106,6 +114,6 @@ class MergedLayers:
 
 
 def _parts(trees: Sequence[Digest]) -> tuple[tuple[Digest, ...], tuple[Digest, ...]]:
-    """Split trees into those to merge and those to mount separately."""
+    """Divide trees into those to merge and those to mount; the merged layer is mounted, too."""
     cut = len(trees) - MAX_LAYERS + 1
     return tuple(trees[:cut]), tuple(trees[cut:])

@@ -32,12 +32,12 @@ class PrioritizedName(NamedTuple):
 
 
 def with_priority(name: str, priority: int) -> str:
-    """Return what `PrioritizedName.parse` reads."""
+    """Return `NAME@PRIORITY`, or the name alone if the priority is 0."""
     return f"{name}@{priority}" if priority else name
 
 
 def sort_by_priority(names: Iterable[str]) -> list[PrioritizedName]:
-    """Return the requested artifacts, lowest first: by priority, then in the given order.
+    """Parse names and sort them, lowest first: by priority, then in the given order.
 
     Raises BadSignature.
     """
