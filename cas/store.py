@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cas.gc.policy import Policy
     from cas.gc.removal import Removed
     from cas.put.put import PutResult, Source
-    from cas.put.source_tree import Place
+    from cas.put.scan_result import Place
 
 
 class Store(ReadableStore):

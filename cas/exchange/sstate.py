@@ -98,7 +98,7 @@ class SstateMapping:
         self._top: bytes | None = None
 
     def place(self, path: bytes) -> bytes | None:
-        """Return where in the tree a path of the archive is; see `cas.put.source_tree.Place`."""
+        """Return where in the tree a path of the archive is; see `cas.put.scan_result.Place`."""
         if path == _LIST:
             return self._list
         top, _, below = path.partition(b"/")

@@ -110,12 +110,13 @@ def _copy(objects: Objects, fd: int, data: bytes | None, key: ObjectKey, path: b
     with unnamed_file(objects.store_fd) as new:
         if data is not None:
             write_all(new, data)
-        elif hash_file(fd, copy_to=new).digest != key.digest:
+        elif hash_file(fd, copy_to=new).digest != key.digest:  # not what was hashed before
             raise FileChanged(path)
         return _publish(objects, new, key)
 
 
 def _publish(objects: Objects, new: int, key: ObjectKey) -> int | None:
+    # Mode and stamp before the link, from which on other processes use the object.
     os.fchmod(new, key.mode)
     stamp(new, key.digest)
     return os.fstat(new).st_blocks * 512 if objects.publish(new, key) else None

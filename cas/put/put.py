@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,19 +19,20 @@ from cas.disk.layout import layer_path, manifest_path
 from cas.disk.leases import Lease
 from cas.disk.log import Event, EventKind, append_events, new_event
 from cas.disk.scratch import Scratch, scratch
-from cas.errors import CasError, ExitCode, InputRefused, StoreDamaged
+from cas.errors import CasError, ExitCode, InputRefused
 from cas.index import artifact_links
-from cas.index.database import Reader
 from cas.index.parts import StoreParts
 from cas.model.artifact import Artifact
 from cas.model.manifest import Digest, Kind, Manifest
 from cas.model.signature import Signature
+from cas.put.consume import consume
+from cas.put.existing_layer import has_good_layer, refuse_damaged_layer
 from cas.put.journal import Journal
-from cas.put.source_tree import Place, ScanResult, consume, read_tree
-from cas.system.compression import SUFFIXES, is_archive
+from cas.put.scan_result import Place, ScanResult
+from cas.put.source_tree import read_tree, refuse_root
+from cas.system.compression import is_archive
 from cas.system.debug_log import debug
 from cas.system.directories import open_directory
-from cas.system.paths import is_within
 from cas.system.progress import Progress
 from cas.system.signals import signals_blocked
 from cas.system.text import quoted
@@ -106,7 +106,7 @@ def put_tree(
         source = partial(read_archive, path, place, progress)
         return put_source(storage, signature, known, source, os.fsdecode(path), replace=replace)
     root = os.path.realpath(path)
-    _refuse_root(root, storage.path)
+    refuse_root(root, storage.path)
     with open_directory(root) as fd, _journal(storage, signature, fd) as journal:
         scan = read_tree(root, fd, place, storage.objects, journal, move=move, progress=progress)
         put = _Put(storage, signature, known, os.fsdecode(root), scan)
@@ -151,6 +151,7 @@ def _journal(storage: StoreParts, signature: Signature, root_fd: int) -> Iterato
         try:
             yield journal
         except BaseException:
+            debug("%s failed, undoing its steps", purpose)
             with signals_blocked():
                 journal.undo(root_fd, storage.objects)
             raise
@@ -176,8 +177,9 @@ class _Put:
             old = layers.manifest(known.tree)
             raise SignatureConflict(self.signature, list(map(str, iter_differences(old, manifest))))
         # New contents mean that an existing layer of this tree lacks them, or has damaged ones.
-        has_layer = _has_good_layer(self.storage, tree, doubt=scan.new > 0)
+        has_layer = has_good_layer(self.storage, tree, doubt=scan.new > 0)
         if known is not None and unchanged and has_layer:
+            debug("put: %s is unchanged", self.signature)
             return PutResult(known, scan.new_bytes, unchanged=True, new=scan.new)
         with scratch(self.storage.fd, "put") as work:
             artifact = self._record(tree, manifest, work, has_layer=has_layer)
@@ -196,9 +198,10 @@ class _Put:
                 taken = overhead(manifest, layer_path(tree), manifest_path(tree), storage.fd)
             except FileNotFoundError as error:  # the layer has been removed, or is damaged
                 if storage.layers.exists(tree):
-                    _refuse_damaged(storage, tree)
+                    refuse_damaged_layer(storage, tree)
                 raise ConcurrentChange from error
         else:
+            # Before the lock, which is then held for renames and one commit only.
             storage.layers.build(manifest, work)
             taken = overhead(manifest, b"layer", b"manifest", work.fd)
         artifact = self._artifact(tree, taken)
@@ -206,10 +209,10 @@ class _Put:
             existed = storage.layers.exists(tree)
             if not has_layer:
                 storage.layers.publish(tree, work)
-            elif not existed:
+            elif not existed:  # removed since has_good_layer found it
                 raise ConcurrentChange
             with storage.index.transaction() as writer:
-                if writer.get(artifact.signature) != self.known:
+                if writer.get(artifact.signature) != self.known:  # another put of this ID
                     raise ConcurrentChange
                 # The link comes before the commit: rebuild-index finds artifacts by their links.
                 size = artifact_links.make_link(storage.fd, artifact, work)
@@ -242,64 +245,3 @@ class _Put:
             what += f", in place of {self.known.tree}"
         size = max(0, self.scan.new_disk + layer_bytes)
         return new_event(kind, artifact.signature, tree=artifact.tree, size=size, what=what)
-
-
-def _has_good_layer(storage: StoreParts, tree: Digest, *, doubt: bool) -> bool:
-    """Return whether the layer of a tree exists and can be relied on.
-
-    A layer that was recorded in this boot, or is known to be on the disk, is only read if there is
-    `doubt`. A layer of an earlier boot is always read, and withdrawn if it is damaged. Raises
-    StoreDamaged (damaged, and maybe in use), ConcurrentChange, OSError.
-    """
-    with storage.index.read() as reader:
-        boots = _boots_of(reader, tree)
-    if not storage.layers.exists(tree):
-        return False
-    if boots & {None, boot_id()}:
-        if doubt:
-            _refuse_damaged(storage, tree)
-        return True
-    with contextlib.suppress(FileNotFoundError, StoreDamaged):
-        if next(storage.layers.find_faults(tree), None) is None:
-            return True
-    with scratch(storage.fd, "damaged") as aside, storage.index.locked(exclusive=True):
-        with storage.index.transaction() as reader:
-            if _boots_of(reader, tree) != boots:  # another put has rebuilt the layer
-                raise ConcurrentChange
-        storage.layers.withdraw(tree, aside)
-    return False
-
-
-def _refuse_damaged(storage: StoreParts, tree: Digest) -> None:
-    """Read a layer, and raise StoreDamaged if it is damaged, ConcurrentChange if it is gone."""
-    try:
-        damaged = any(storage.layers.find_faults(tree))
-    except FileNotFoundError as error:
-        raise ConcurrentChange from error
-    if damaged:
-        layer = quoted(os.path.join(storage.path, layer_path(tree)))
-        hint = "list the damage with `cas verify`, and repair it with `cas verify --repair`"
-        raise StoreDamaged(f"the layer {layer} is damaged", hint=hint)
-
-
-def _boots_of(reader: Reader, tree: Digest) -> set[str | None]:
-    """Return the boots in which the artifacts of a tree were put; None if on the disk."""
-    return {artifact.boot_id for artifact in reader.of_tree(tree)}
-
-
-def _refuse_root(root: bytes, store: bytes) -> None:
-    """Refuse a root that is not a directory, or that contains the store or lies in it."""
-    problem = None
-    try:
-        if not stat.S_ISDIR(os.stat(root).st_mode):
-            problem = "is not a directory"
-    except FileNotFoundError:
-        problem = "does not exist"
-    if problem is not None:
-        hint = f"name a directory or a tar archive ({', '.join(SUFFIXES)})"
-        raise InputRefused(f"{quoted(root)} {problem}", hint=hint)
-    if is_within(root, store) or is_within(store, root):
-        raise InputRefused(
-            f"{quoted(root)} contains the store {quoted(store)}, or lies in it",
-            hint="choose a directory outside of the store",
-        )

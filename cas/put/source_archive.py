@@ -10,7 +10,7 @@ from cas.content.objects import Objects
 from cas.model.manifest import DIRECTORY, file_node, symlink_node
 from cas.put.ingest import ingest_stream
 from cas.put.journal import Journal
-from cas.put.source_tree import UNREMARKABLE, Place, ScanResult, overlay_mark
+from cas.put.scan_result import UNREMARKABLE_XATTRS, Place, ScanResult, overlay_mark
 from cas.put.tar_reader import ENCODING, ERRORS, ArchiveRefused, MemberStream, members
 from cas.system.paths import parents
 from cas.system.progress import Progress
@@ -156,7 +156,7 @@ class _TarTree:
         }
         if mark := overlay_mark(names):
             raise self._refused(member, mark)
-        self._scan.xattrs += bool(names - UNREMARKABLE)
+        self._scan.xattrs += bool(names - UNREMARKABLE_XATTRS)
         self._scan.set_id_bits += bool(member.mode & 0o6000)
         self._scan.owners += member.uid != os.geteuid()
 

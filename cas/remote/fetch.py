@@ -11,7 +11,7 @@ from cas.content.objects import ObjectKey, Objects
 from cas.model.manifest import Digest
 from cas.put.ingest import ingest_stream
 from cas.put.journal import Journal
-from cas.put.source_tree import ScanResult
+from cas.put.scan_result import ScanResult
 from cas.remote.object_keys import SMALL, pack_key, segment_key, segments
 from cas.remote.results import Outcome
 from cas.remote.tree_file import BlobInfo, Packed, TreeFile

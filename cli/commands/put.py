@@ -18,7 +18,7 @@ from cli.output.quantities import number_of, size_text
 if TYPE_CHECKING:
     from cas.model.signature import Signature
     from cas.put.put import PutResult
-    from cas.put.source_tree import Place
+    from cas.put.scan_result import Place
     from cas.store import Store
 
 

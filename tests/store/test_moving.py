@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cas.errors import InputRefused
-from cas.put.source_tree import TreeLeftOver
+from cas.put.consume import TreeLeftOver
 from cas.store import Store
 from tests.helpers.support import ROOT, Cas, make, objects_of, snapshot
 
