@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cas.errors import CasError, ExitCode
+from cas.system.debug_log import debug
 from cas.system.files import read_file
 from cas.system.text import quoted, suggestion
 
@@ -59,11 +60,13 @@ def read_config(store: bytes) -> Config:
         data = read_file(path)
         import tomllib  # most stores have no configuration, and need not load it
 
-        return _config(tomllib.loads(data.decode()))
+        config = _config(tomllib.loads(data.decode()))
     except FileNotFoundError:
         return Config()
     except ValueError as error:  # includes invalid TOML and invalid UTF-8
         raise BadConfig(path, str(error)) from error
+    debug("read the configuration %s", quoted(path))
+    return config
 
 
 def _config(document: dict[str, Any]) -> Config:
@@ -120,5 +123,5 @@ _CHECKS: dict[str, tuple[Callable[[object], bool], str]] = {
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
-    near = suggestion(name, known)
-    return f"there is no setting `{name}`; {near or 'the settings are ' + ', '.join(known)}"
+    guess = suggestion(name, known)
+    return f"there is no setting `{name}`; {guess or 'the settings are ' + ', '.join(known)}"

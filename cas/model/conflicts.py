@@ -113,18 +113,18 @@ def apply_policy(
     `allowed` are patterns of paths as in a shell's `case` (`*` also matches `/`). A hidden
     directory is only allowed by its exact path. Raises ConflictRefused.
     """
-    left = [conflict for conflict in conflicts if not _allowed(conflict, allowed)]
-    directories = [conflict for conflict in left if conflict.directory]
+    disallowed = [conflict for conflict in conflicts if not _allowed(conflict, allowed)]
+    directories = [conflict for conflict in disallowed if conflict.directory]
     if directories:
         raise ConflictRefused(
             directories,
             "omit one of the artifacts, or allow the exact path (`--allow-overlap PATH`)",
         )
-    if left and policy is ConflictPolicy.ERROR:
+    if disallowed and policy is ConflictPolicy.ERROR:
         raise ConflictRefused(
-            left, "omit one of the artifacts, or allow the paths (`--allow-overlap GLOB`)"
+            disallowed, "omit one of the artifacts, or allow the paths (`--allow-overlap GLOB`)"
         )
-    return () if policy is ConflictPolicy.IGNORE else tuple(left)
+    return () if policy is ConflictPolicy.IGNORE else tuple(disallowed)
 
 
 def _allowed(conflict: Conflict, allowed: Sequence[str]) -> bool:

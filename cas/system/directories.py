@@ -57,12 +57,12 @@ def walk(root_fd: int, *, vanishing: bool = False) -> Iterator[Node]:
         for entry in entries:
             name = os.fsencode(entry.name)
             try:
-                found = stat_of(entry, fd)
+                status = stat_of(entry, fd)
             except _VANISHED:
                 if vanishing:
                     continue
                 raise
-            yield Node(prefix + name, name, fd, found)
+            yield Node(prefix + name, name, fd, status)
 
 
 def iter_directories(

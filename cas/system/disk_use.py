@@ -6,11 +6,11 @@ import os
 import stat
 
 
-def disk_use(found: os.stat_result) -> int:
+def disk_use(status: os.stat_result) -> int:
     """Return the disk space (bytes) that removing one name of a file or directory frees."""
-    if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+    if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
         return 0
-    return found.st_blocks * 512
+    return status.st_blocks * 512  # in units of 512 bytes on every file system (stat(2))
 
 
 def disk_use_at(path: bytes, dir_fd: int | None = None) -> int:

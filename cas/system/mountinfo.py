@@ -32,8 +32,8 @@ def source_of(path: bytes | str) -> str | None:
     A bind mount within the same file system does not count. Listing the mounts makes the kernel
     print all layers of all overlays, so ismount(3) is asked first.
     """
-    found = mount_of(path) if os.path.ismount(path) else None
-    return None if found is None else found.source
+    mount = mount_of(path) if os.path.ismount(path) else None
+    return None if mount is None else mount.source
 
 
 def mount_of(path: str | bytes) -> MountLine | None:
@@ -69,8 +69,8 @@ def mount_lines(number: bytes = b"") -> Iterator[MountLine]:
         for line in file:
             if line.startswith(beginning):
                 # The number of fields before " - " varies.
-                mount, _, file_system = line.partition(b" - ")
-                _, _, device, root, point, *_ = mount.split(b" ")
+                fields, _, file_system = line.partition(b" - ")
+                _, _, device, root, point, *_ = fields.split(b" ")
                 kind, source, _ = map(os.fsdecode, file_system.split(b" ", 2))
                 yield MountLine(device, _unescaped(root), _unescaped(point), kind, source)
 

@@ -1,4 +1,4 @@
-"""Whole paths in OSErrors."""
+"""Complete paths in OSErrors."""
 
 from __future__ import annotations
 

@@ -30,9 +30,9 @@ def counter(progress: Progress, total: int) -> Callable[[int], None]:
     """Return a function that adds a number to the items done, and reports them to `progress`."""
     done = 0
 
-    def add(more: int) -> None:
+    def add(number: int) -> None:
         nonlocal done
-        done += more
+        done += number
         progress.update(done, total)
 
     return add

@@ -66,10 +66,10 @@ def _open_writable(
     fd = open_child(dir_fd, name, path)
     try:
         with adding_path(fd):
-            found = os.fstat(fd)
-            if found.st_dev != device:  # a file system is mounted here
+            status = os.fstat(fd)
+            if status.st_dev != device:  # a file system is mounted here
                 raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-            if found.st_mode & 0o300 != 0o300:  # w and x: needed to delete names in it
+            if status.st_mode & 0o300 != 0o300:  # w and x: needed to delete names in it
                 os.fchmod(fd, 0o700)
     except OSError:
         os.close(fd)

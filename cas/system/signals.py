@@ -18,9 +18,9 @@ def signals_blocked() -> Iterator[None]:
     Python raises KeyboardInterrupt at any point: between link(2) and the note of it, say, so that
     the link would never be removed.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

@@ -67,13 +67,13 @@ def run_parallel(
     An exception of `work` is raised here, and ends all workers; results emitted before it, or
     before any other exception, are delivered first. Raises WorkerEnded, OSError.
     """
-    parts = _parts(items, weight, min_weight, max_workers)
+    parts = _balanced_parts(items, weight, min_weight, max_workers)
     if len(parts) == 1 and not always_fork:
         return work(parts[0], on_result)
     workers: list[Worker[_Result]] = []
     try:
         with signals_blocked():
-            while parts and (worker := _forked(partial(work, parts[0]), needed=always_fork)):
+            while parts and (worker := _fork_worker(partial(work, parts[0]), needed=always_fork)):
                 workers.append(worker)
                 del parts[0]
         debug("forked %d workers; %d parts of the work are left", len(workers), len(parts))
@@ -97,7 +97,7 @@ def run_parallel(
                     on_result(result)
 
 
-def _forked(
+def _fork_worker(
     work: Callable[[Callable[[_Result], None]], None], *, needed: bool
 ) -> Worker[_Result] | None:
     """Return a new worker; None if a process limit or lack of memory forbids it (fork(2)).
@@ -112,7 +112,7 @@ def _forked(
         return None
 
 
-def _parts(
+def _balanced_parts(
     items: Iterable[_Item], weight: Callable[[_Item], int], min_weight: int, max_workers: int | None
 ) -> list[list[_Item]]:
     """Assign the items, the heaviest first, each to the part that is lightest so far."""
