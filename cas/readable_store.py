@@ -29,14 +29,11 @@ from cas.system.text import quoted
 
 if TYPE_CHECKING:
     from cas.disk.leases import Use
-    from cas.disk.pins import Pin
-    from cas.usage.artifacts import DiskUsage
-    from cas.usage.statistics import Group, Statistics
-
-if TYPE_CHECKING:
-    from cas.disk.pins import Pins
+    from cas.disk.pins import Pin, Pins
     from cas.gc.collector import Collector
     from cas.gc.removal import Removal
+    from cas.usage.artifacts import DiskUsage
+    from cas.usage.statistics import Group, Statistics
 
 StrPath = str | bytes | os.PathLike[str]
 

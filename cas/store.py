@@ -75,13 +75,13 @@ class Store(ReadableStore):
     ) -> PutResult:
         if isinstance(signature, str):
             signature = Signature.parse(signature)
-        while True:
+        while True:  # until no other process changes the ID or its layer at the same time
             with contextlib.suppress(ConcurrentChange):
                 done = put(self._storage, signature, self.find(signature))
                 break
         if done.replaced is not None:
             self._removal.discard({done.replaced})
-        if done.unchanged:
+        if done.unchanged:  # only a put that stores something sets the time of last use itself
             artifact_links.note_uses(self.fd, [signature])
         return done
 
@@ -129,7 +129,6 @@ class Store(ReadableStore):
 
         Raises NoSuchSignature, AmbiguousSignature, InUse (nothing was removed), OSError.
         """
-
         from cas.gc.removal import refuse_used
 
         def choose(writer: Writer) -> Sequence[Artifact]:
@@ -152,9 +151,9 @@ class Store(ReadableStore):
         """
         from cas.disk.pins import Pin
 
-        with (
-            self._storage.index.read() as reader
-        ):  # under its lock: nobody removes the artifact meanwhile
+        # Under the lock of the index, so that `cas rm` and `cas gc` cannot remove the artifact
+        # between the lookup and the pin.
+        with self._storage.index.read() as reader:
             (artifact,) = resolve(reader, [name], self.path)
             pin = Pin(artifact.signature, reason, time.time_ns(), os.geteuid())
             self._pins.add(pin)
@@ -250,9 +249,8 @@ def _logged_damage(store: bytes) -> set[str]:
 
 
 def _damage_event(finding: Finding) -> Event:
-    signatures = finding.signatures
-    if len(signatures) == 1:
-        return new_event(
-            EventKind.DAMAGED, signatures[0], what=str(finding._replace(signatures=()))
-        )
+    if len(finding.signatures) == 1:  # which the event has as a field of its own
+        (signature,) = finding.signatures
+        what = str(finding._replace(signatures=()))
+        return new_event(EventKind.DAMAGED, signature, what=what)
     return new_event(EventKind.DAMAGED, what=str(finding))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tarfile
 from collections.abc import Iterable
 
@@ -21,13 +22,13 @@ _DEVICES = {
     tarfile.BLKTYPE: "a block device",
     tarfile.FIFOTYPE: "a FIFO",
 }
-_ATTRIBUTES = ("SCHILY.xattr.", "LIBARCHIVE.xattr.", "SCHILY.acl.")
+_XATTR_PREFIXES = ("SCHILY.xattr.", "LIBARCHIVE.xattr.", "SCHILY.acl.")
 _MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4095
 _MAX_DEPTH = 256
 """Reading a layer takes one open file for each level of directories."""
-_LARGE_BYTES = 1 << 30
-"""A sparse file can claim any size without taking space in the archive; free space is checked."""
-_HINT = "remove it: a tree has only directories, regular files and links"
+_MIN_BYTES_TO_CHECK_SPACE = 1 << 30
+"""Above this size, free space is checked: a sparse file of any size is small in the archive."""
+_ENTRY_HINT = "remove it: a tree has only directories, regular files and links"
 
 
 def read_archive(
@@ -132,7 +133,7 @@ class _TarTree:
             end = offset + size
         if end > member.size:
             raise self._refused(member, "a sparse file with parts beyond its end")
-        if member.size > _LARGE_BYTES and member.size > self._objects.free_space():
+        if member.size > _MIN_BYTES_TO_CHECK_SPACE and member.size > self._objects.free_space():
             raise self._refused(member, f"{member.size} bytes large, more than the free disk space")
         key, size, new = ingest_stream(
             self._objects,
@@ -151,15 +152,15 @@ class _TarTree:
         names = {
             key.removeprefix(prefix)
             for key in member.pax_headers
-            for prefix in _ATTRIBUTES
+            for prefix in _XATTR_PREFIXES
             if key.startswith(prefix)
         }
         if mark := overlay_mark(names):
             raise self._refused(member, mark)
         self._scan.xattrs += bool(names - UNREMARKABLE_XATTRS)
-        self._scan.set_id_bits += bool(member.mode & 0o6000)
+        self._scan.set_id_bits += bool(member.mode & (stat.S_ISUID | stat.S_ISGID))
         self._scan.owners += member.uid != os.geteuid()
 
     def _refused(self, member: tarfile.TarInfo, problem: str) -> ArchiveRefused:
         name = quoted(member.name[:_MAX_NAME_BYTES])
-        return ArchiveRefused(self._archive, f"contains {name}, which is {problem}", _HINT)
+        return ArchiveRefused(self._archive, f"contains {name}, which is {problem}", _ENTRY_HINT)

@@ -19,7 +19,7 @@ _MAX_HEADERS_BYTES = 1 << 18
 """Limit for all headers of one member, which `tarfile` keeps in memory."""
 _MAX_EXTENSION_BYTES = 1 << 15
 """Limit for one extension header, which `tarfile` reads in quadratic time (CVE-2024-6232)."""
-_EXTENDING = (
+_EXTENSION_TYPES = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
@@ -46,7 +46,7 @@ class ArchiveRefused(InputRefused):
         super().__init__(f"{quoted(archive)} {problem}; nothing was stored", hint=hint)
 
 
-_HINT = "create or download the archive again"
+_DAMAGE_HINT = "create or download the archive again"
 
 
 class MemberStream:
@@ -68,7 +68,7 @@ def members(path: bytes) -> Iterator[tuple[tarfile.TarInfo, MemberStream | None]
     The fields of members are not checked. If the iteration ends, the archive was complete.
     Raises ArchiveRefused, NoZstd, InputRefused, OSError.
     """
-    with _opened(path) as raw, _as_archive_error(path):
+    with _open_archive(path) as raw, _as_archive_error(path):
         stream = _Metered(Decompressed(raw, path))
         try:
             archive: Any = tarfile.TarFile.open(
@@ -87,23 +87,23 @@ def members(path: bytes) -> Iterator[tuple[tarfile.TarInfo, MemberStream | None]
                 stream.left += member.size
                 yield member, content
                 stream.left = _MAX_HEADERS_BYTES
-        except _Ended:
+        except _EndOfArchive:
             stream.drain()
         else:
-            raise ArchiveRefused(path, "is truncated", _HINT)
+            raise ArchiveRefused(path, "is truncated", _DAMAGE_HINT)
 
 
-def _opened(path: bytes) -> IO[bytes]:
+def _open_archive(path: bytes) -> IO[bytes]:
     try:
         return open(open_file(os.path.realpath(path)), "rb")
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError):
-            problem = f"cannot be read: {error.strerror}"
-            raise ArchiveRefused(path, problem, hint_for(error)) from error
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+        raise ArchiveRefused(path, problem, hint_for(error)) from error
+    except ValueError as error:
         raise ArchiveRefused(path, f"cannot be read: {error}") from error
 
 
-class _Ended(Exception):
+class _EndOfArchive(Exception):
     """The end-of-archive mark was read."""
 
 
@@ -127,7 +127,7 @@ class _Member(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """Read a header. Raises ReadError, _Ended."""
+        """Read a header. Raises ReadError, _EndOfArchive."""
         return cls._checked(super().frombuf, buf, encoding, errors)
 
     @classmethod
@@ -141,14 +141,14 @@ class _Member(tarfile.TarInfo):
         cls, read: Callable[..., Self], buf: bytes | bytearray, encoding: str, errors: str
     ) -> Self:
         if len(buf) == tarfile.BLOCKSIZE and not any(buf):
-            raise _Ended
+            raise _EndOfArchive
         try:
             member = read(buf, encoding, errors)
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"{error} instead of a header") from error
         if member.size < 0:
             raise tarfile.ReadError("the size of a member is negative")
-        if member.type in _EXTENDING and member.size > _MAX_EXTENSION_BYTES:
+        if member.type in _EXTENSION_TYPES and member.size > _MAX_EXTENSION_BYTES:
             raise tarfile.ReadError("a header is too large")
         if buf[_MAGIC] != _USTAR and member.type not in tarfile.GNU_TYPES:
             # Only POSIX has a name prefix there; GNU tar has times.
@@ -185,4 +185,6 @@ def _as_archive_error(path: bytes) -> Iterator[None]:
     try:
         yield
     except _TARFILE_ERRORS as error:
-        raise ArchiveRefused(path, f"is damaged, or not a tar archive: {error}", _HINT) from error
+        raise ArchiveRefused(
+            path, f"is damaged, or not a tar archive: {error}", _DAMAGE_HINT
+        ) from error
