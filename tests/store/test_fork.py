@@ -84,7 +84,9 @@ def test_forked_child_cannot_use_the_store(store: Store, work: Path, tree: Path,
 
     def child() -> None:
         for use in uses:
-            with pytest.raises(NotOwner, match="was opened by the process that forked") as caught:
+            with pytest.raises(
+                NotOwner, match="was opened by the parent of this process"
+            ) as caught:
                 use()
             assert caught.value.hint is not None
         store.close()
@@ -193,7 +195,7 @@ def test_multiprocessing_worker_keeps_its_parents_lease(store: Store, tree: Path
     with store.compose(["a"]) as composition:
         worker = context.Process(target=_work, args=(store, composition, results))
         worker.start()
-        assert "was opened by the process" in results.get(timeout=30)
+        assert "was opened by the parent" in results.get(timeout=30)
         worker.join()
         assert worker.exitcode == 0
         assert "in use" in cas("rm", "a", code=7).stderr
