@@ -20,6 +20,7 @@ from cas.disk.layout import layer_path
 from cas.disk.leases import Lease
 from cas.errors import StoreDamaged
 from cas.system.debug_log import debug
+from cas.system.file_lock import wait_for_lock
 from cas.system.files import open_file
 from cas.system.text import quoted
 from mounter import syscalls
@@ -49,9 +50,8 @@ def hold(plan: Plan, purpose: str = "a plan") -> Lease:
     except ValueError as error:
         raise StoreDamaged(f"the lock of {quoted(plan.store)} is invalid: {error}") from error
     try:
-        debug("waiting for the lock of the store %s", quoted(plan.store))
         # Under the lock, so that either a collector sees the lease, or a missing layer shows here.
-        fcntl.flock(lock, fcntl.LOCK_SH)
+        wait_for_lock(lock, fcntl.LOCK_SH, os.path.join(plan.store, b"lock"))
         trees_by_id = ((artifact.id, artifact.tree) for artifact in plan.artifacts)
         lease = Lease(plan.store, plan.used, trees_by_id, purpose)
         for tree in plan.layers:

@@ -1,10 +1,11 @@
-"""Hashes all stored contents in parallel."""
+"""Hashes contents in parallel."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from cas.content.census import ContentFile
 from cas.content.digest import hash_file
@@ -20,7 +21,12 @@ _FILE_OVERHEAD_BYTES = 10_000
 _MIN_BYTES_PER_WORKER = 10_000_000
 """Starting a worker takes as long as hashing so many bytes."""
 
-_Hashed = tuple[int, list[tuple[ContentFile, str]]]
+
+class _Batch(NamedTuple):
+    """Contents that a worker has hashed: their size in bytes, and the damaged ones."""
+
+    size: int
+    damaged: list[tuple[ContentFile, str]]
 
 
 def damaged_contents(
@@ -34,10 +40,10 @@ def damaged_contents(
     total, done = sum(content.size for content in contents), 0
     damaged: list[tuple[ContentFile, str]] = []
 
-    def on_result(hashed: _Hashed) -> None:
+    def on_result(batch: _Batch) -> None:
         nonlocal done
-        done += hashed[0]
-        damaged.extend(hashed[1])
+        done += batch.size
+        damaged.extend(batch.damaged)
         progress.update(done, total, done)
 
     run_parallel(
@@ -54,16 +60,17 @@ def _weight(content: ContentFile) -> int:
     return content.size + _FILE_OVERHEAD_BYTES
 
 
-def _hash(root_fd: int, contents: Sequence[ContentFile], emit: Callable[[_Hashed], None]) -> None:
-    """Emit the number of bytes hashed, and the damaged contents, in batches."""
-    size, damaged = 0, []
+def _hash(root_fd: int, contents: Sequence[ContentFile], emit: Callable[[_Batch], None]) -> None:
+    """Hash contents, and emit the results in batches."""
+    size = 0
+    damaged: list[tuple[ContentFile, str]] = []
     for number, content in enumerate(contents, 1):
         size += content.size
         damage = _damage(root_fd, content)
         if damage:
             damaged.append((content, damage))
         if size >= _PROGRESS_BYTES or number == len(contents):
-            emit((size, damaged))
+            emit(_Batch(size, damaged))
             size, damaged = 0, []
 
 
@@ -72,13 +79,13 @@ def _damage(root_fd: int, content: ContentFile) -> str:
         with shortened_path(content.path, root_fd) as (path, directory):
             fd = open_file(path, directory)
         try:
-            is_right = hash_file(fd).digest.encode() == content.name[:64]
+            is_intact = hash_file(fd).digest.encode() == content.name[:64]
         finally:
             os.close(fd)
     except FileNotFoundError:
-        return ""
+        return ""  # another process has just removed it
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     except ValueError as error:
         return f"differs from the stored content: {error}"
-    return "" if is_right else "differs from the stored content"
+    return "" if is_intact else "differs from the stored content"

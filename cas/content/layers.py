@@ -24,6 +24,7 @@ from cas.model.manifest import (
     file_node,
     symlink_node,
 )
+from cas.system.debug_log import debug
 from cas.system.directories import DirCursor, Node, make_directory, open_directory
 from cas.system.disk_use import disk_use
 from cas.system.files import read_file
@@ -92,12 +93,14 @@ class Layers:
 
         The caller holds the store's exclusive lock. An existing name has the same tree.
         """
+        # Not yet visible: a tree is only used through its record, which comes last.
         for source, path in ((b"layer", layer_path(tree)), (b"manifest", manifest_path(tree))):
             try:
                 os.rename(source, path, src_dir_fd=scratch.fd, dst_dir_fd=self._store)
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
+        debug("published the layer of tree %s", tree)
 
     def replace(self, tree: Digest, scratch: Scratch) -> None:
         """Replace a damaged layer and manifest with those of `build`. Raises OSError.
@@ -113,6 +116,7 @@ class Layers:
         with contextlib.suppress(FileNotFoundError):
             os.rename(layer_path(tree), b"damaged", src_dir_fd=old, dst_dir_fd=new)
         os.rename(b"layer", layer_path(tree), src_dir_fd=new, dst_dir_fd=old)
+        debug("replaced the damaged layer of tree %s", tree)
 
     def withdraw(self, tree: Digest, scratch: Scratch) -> None:
         """Move the layer and manifest into `scratch`. Raises OSError.
@@ -123,6 +127,7 @@ class Layers:
             with contextlib.suppress(FileNotFoundError):
                 name = os.path.dirname(path)[:-1] + b"-" + tree.encode()
                 os.rename(path, name, src_dir_fd=self._store, dst_dir_fd=scratch.fd)
+        debug("withdrew the layer of tree %s", tree)
 
     def withdrawn_size(self, tree: Digest, scratch: Scratch) -> int:
         """Return the size (bytes) of a withdrawn manifest, or 0. Raises OSError."""
@@ -160,7 +165,7 @@ class Layers:
 
     def check(self, objects: Mapping[int, bytes]) -> LayerCheck:
         """Return a LayerCheck for the layers of this store. Raises OSError."""
-        from cas.content.layer_check import LayerCheck
+        from cas.content.layer_check import LayerCheck  # most commands check no layer
 
         with open_directory(b"layers", self._store) as fd:
             mode = directory_mode(fd)
@@ -171,14 +176,14 @@ class Layers:
 
         Raises OSError, BadManifest.
         """
-        from cas.content.findings import FaultKind
+        from cas.content.findings import FaultKind  # only after a reboot, or on damage
         from cas.content.hash_all import damaged_contents
 
         check = self.check({})
         with open_directory(layer_path(tree), self._store) as fd:
-            for fault in check.compare(fd, self.manifest(tree), b""):
-                if fault.kind is not FaultKind.WRITTEN:  # reading the content decides
-                    yield str(fault)
+            for finding in check.compare(fd, self.manifest(tree), b""):
+                if finding.kind is not FaultKind.WRITTEN:  # reading the content decides
+                    yield f"{quoted(finding.path)} {finding.what}"
             for content, what in damaged_contents(fd, list(check.census.unnamed.values())):
                 yield f"{quoted(content.path)} {what}"
 

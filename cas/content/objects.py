@@ -16,6 +16,7 @@ from cas.disk.layout import object_path, user_object_path
 from cas.disk.scratch import scratch, unnamed_file
 from cas.errors import StoreDamaged
 from cas.model.manifest import Digest, Entry
+from cas.system.debug_log import debug
 from cas.system.disk_use import disk_use
 from cas.system.text import quoted
 
@@ -94,6 +95,7 @@ class Objects:
         """
         intact = self._is_intact(key.path, key)
         if intact is False:
+            debug("deleting the damaged object %s", quoted(key.path))
             self.remove(key)
         return bool(intact)
 
@@ -197,6 +199,7 @@ class Objects:
             os.link(source, key.path, dst_dir_fd=self.store_fd, follow_symlinks=True)
         except FileExistsError:
             return False
+        debug("published the object %s", key.digest)
         return True
 
     def _copy_object(self, source: bytes, target: bytes, key: ObjectKey) -> None:
@@ -224,6 +227,7 @@ class Objects:
                     made = f"/proc/self/fd/{new}"
                     os.link(made, b"copy", dst_dir_fd=work.fd, follow_symlinks=True)
                 os.rename(b"copy", target, src_dir_fd=work.fd, dst_dir_fd=self.store_fd)
+                debug("copied the object %s to %s", quoted(source), quoted(target))
         finally:
             os.close(old)
 

@@ -10,6 +10,7 @@ from functools import cache
 from cas.disk.last_use import TICK_NS
 from cas.disk.scratch import replace_file
 from cas.model.strict_json import has_type, parse
+from cas.system.debug_log import debug
 from cas.system.files import read_sealed, seal
 
 _MARK = b"boot"
@@ -47,4 +48,5 @@ def contents_since_ns(store: bytes) -> int:
     times = [os.stat(os.path.join(objects, name)).st_mtime_ns for name in os.listdir(objects)]
     since = max([time.time_ns(), *(made + TICK_NS for made in times)])
     replace_file(store, _MARK, seal(json.dumps([boot_id(), since])))
+    debug("first put of this boot: objects from before %d ns are read before use", since)
     return since

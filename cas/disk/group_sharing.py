@@ -14,14 +14,16 @@ from cas.errors import InputRefused
 from cas.system.directories import open_directory, walk
 from cas.system.progress import Progress
 
-_SHARED = stat.S_ISGID | stat.S_IWGRP
+_SHARED_MODE = stat.S_ISGID | stat.S_IWGRP
 _WRITTEN_IN_PLACE = (b"counts", b"index/data.mdb", b"reserve")
-_CONTENTS = (b"layers", b"manifests", b"objects")
+"""Files that every user of the group writes to; others are replaced by renaming."""
+_READ_ONLY = (b"layers", b"manifests", b"objects")
+"""Files in these directories stay read-only."""
 
 
 def is_shared(dir_fd: int) -> bool:
     """Return whether a group shares a directory."""
-    return os.fstat(dir_fd).st_mode & _SHARED == _SHARED
+    return os.fstat(dir_fd).st_mode & _SHARED_MODE == _SHARED_MODE
 
 
 def directory_mode(dir_fd: int) -> int:
@@ -41,8 +43,8 @@ def share_with_group(fd: int, dir_fd: int) -> None:
 def make_subdirectory(name: bytes, dir_fd: int) -> None:
     """Create a directory in `dir_fd` for the same users. Raises OSError."""
     os.mkdir(name, 0o755, dir_fd=dir_fd)
-    with open_directory(name, dir_fd) as made:
-        share_with_group(made, dir_fd)
+    with open_directory(name, dir_fd) as new:
+        share_with_group(new, dir_fd)
 
 
 def give_to_owner(name: bytes, store_fd: int) -> None:
@@ -74,14 +76,13 @@ def share_store(store_fd: int, group: int, progress: Progress) -> None:
             _open_to(node.dir_fd, node.name, group, 0o2775)
         elif node.path in _WRITTEN_IN_PLACE or node.path.startswith(b"log/"):
             _open_to(node.dir_fd, node.name, group, 0o664)
-        elif stat.S_ISREG(node.stat.st_mode) and node.path.split(b"/")[0] not in _CONTENTS:
+        elif stat.S_ISREG(node.stat.st_mode) and node.path.split(b"/")[0] not in _READ_ONLY:
             _open_to(node.dir_fd, node.name, group, 0o644)
 
 
 def _open_to(dir_fd: int, name: bytes, group: int, mode: int) -> None:
-    found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-    if (
-        found.st_gid != group or stat.S_IMODE(found.st_mode) != mode
-    ):  # it may belong to another user otherwise
+    status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    # An entry of another user cannot be changed, but needs no change if that user shared it.
+    if status.st_gid != group or stat.S_IMODE(status.st_mode) != mode:
         os.chown(name, -1, group, dir_fd=dir_fd, follow_symlinks=False)
         os.chmod(name, mode, dir_fd=dir_fd)

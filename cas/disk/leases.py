@@ -20,6 +20,7 @@ from cas.errors import CasError, StoreDamaged
 from cas.model.manifest import is_digest
 from cas.model.strict_json import parse, record_of
 from cas.system.closeable import Closeable
+from cas.system.debug_log import debug
 from cas.system.directories import open_directory
 from cas.system.files import open_file, seal, unseal
 from cas.system.text import quoted
@@ -113,6 +114,7 @@ class Lease(Closeable):
             if isinstance(error, OSError) and error.filename is None:
                 error.filename = os.fsdecode(temporary)
             raise
+        debug("took the lease %s on %d trees", self.name, len(record.trees))
 
     def close(self) -> None:
         """End the lease. Calling it again does nothing."""
@@ -122,6 +124,7 @@ class Lease(Closeable):
                 if os.getpid() == self._owner:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(self._path)
+                    debug("ended the lease %s", self.name)
             finally:
                 os.close(fd)
 
@@ -157,6 +160,7 @@ def held_leases(store: bytes) -> Iterator[LeaseRecord]:
                 continue
             with contextlib.suppress(OSError):  # this user may not write there
                 os.unlink(name, dir_fd=directory)
+                debug("deleted the stale lease %s", name)
 
 
 def oldest_put_ns(store: bytes) -> int:

@@ -19,6 +19,7 @@ from cas.errors import InUse, StoreDamaged
 from cas.model.manifest import is_digest
 from cas.model.strict_json import has_type, parse, record_of
 from cas.system.directories import open_directory
+from cas.system.file_lock import wait_for_lock
 from cas.system.files import read_file, read_sealed, seal
 from cas.system.mountinfo import mount_lines, mount_namespace, source_of
 from cas.system.text import quoted
@@ -267,7 +268,7 @@ def _is_truncated(path: bytes) -> bool:
 def remove_truncated_records(store: bytes) -> None:
     """Delete the records that a power failure truncated. Raises OSError."""
     with open_directory(store) as store_fd, open_directory(b"tmp", store_fd) as tmp:
-        fcntl.flock(tmp, fcntl.LOCK_EX)  # no process is writing a new record
+        wait_for_lock(tmp, fcntl.LOCK_EX, b"tmp")  # no process is writing a new record
         for name in os.listdir(os.path.join(store, b"mounts")):
             path = os.path.join(store, b"mounts", name)
             if _is_truncated(path):

@@ -15,6 +15,7 @@ from cas.disk.scratch import replace_file
 from cas.errors import CasError, ExitCode, StoreDamaged
 from cas.model.signature import BadSignature, Signature, best_match
 from cas.model.strict_json import parse, record_of
+from cas.system.debug_log import debug
 from cas.system.files import read_sealed, seal
 from cas.system.text import quoted
 
@@ -48,6 +49,7 @@ class Pins:
         """Store a pin, replacing an earlier one of the same ID. Raises OSError."""
         record = pin._asdict() | {"signature": str(pin.signature)}
         replace_file(self._store, _path(pin.signature), seal(json.dumps(record)), durable=True)
+        debug("pinned %s", pin.signature)
 
     def find(self, name: str) -> Signature:
         """Return the pinned ID that an ID or abbreviation matches.
@@ -63,6 +65,7 @@ class Pins:
         """Remove a pin, if there is one. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self._store, _path(signature)))
+            debug("unpinned %s", signature)
 
     def signatures(self) -> set[Signature]:
         """Return the pinned IDs. Raises OSError."""

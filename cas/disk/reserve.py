@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 from cas.disk.group_sharing import share_with_group
+from cas.system.debug_log import debug
 
 _NAME = b"reserve"
 _RESERVE_BYTES = 1 << 20
@@ -33,6 +34,7 @@ def reserve_released(store_fd: int) -> Iterator[None]:
     if low:
         with contextlib.suppress(OSError):
             os.truncate(b"/proc/self/fd/%d/" % store_fd + _NAME, 0)
+            debug("the disk is nearly full: released the reserve of %d bytes", _RESERVE_BYTES)
     try:
         yield
     finally:

@@ -16,7 +16,9 @@ from typing import NamedTuple
 
 from cas.disk.group_sharing import share_with_group
 from cas.errors import CasError
+from cas.system.debug_log import debug
 from cas.system.directories import DIRECTORY_FLAGS, open_directory
+from cas.system.file_lock import wait_for_lock
 from cas.system.oserrors import add_path, adding_path
 from cas.system.remove_tree import remove_tree
 from cas.system.signals import signals_blocked
@@ -53,7 +55,7 @@ def tmp_lock(store_fd: int) -> Iterator[int]:
     """
     with open_directory(b"tmp", store_fd) as fd:
         with adding_path(fd):
-            fcntl.flock(fd, fcntl.LOCK_SH)
+            wait_for_lock(fd, fcntl.LOCK_SH, b"tmp")
         try:
             yield fd
         except PermissionError as error:
@@ -159,6 +161,8 @@ def move_stale(store_fd: int, aside_fd: int) -> list[bytes]:
             with contextlib.suppress(FileNotFoundError):  # its owner deleted it just now
                 os.rename(name, name, src_dir_fd=tmp, dst_dir_fd=aside_fd)
                 moved.append(name)
+    if moved:
+        debug("moved %d leftovers of killed processes out of tmp", len(moved))
     return moved
 
 
@@ -167,7 +171,7 @@ def stale_names(tmp: int) -> list[bytes]:
 
     Locks `tmp/` exclusively until the descriptor is closed. Raises OSError.
     """
-    fcntl.flock(tmp, fcntl.LOCK_EX)
+    wait_for_lock(tmp, fcntl.LOCK_EX, b"tmp")
     return [name for name in map(os.fsencode, os.listdir(tmp)) if not _may_be_locked(name, tmp)]
 
 

@@ -8,6 +8,7 @@ from cas.errors import StoreDamaged
 from cas.index import artifact_links
 from cas.index.parts import StoreParts
 from cas.model.artifact import Artifact
+from cas.system.debug_log import debug
 
 
 def recheck_after_reboot(storage: StoreParts, artifact: Artifact) -> Artifact | None:
@@ -18,6 +19,7 @@ def recheck_after_reboot(storage: StoreParts, artifact: Artifact) -> Artifact | 
     """
     if artifact.boot_id in (None, boot_id()):
         return artifact
+    debug("rechecking %s, stored in an earlier boot", artifact.signature)
     try:
         damage = next(storage.layers.find_faults(artifact.tree), None)
     except (FileNotFoundError, StoreDamaged) as error:

@@ -22,7 +22,9 @@ from cas.errors import CasError, StoreDamaged
 from cas.model.artifact import Artifact, IndexRecord, recorded_signature
 from cas.model.manifest import Digest
 from cas.model.signature import MAX_LENGTH, Signature
+from cas.system.debug_log import debug
 from cas.system.directories import open_directory
+from cas.system.file_lock import wait_for_lock
 from cas.system.oserrors import adding_path
 from cas.system.text import quoted
 
@@ -204,6 +206,8 @@ class Index:
                 self._share()
             self._lengthen()
             self._databases = {name: self._env.open_db(name, create=create) for name in _DATABASES}
+        access = "reading and writing" if self.writable else "reading"
+        debug("opened the index %s for %s", quoted(path), access)
 
     def _refuse_missing(self) -> None:
         """Refuse a missing or empty index, which LMDB would create. Raises StoreDamaged."""
@@ -291,6 +295,7 @@ class Index:
                 yield Writer(txn, self._databases)
                 self._check_owner()
                 txn.commit()
+                debug("committed a transaction of the index")
             except BaseException:
                 txn.abort()
                 raise
@@ -305,7 +310,7 @@ class Index:
         fd = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
         try:
             with adding_path(self._lock):
-                fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+                wait_for_lock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, self._lock)
             yield
         finally:
             with adding_path(self._lock):

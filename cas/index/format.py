@@ -16,6 +16,7 @@ from cas.disk.scratch import replace_file
 from cas.errors import CasError, InputRefused, StoreDamaged
 from cas.index.database import Index
 from cas.index.network_file_systems import refuse_network
+from cas.system.debug_log import debug
 from cas.system.directories import open_directory
 from cas.system.oserrors import adding_path
 from cas.system.text import quoted
@@ -82,6 +83,7 @@ def make_store(path: bytes) -> None:
     replace_file(os.path.realpath(path), b"format", FORMAT + "\n", durable=True)
     with open(os.path.join(path, b"format"), "rb") as file:
         mark_time_support(file.fileno())
+    debug("created a store at %s", quoted(path))
 
 
 def restore_store(path: bytes) -> None:

@@ -23,6 +23,7 @@ from cas.model.artifact import Artifact
 from cas.model.manifest import Digest, Kind, is_digest
 from cas.model.signature import Signature
 from cas.system.directories import open_directory
+from cas.system.file_lock import wait_for_lock
 from cas.system.oserrors import adding_path
 from cas.system.progress import NO_PROGRESS, Progress
 from cas.system.text import quoted
@@ -54,7 +55,7 @@ def rebuild_index(
     with open_directory(path) as fd, adding_path(fd), scratch(fd, "index") as work:
         lock = os.open(b"lock", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            wait_for_lock(lock, fcntl.LOCK_EX, os.path.join(path, b"lock"))
             rebuilt = _rebuild(path, fd, os.path.join(path, work.path), work.fd, progress)
             counts = f"{len(rebuilt.artifacts)} with a record again, {len(rebuilt.lost)} without"
             append_events(fd, [new_event(EventKind.REBUILT, what=counts)])

@@ -136,8 +136,8 @@ class Verification:
         base = layer_path(tree)
         try:
             with open_directory(base, self._storage.fd) as fd:
-                for fault in check.compare(fd, manifest, base + b"/"):
-                    yield self._of(fault.kind, base + b"/" + fault.path, fault.what, tree)
+                for finding in check.compare(fd, manifest, base + b"/"):
+                    yield self._of(finding.kind, finding.path, finding.what, tree)
             done.complete.add(tree.encode())
         except FileNotFoundError:
             yield self._of(FaultKind.LAYER, base, "is missing", tree)
