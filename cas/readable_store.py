@@ -98,8 +98,8 @@ class ReadableStore(Closeable):
         if isinstance(signature, str):
             signature = Signature.parse(signature)
         with self._storage.index.read() as reader:
-            found = reader.get(signature)
-        return None if found is None else recheck_after_reboot(self._storage, found)
+            recorded = reader.get(signature)
+        return None if recorded is None else recheck_after_reboot(self._storage, recorded)
 
     def missing(self, signatures: Iterable[Signature]) -> list[Signature]:
         """Return the IDs that have no artifact, and count hits and misses for `cas stats`.
@@ -118,8 +118,8 @@ class ReadableStore(Closeable):
         Raises NoSuchSignature, AmbiguousSignature, StoreDamaged.
         """
         with self._storage.index.read() as reader:
-            (found,) = resolve(reader, [text], self.path)
-        artifact = recheck_after_reboot(self._storage, found)
+            (recorded,) = resolve(reader, [text], self.path)
+        artifact = recheck_after_reboot(self._storage, recorded)
         if artifact is None:
             raise NoSuchSignature([text], quoted(self.path))
         return artifact

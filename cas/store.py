@@ -22,6 +22,7 @@ from cas.model.artifact import Artifact
 from cas.model.conflicts import ConflictPolicy
 from cas.model.signature import NoSuchSignature, Signature
 from cas.readable_store import ReadableStore, StrPath
+from cas.system.debug_log import debug
 from cas.system.oserrors import adding_path, adding_paths
 from cas.system.progress import NO_PROGRESS, Progress
 
@@ -75,15 +76,17 @@ class Store(ReadableStore):
     ) -> PutResult:
         if isinstance(signature, str):
             signature = Signature.parse(signature)
-        while True:  # until no other process changes the ID or its layer at the same time
-            with contextlib.suppress(ConcurrentChange):
-                done = put(self._storage, signature, self.find(signature))
+        while True:
+            try:
+                result = put(self._storage, signature, self.find(signature))
                 break
-        if done.replaced is not None:
-            self._removal.discard({done.replaced})
-        if done.unchanged:  # only a put that stores something sets the time of last use itself
+            except ConcurrentChange:
+                debug("put: %s or its layer was changed by another process, retrying", signature)
+        if result.replaced is not None:
+            self._removal.discard({result.replaced})
+        if result.unchanged:  # only a put that stores something sets the time of last use itself
             artifact_links.note_uses(self.fd, [signature])
-        return done
+        return result
 
     @adding_paths
     def compose(
@@ -213,9 +216,9 @@ class Store(ReadableStore):
         from cas.verify.verify import verify
 
         with adding_path(self.fd):
-            found = verify(self._storage, names, quick=quick, progress=progress)
+            findings = verify(self._storage, names, quick=quick, progress=progress)
             logged: set[str] | None = None
-            for finding in found:
+            for finding in findings:
                 if finding.kind.is_damage:
                     logged = _logged_damage(self.path) if logged is None else logged
                     damage = _damage_event(finding)
@@ -231,9 +234,9 @@ class Store(ReadableStore):
         from cas.verify.repair import Repair
 
         with adding_path(self.fd):
-            for done in Repair(self._storage).run(findings):
-                append_events(self.fd, [new_event(EventKind.REPAIRED, what=done)])
-                yield done
+            for repair in Repair(self._storage).run(findings):
+                append_events(self.fd, [new_event(EventKind.REPAIRED, what=repair)])
+                yield repair
 
 
 def _logged_damage(store: bytes) -> set[str]:

@@ -83,8 +83,8 @@ def compose(
             key = composition_key(full_names, trees)
             reported: tuple[Conflict, ...] = ()
             if conflicts is not None:
-                found = find_conflicts(storage, full_names, trees, key)
-                reported = apply_policy(found, conflicts, allow)
+                all_conflicts = find_conflicts(storage, full_names, trees, key)
+                reported = apply_policy(all_conflicts, conflicts, allow)
             if layers is None:
                 merged_layers.make(drop_repeated(trees))
             elif merged_layers.recheck(layers, drop_repeated(trees)):

@@ -66,8 +66,8 @@ class MergedLayers:
                 self._storage.layers.publish(merged.tree, work)
                 size += self._cache.store_merged(merged)
                 what = f"{len(parts)} trees of a sysroot of {len(trees)}"
-                made = new_event(EventKind.MERGED, tree=merged.tree, size=size, what=what)
-                append_events(self._storage.fd, [made])
+                event = new_event(EventKind.MERGED, tree=merged.tree, size=size, what=what)
+                append_events(self._storage.fd, [event])
         debug("merged layer %s made of %d trees", merged.tree, len(parts))
 
     def recheck(self, layers: Sequence[Digest], trees: Sequence[Digest]) -> bool:

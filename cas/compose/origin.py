@@ -100,11 +100,11 @@ def find_mounted_composition(store: bytes, file: bytes) -> MountedComposition:
             plan, *_ = mount_records.plan_documents(store, record)
             artifacts = [(a["id"], a["tree"]) for a in plan["artifacts"]]
             return MountedComposition(tuple(artifacts), file[len(target) + 1 :])
-    found = mount_of(file)
-    name = None if found is None else _lease_name(found)
+    mount = mount_of(file)
+    name = None if mount is None else _lease_name(mount)
     lease = None if name is None else read_lease(store, name)
-    if found is not None and lease is not None:
-        inside = os.path.relpath(file, found.point)
+    if mount is not None and lease is not None:
+        inside = os.path.relpath(file, mount.point)
         return MountedComposition(tuple((i, Digest(tree)) for i, tree in lease.artifacts), inside)
     raise CasError(
         f"{quoted(file)} is not in a sysroot that is mounted from {quoted(store)}",

@@ -11,6 +11,8 @@ from cas.system.directories import DirCursor
 from cas.system.paths import path_text
 from cas.system.text import quoted
 
+_MAX_PATHS_SHOWN = 5
+
 
 class TreeLeftOver(CasError):
     """A moved tree was stored, but could not be removed completely."""
@@ -44,7 +46,8 @@ def consume(root: bytes, root_fd: int, scan: ScanResult) -> None:
     if not left:
         new = [path_text(os.fsencode(name), root) for name in os.listdir(root_fd)]
         left = new or [f"the directory itself, {quoted(root)}"]
+    paths = ", ".join(left[:_MAX_PATHS_SHOWN])
     raise TreeLeftOver(
-        f"{quoted(root)} was stored, but not all of it could be removed: {', '.join(left[:5])}",
+        f"{quoted(root)} was stored, but not all of it could be removed: {paths}",
         hint="check the remaining files, and delete them by hand",
     )

@@ -153,8 +153,8 @@ def _adopt(
 def _read(fd: int, size: int) -> bytes:
     """Read up to one byte more than `size`, to detect a file that has grown."""
     data = os.read(fd, size + 1)
-    while len(data) <= size and (more := os.read(fd, size + 1 - len(data))):
-        data += more
+    while len(data) <= size and (rest := os.read(fd, size + 1 - len(data))):
+        data += rest
     return data
 
 

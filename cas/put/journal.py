@@ -29,9 +29,9 @@ class FileState(NamedTuple):
     written_ns: int
 
     @classmethod
-    def of(cls, found: os.stat_result) -> Self:
+    def of(cls, status: os.stat_result) -> Self:
         """Return the state in a stat result."""
-        return cls(stat.S_IMODE(found.st_mode), found.st_atime_ns, found.st_mtime_ns)
+        return cls(stat.S_IMODE(status.st_mode), status.st_atime_ns, status.st_mtime_ns)
 
     def restore(self, fd: int) -> None:
         """Restore the state of an open file. Raises OSError."""

@@ -37,6 +37,7 @@ from cas.system.progress import Progress
 from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 
+_MAX_DIFFERENCES_SHOWN = 10
 Source = Callable[[Objects, Journal], ScanResult]
 """Reads a tree and stores its contents as objects; the journal can undo that."""
 
@@ -48,10 +49,11 @@ class SignatureConflict(CasError):
 
     def __init__(self, signature: Signature, differences: list[str]) -> None:
         self.differences = differences
-        shown = "".join(f"\n  {line}" for line in differences[:10])
-        more = f"\n  … and {len(differences) - 10} more" if len(differences) > 10 else ""
+        shown = "".join(f"\n  {line}" for line in differences[:_MAX_DIFFERENCES_SHOWN])
+        left_out = len(differences) - _MAX_DIFFERENCES_SHOWN
+        rest = f"\n  … and {left_out} more" if left_out > 0 else ""
         super().__init__(
-            f"{signature} is stored with another tree; these paths differ:{shown}{more}",
+            f"{signature} is stored with another tree; these paths differ:{shown}{rest}",
             hint="the task is not reproducible; use --replace to store the new tree",
         )
 
@@ -113,7 +115,7 @@ def put_tree(
         result = put.run(replace=replace)
         if move:
             with signals_blocked():
-                # Forget first: an undo after this point would take files of the stored artifact.
+                # Forget first: the artifact is stored, so nothing is undone if consume raises.
                 journal.forget()
                 consume(root, fd, scan)
     return result

@@ -77,18 +77,18 @@ class ScanResult:
         self.nodes = nodes
         self.recount()
 
-    def add(self, other: ScanResult) -> None:
+    def add(self, part: ScanResult) -> None:
         """Add the result for other files of the tree."""
-        self.nodes.update(other.nodes)
-        self.seen.update(other.seen)
-        self.kinds.update(other.kinds)
+        self.nodes.update(part.nodes)
+        self.seen.update(part.seen)
+        self.kinds.update(part.kinds)
         for name in _SUMMED_FIELDS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+            setattr(self, name, getattr(self, name) + getattr(part, name))
 
 
-def file_identity(found: os.stat_result) -> FileIdentity:
+def file_identity(status: os.stat_result) -> FileIdentity:
     """Return the identity of a file that is not a directory."""
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def overlay_mark(names: Iterable[str]) -> str | None:

@@ -125,14 +125,14 @@ def _read_files(
                 part = ScanResult()
             with _errors_with_path(path, root):
                 directory = cursor.at(path.rpartition(b"/")[0])
-                done = ingest(objects, path, directory, root, journal, move=move)
-                _count(path, Kind.FILE, done.before, done.names, root, part)
-            executable = done.key.executable
-            part.nodes[path] = file_node(done.key.digest, done.size, executable=executable)
-            part.size += done.size
-            part.count_new(done.size, done.new)
+                ingested = ingest(objects, path, directory, root, journal, move=move)
+                _count(path, Kind.FILE, ingested.before, ingested.names, root, part)
+            executable = ingested.key.executable
+            part.nodes[path] = file_node(ingested.key.digest, ingested.size, executable=executable)
+            part.size += ingested.size
+            part.count_new(ingested.size, ingested.new)
             if move:
-                part.seen[path] = file_identity(done.stat)
+                part.seen[path] = file_identity(ingested.stat)
     emit(part)
 
 
@@ -159,7 +159,7 @@ def _kind(node: Node, root: bytes) -> Kind:
 def _count(
     path: bytes,
     kind: Kind,
-    found: os.stat_result,
+    status: os.stat_result,
     names: list[str],
     root: bytes,
     scan: ScanResult,
@@ -169,8 +169,8 @@ def _count(
         _check_xattrs(names, root, path)
         scan.xattrs += bool(set(names) - UNREMARKABLE_XATTRS)
     scan.kinds[kind] += 1
-    scan.set_id_bits += bool(found.st_mode & (stat.S_ISUID | stat.S_ISGID))
-    scan.owners += found.st_uid != os.geteuid()
+    scan.set_id_bits += bool(status.st_mode & (stat.S_ISUID | stat.S_ISGID))
+    scan.owners += status.st_uid != os.geteuid()
 
 
 def _check_xattrs(names: list[str], root: bytes, path: bytes) -> None:
