@@ -77,8 +77,8 @@ class Objects:
 
     def free_space(self) -> int:
         """Return the disk space (bytes) available to this user. Raises OSError."""
-        found = os.statvfs(self.store_fd)
-        return found.f_bavail * found.f_frsize
+        disk = os.statvfs(self.store_fd)
+        return disk.f_bavail * disk.f_frsize
 
     def size(self, key: ObjectKey) -> int | None:
         """Return the size (bytes) of an object, or None if it does not exist. Raises OSError."""
@@ -103,11 +103,11 @@ class Objects:
         """Return whether the file at a path is the intact object; None if it does not exist."""
         since_ns = self._of_this_boot_ns  # recorded before the first object is stored
         try:
-            found = os.stat(path, dir_fd=self.store_fd, follow_symlinks=False)
-            if found.st_mode != stat.S_IFREG | key.mode:
+            status = os.stat(path, dir_fd=self.store_fd, follow_symlinks=False)
+            if status.st_mode != stat.S_IFREG | key.mode:
                 return False
-            stamped = self.keep_stamps and is_stamped(found, key.digest)
-            if found.st_mtime_ns > since_ns and stamped:
+            stamped = self.keep_stamps and is_stamped(status, key.digest)
+            if status.st_mtime_ns > since_ns and stamped:
                 return True
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.store_fd)
         except FileNotFoundError:
@@ -167,20 +167,20 @@ class Objects:
 
         Returns None if it does not exist. Raises OSError.
         """
-        path, found = key.path, None
+        path, status = key.path, None
         with contextlib.suppress(FileNotFoundError):
-            found = os.stat(path, dir_fd=self.store_fd, follow_symlinks=False)
-        if owner and (found is None or found.st_uid != owner):
+            status = os.stat(path, dir_fd=self.store_fd, follow_symlinks=False)
+        if owner and (status is None or status.st_uid != owner):
             with contextlib.suppress(FileNotFoundError):
                 own = user_object_path(path, owner)
                 return own, os.stat(own, dir_fd=self.store_fd, follow_symlinks=False)
-        return None if found is None else (path, found)
+        return None if status is None else (path, status)
 
-    def is_object(self, key: ObjectKey, found: os.stat_result) -> bool:
+    def is_object(self, key: ObjectKey, status: os.stat_result) -> bool:
         """Return whether a file is the object itself. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             place = os.stat(key.path, dir_fd=self.store_fd, follow_symlinks=False)
-            return os.path.samestat(place, found)
+            return os.path.samestat(place, status)
         return False
 
     def remove(self, key: ObjectKey) -> None:
@@ -214,7 +214,7 @@ class Objects:
         except FileNotFoundError as error:
             raise ConcurrentChange from error
         try:
-            found = os.fstat(old)
+            status = os.fstat(old)
             with scratch(self.store_fd, "object") as work:
                 with unnamed_file(self.store_fd) as new:
                     if hash_file(old, copy_to=new).digest != key.digest:
@@ -223,7 +223,7 @@ class Objects:
                             hint="run `cas verify --repair`",
                         )
                     os.fchmod(new, key.mode)
-                    os.utime(new, ns=(found.st_mtime_ns, found.st_mtime_ns))
+                    os.utime(new, ns=(status.st_mtime_ns, status.st_mtime_ns))
                     made = f"/proc/self/fd/{new}"
                     os.link(made, b"copy", dst_dir_fd=work.fd, follow_symlinks=True)
                 os.rename(b"copy", target, src_dir_fd=work.fd, dst_dir_fd=self.store_fd)
@@ -235,10 +235,10 @@ class Objects:
 def unlink_unused(path: bytes, dir_fd: int, links: int = 1) -> int:
     """Delete the object at a path if it is unused; see `Objects.remove_unused`."""
     try:
-        found = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
-        if found.st_nlink > links:
+        status = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+        if status.st_nlink > links:
             return 0
         os.unlink(path, dir_fd=dir_fd)
     except FileNotFoundError:
         return 0
-    return disk_use(found)
+    return disk_use(status)

@@ -28,9 +28,9 @@ def stamp_at(fd: int, digest: Digest, when_ns: int) -> None:
     os.utime(fd, ns=(when, when))
 
 
-def is_stamped(found: os.stat_result, digest: str | bytes) -> bool:
+def is_stamped(status: os.stat_result, digest: str | bytes) -> bool:
     """Return whether a file has the stamp of a digest."""
-    return found.st_mtime_ns % _STAMP_NS == _digits(digest)
+    return status.st_mtime_ns % _STAMP_NS == _digits(digest)
 
 
 def mark_time_support(fd: int) -> None:

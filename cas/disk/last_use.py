@@ -24,6 +24,6 @@ def note_use(path: bytes, dir_fd: int | None = None) -> None:
             os.utime(path, dir_fd=dir_fd, follow_symlinks=False)
 
 
-def is_recent(found: os.stat_result) -> bool:
+def is_recent(status: os.stat_result) -> bool:
     """Return whether the time of last use is within `PRECISION_NS` of now; the clock may jump."""
-    return abs(time.time_ns() - found.st_mtime_ns) <= PRECISION_NS
+    return abs(time.time_ns() - status.st_mtime_ns) <= PRECISION_NS

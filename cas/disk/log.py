@@ -154,8 +154,8 @@ def delete_old_logs(store_fd: int) -> None:
         open_directory(DIRECTORY, store_fd) as directory,
     ):
         for name in os.listdir(directory):
-            found = _FILE.fullmatch(name)
-            if found and found[1] < oldest:
+            match = _FILE.fullmatch(name)
+            if match and match[1] < oldest:
                 with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
                     os.unlink(name, dir_fd=directory)
 
@@ -180,11 +180,11 @@ def _open_month(directory: int, name: str, store_fd: int) -> int:
     while True:
         with contextlib.suppress(FileNotFoundError):
             fd = os.open(name, _OPEN_FLAGS, dir_fd=directory)
-            found = os.fstat(fd)
-            if stat.S_ISREG(found.st_mode) and not _set_aside(name, found, directory):
+            status = os.fstat(fd)
+            if stat.S_ISREG(status.st_mode) and not _set_aside(name, status, directory):
                 return fd
             os.close(fd)
-            if not stat.S_ISREG(found.st_mode):
+            if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "it is not a regular file")
         with unnamed_file(store_fd) as new, contextlib.suppress(FileExistsError):
             allowed = os.fstat(directory)
@@ -194,16 +194,16 @@ def _open_month(directory: int, name: str, store_fd: int) -> int:
             os.link(f"/proc/self/fd/{new}", name, dst_dir_fd=directory, follow_symlinks=True)
 
 
-def _set_aside(name: str, found: os.stat_result, directory: int) -> bool:
+def _set_aside(name: str, status: os.stat_result, directory: int) -> bool:
     """Rename a full file, replacing the previous one; return whether the caller must open again."""
-    if found.st_size < _MAX_FILE_BYTES:
+    if status.st_size < _MAX_FILE_BYTES:
         return False
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:  # another process is renaming it
         return False
     with contextlib.suppress(FileNotFoundError):
-        if os.path.samestat(found, os.stat(name, dir_fd=directory, follow_symlinks=False)):
+        if os.path.samestat(status, os.stat(name, dir_fd=directory, follow_symlinks=False)):
             os.rename(name, f"{name}.1", src_dir_fd=directory, dst_dir_fd=directory)
     return True
 

@@ -69,16 +69,16 @@ class Pins:
 
     def signatures(self) -> set[Signature]:
         """Return the pinned IDs. Raises OSError."""
-        found = set()
+        pinned = set()
         for name in os.listdir(self._directory):
             with contextlib.suppress(BadSignature):
-                found.add(Signature.parse(os.fsdecode(name)))
-        return found
+                pinned.add(Signature.parse(os.fsdecode(name)))
+        return pinned
 
     def all(self) -> list[Pin]:
         """Return the pins in the order of their IDs. Raises OSError, StoreDamaged."""
-        found = (self._read(signature) for signature in sorted(self.signatures(), key=str))
-        return [pin for pin in found if pin is not None]
+        pins = (self._read(signature) for signature in sorted(self.signatures(), key=str))
+        return [pin for pin in pins if pin is not None]
 
     def _read(self, signature: Signature) -> Pin | None:
         path = os.path.join(self._store, _path(signature))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from cas.store import Store
 from cas.system.debug_log import debug
+from cas.system.file_lock import wait_for_lock
 from tests.helpers.support import make
 
 _PUT = """
@@ -49,3 +52,27 @@ def test_put_is_logged(store: Store, work: Path, caplog: pytest.LogCaptureFixtur
         store.put("x:t:12345678", tree)
 
     assert any("x:t:12345678" in message for message in caplog.messages)
+
+
+def test_lock_is_logged_only_if_it_is_waited_for(
+    work: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = work / "lock"
+    path.touch()
+    with (
+        caplog.at_level(logging.DEBUG, "cas"),
+        path.open() as holder,
+        path.open() as waiter,
+    ):
+        wait_for_lock(holder.fileno(), fcntl.LOCK_EX, str(path))
+        assert caplog.messages == []
+        thread = threading.Thread(
+            target=wait_for_lock, args=(waiter.fileno(), fcntl.LOCK_SH, str(path))
+        )
+        thread.start()
+        while thread.is_alive() and not caplog.messages:
+            thread.join(0.01)
+        fcntl.flock(holder, fcntl.LOCK_UN)
+        thread.join()
+
+    assert caplog.messages == [f"waiting for the lock {path}", f"got the lock {path}"]
