@@ -72,12 +72,12 @@ def read_directory(directory: bytes) -> Manifest:
     """
     nodes: dict[bytes, bytes] = {}
     with open_directory(directory) as fd:
-        for found in walk(fd):
-            node = node_of(found)
+        for entry in walk(fd):
+            node = node_of(entry)
             if node is None:
                 raise InputRefused(
-                    f"{path_text(found.path, directory)} is not a file, directory or symbolic link",
+                    f"{path_text(entry.path, directory)} is not a file, directory or symbolic link",
                     hint="remove it, or compare another directory",
                 )
-            nodes[found.path] = node
+            nodes[entry.path] = node
     return Manifest.of(nodes)

@@ -220,20 +220,20 @@ def _read_manifest(
     return verified_manifest(data, tree, to_compare=to_compare)
 
 
-def node_of(found: Node) -> bytes | None:
+def node_of(entry: Node) -> bytes | None:
     """Return the node of an entry found by `walk`, with its content hashed; None if unsupported.
 
     Raises OSError.
     """
-    mode = found.stat.st_mode
+    mode = entry.stat.st_mode
     if stat.S_ISDIR(mode):
         return DIRECTORY
     if stat.S_ISLNK(mode):
-        return symlink_node(os.readlink(found.name, dir_fd=found.dir_fd))
+        return symlink_node(os.readlink(entry.name, dir_fd=entry.dir_fd))
     if not stat.S_ISREG(mode):
         return None
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(found.name, flags, dir_fd=found.dir_fd)
+    fd = os.open(entry.name, flags, dir_fd=entry.dir_fd)
     try:
         digest, size = hash_file(fd)
     finally:

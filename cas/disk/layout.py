@@ -56,8 +56,8 @@ def content_of_object(path: bytes) -> bytes | None:
     The name is the digest, followed by `.x` if the object is executable. Returns None if the path
     is not that of an object.
     """
-    found = _OBJECT.fullmatch(path)
-    return None if found is None else found[1].replace(b"/", b"")
+    match = _OBJECT.fullmatch(path)
+    return None if match is None else match[1].replace(b"/", b"")
 
 
 def object_path(digest: Digest, *, executable: bool) -> bytes:

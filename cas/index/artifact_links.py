@@ -54,13 +54,13 @@ def remove_empty_recipe(store_fd: int, recipe: str) -> int:
     """Remove the directory of a recipe if it is empty; return the disk space freed (bytes)."""
     path = os.path.join(b"artifacts", os.fsencode(recipe))
     try:
-        found = os.stat(path, dir_fd=store_fd)
+        status = os.stat(path, dir_fd=store_fd)
         os.rmdir(path, dir_fd=store_fd)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
             raise
         return 0
-    return disk_use(found)
+    return disk_use(status)
 
 
 def note_uses(store_fd: int, signatures: Iterable[Signature]) -> None:

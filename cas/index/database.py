@@ -117,16 +117,16 @@ class Reader:
         Raises StoreDamaged.
         """
         first, last = abbreviation.split(":")[0], abbreviation.split(":")[-1]
-        found = {_signature_of(key) for key in self._range(self._artifacts, first + ":")}
+        signatures = {_signature_of(key) for key in self._range(self._artifacts, first + ":")}
         for key in self._range(self._hashes, last):
-            found.add(_signature_of(key.partition(b"\0")[2]))
-        return sorted(found, key=str)
+            signatures.add(_signature_of(key.partition(b"\0")[2]))
+        return sorted(signatures, key=str)
 
     def of_tree(self, tree: Digest) -> list[Artifact]:
         """Return the artifacts with this tree. Raises StoreDamaged."""
         keys = [key.partition(b"\0")[2] for key in self._range(self._trees, tree + "\0")]
-        found = (self.get(_signature_of(key)) for key in keys)
-        return [artifact for artifact in found if artifact is not None]
+        artifacts = (self.get(_signature_of(key)) for key in keys)
+        return [artifact for artifact in artifacts if artifact is not None]
 
     def _range(self, database: lmdb._Database, prefix: str) -> Iterator[bytes]:
         cursor = self._txn.cursor(database)

@@ -130,12 +130,12 @@ def check_format(path: bytes) -> None:
     with adding_path(name), open(name, "rb") as file:
         line = file.read(200).decode(errors="replace").rstrip("\n")
     magic, _, version = FORMAT.rpartition(" ")
-    found_magic, _, found = line.rpartition(" ")
-    if found_magic != magic or not found.isdecimal():
+    store_magic, _, store_version = line.rpartition(" ")
+    if store_magic != magic or not store_version.isdecimal():
         raise StoreDamaged(f"{quoted(path)} is not a store: its format file has {line!r}")
-    if int(found) > int(version):
+    if int(store_version) > int(version):
         raise StoreTooNew(
-            f"the store {quoted(path)} has format {found}, newer than {version}, "
+            f"the store {quoted(path)} has format {store_version}, newer than {version}, "
             "which this cas supports",
             hint="use a newer cas, or another store",
         )

@@ -23,11 +23,11 @@ def resolve(reader: Reader, names: Iterable[str], store: bytes) -> list[Artifact
 
 def resolve_records(reader: Reader, names: Iterable[str], store: bytes) -> list[IndexRecord]:
     """Return the records of the artifacts of `resolve`, with the same exceptions."""
-    found = [(name, reader.record(name) or _abbreviated(reader, name)) for name in names]
-    missing = [name for name, record in found if record is None]
+    records = [(name, reader.record(name) or _abbreviated(reader, name)) for name in names]
+    missing = [name for name, record in records if record is None]
     if missing:
         raise NoSuchSignature(missing, quoted(store), _hint(missing[0], store))
-    return [record for _, record in found if record is not None]
+    return [record for _, record in records if record is not None]
 
 
 def _hint(name: str, store: bytes) -> str:
@@ -43,5 +43,5 @@ def _hint(name: str, store: bytes) -> str:
 
 
 def _abbreviated(reader: Reader, text: str) -> IndexRecord | None:
-    found = best_match(text, reader.like(text))
-    return None if found is None else reader.record(str(found))
+    signature = best_match(text, reader.like(text))
+    return None if signature is None else reader.record(str(signature))
