@@ -6,10 +6,8 @@ import contextlib
 import inspect
 import os
 import pickle
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import mounter
 from cas.compose.composition import Composition
 from cas.content.digest import hash_bytes
 from cas.store import Store
+from tests.helpers.memory import directory_in_memory
 from tests.helpers.support import ROOT, Tree, seen_in_run, snapshot
 
 pytestmark = pytest.mark.xdist_group("workload")  # one process puts all packages, once
@@ -64,24 +63,12 @@ def packages() -> list[Path]:
     return sorted((WORKLOAD / "trees").iterdir())
 
 
-def _memory_is_large() -> bool:
-    """Return whether 6 GiB of files fit into memory, and into /dev/shm."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    kibibytes = {name: int(value.split()[0]) for name, value in (x.split(":") for x in lines)}
-    if not os.access("/dev/shm", os.W_OK):
-        return False
-    return min(shutil.disk_usage("/dev/shm").free, kibibytes["MemAvailable"] << 10) > 6 << 30
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory for 4 GiB of trees; in memory if there is room."""
-    if _memory_is_large():
-        directory = Path(tempfile.mkdtemp(prefix="cas-tests-", dir="/dev/shm"))
-    else:
-        directory = tmp_path_factory.mktemp("workload")
-    yield directory
-    subprocess.run(["rm", "-rf", directory], check=True)
+    """A directory for 4 GiB of trees."""
+    fallback = tmp_path_factory.mktemp("workload")
+    with directory_in_memory("workload", fallback, room_bytes=6 << 30) as directory:
+        yield directory
 
 
 @pytest.fixture(scope="module")
