@@ -231,5 +231,5 @@ def test_damaged_manifest_is_reported_and_not_followed(cas: Cas, work: Path) -> 
         path.write_bytes(bad)
         cas("files", "a", code=6)
         done = cas("mount", "--strategy", "hardlink", "target", "a", code=6)
-        assert "not those of tree" in done.stderr
+        assert "does not match the digest of tree" in done.stderr
         assert not (work / "target").exists()
