@@ -1,4 +1,4 @@
-"""The `cas` command line: its commands, and how errors end it."""
+"""The `cas` command line: its commands, and exit codes for errors."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from cli.output.printing import STANDARD_OUTPUT, detail
 from cli.output.quantities import span_text
 
 _SECTIONS = {
-    "Store what tasks have made": {
+    "Store the output of tasks": {
         "init": "init",
         "put": "put",
         "import": "exchange",
         "rm": "put",
     },
-    "Find out what is there": {
+    "Inspect artifacts": {
         "has": "show",
         "ls": "show",
         "show": "show",
@@ -43,7 +43,7 @@ _SECTIONS = {
         "which": "compare",
         "export": "exchange",
     },
-    "Put sysroots together": {
+    "Make sysroots": {
         "run": "run",
         "mount": "mount",
         "umount": "mount",
@@ -57,7 +57,7 @@ _SECTIONS = {
         "remote": "remote",
         "key": "key",
     },
-    "Keep the store small and sound": {
+    "Maintain the store": {
         "gc": "gc",
         "pin": "pins",
         "unpin": "pins",
@@ -95,14 +95,14 @@ class _LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return what the first argument names, and the others; for what is near, ask."""
+        """Return the command and its arguments; suggest a similar name for an unknown command."""
         if args[0] not in _COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
             near = suggestion(args[0], _COMMANDS)
             ctx.fail(f"there is no command {args[0]!r}{f'; {near}' if near else ''}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Parse and run the command; what is wrong with `cas run` itself ends it with its code."""
+        """Parse and run the command; a failure of `cas run` itself exits with RUN_FAILED."""
         began = time.monotonic_ns()
         try:
             return super().invoke(ctx)
@@ -115,7 +115,7 @@ class _LazyGroup(click.Group):
             detail(f"{ctx.invoked_subcommand} took {span_text(time.monotonic_ns() - began)}")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands, by what one wants to do."""
+        """Write the commands, grouped by purpose."""
         width = max(map(len, _COMMANDS))
         for title, names in _SECTIONS.items():
             with formatter.section(title):
@@ -130,8 +130,9 @@ class _LazyGroup(click.Group):
 
 def _exit_codes() -> str:
     lines = [f"  {code.value}  {EXIT_CODE_MEANINGS[code]}" for code in ExitCode]
-    return "\b\nExit codes (`cas run` has those of its command, and 125 if it fails itself):\n" + (
-        "\n".join(lines)
+    return (
+        "\b\nExit codes (`cas run` returns that of its command, or 125 if it fails itself):\n"
+        + ("\n".join(lines))
     )
 
 
@@ -151,7 +152,8 @@ def cas() -> None:
     The store is the directory of --store, else of $CAS_STORE, else $XDG_CACHE_HOME/sysroot-cas,
     else ~/.cache/sysroot-cas.
 
-    On a terminal, errors are coloured, unless $NO_COLOR is set, and what lasts shows how far it is.
+    On a terminal, errors are coloured unless $NO_COLOR is set, and long commands show progress.
+    CAS_LOG=debug prints debug messages, like -vv.
     """
 
 
@@ -160,14 +162,14 @@ def _end(number: int, _: object) -> None:
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    """Tell a warning of Python's as what it says, without where in the code that was."""
+    """Print the text of a Python warning, without its place in the code."""
     print(marked(f"cas: warning: {message}", error=False), file=sys.stderr)
 
 
 def main() -> NoReturn:
     """Run the command line and end the process with its exit code.
 
-    SIGTERM and SIGHUP end it like SIGINT, by an exception, and so nothing is left half made.
+    SIGTERM and SIGHUP raise an exception, like SIGINT, so that the command can clean up.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup(1) lets one be ignored
@@ -175,16 +177,16 @@ def main() -> NoReturn:
     warnings.showwarning = _warn
     warnings.simplefilter("always", UserWarning)  # $PYTHONWARNINGS cannot make it an error
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # whatever the locale has no letter for
+        sys.stdout.reconfigure(errors="backslashreplace")  # for characters outside the locale
     try:
         code = cas.main(prog_name="cas", standalone_mode=False)
-        if sys.stdout is not None:  # as it is when a caller has closed it
+        if sys.stdout is not None:  # None if the caller has closed it
             with adding_path(STANDARD_OUTPUT):
                 sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt, Ended) as end:
         say_interrupted(end)
         code = end.code if isinstance(end, Ended) else 130
-    except SystemExit as end:  # of click, when it has told a shell how to complete something
+    except SystemExit as end:  # raised by click after it has printed completions
         code = end.code
     except BrokenPipeError:
         code = ExitCode.FAILURE
@@ -194,9 +196,9 @@ def main() -> NoReturn:
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process without taking the interpreter apart, which costs a tenth of a command.
+    """Flush the output and end the process.
 
-    What a command that failed has printed still comes, if somebody reads it.
+    Shutting the interpreter down would take a tenth of a short command's time.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

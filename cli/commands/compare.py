@@ -29,11 +29,11 @@ from cli.output.printing import emit, note, text_of
 def which_command(
     ctx: click.Context, path: str, ids: tuple[str, ...], from_file: str | None, as_json: bool
 ) -> None:
-    """Tell who brought a file, and whom that hides.
+    """Show which artifact a file comes from, and which others it hides.
 
-    With IDs, PATH is a path in their composition; without, a file in a mounted sysroot. Prints
-    for each artifact, the winner first: whether it wins, is hidden, or as a directory merged with
-    the winner's; its ID; and what it has there, like `cas files`.
+    With IDs, PATH is a path in their sysroot; without, a file in a mounted sysroot. Prints one
+    line for each artifact, the winner first: wins, hidden, or merged for a directory; its ID; and
+    its entry at PATH, as in `cas files`.
 
     \b
     cas which usr/include/zlib.h glibc zlib
@@ -71,15 +71,15 @@ def which_command(
 @click.command("diff")
 @click.argument("a", metavar="A", shell_complete=complete_id)
 @click.argument("b", metavar="B", shell_complete=complete_id)
-@click.option("-u", "--unified", is_flag=True, help="Show the lines of small text files, too.")
+@click.option("-u", "--unified", is_flag=True, help="Also show the lines of small text files.")
 @json_option
 @store_option
 @click.pass_context
 def diff_command(ctx: click.Context, a: str, b: str, unified: bool, as_json: bool) -> None:
     """Show which paths differ between A and B, and how.
 
-    Each is an ID, or a directory, such as a mounted sysroot. What has a `/` in it is a directory;
-    another word is one if no ID is meant. Prints nothing if both are the same.
+    Each is an ID, or a directory such as a mounted sysroot. A name with a `/` is a directory; any
+    other name is one if no ID matches. Prints nothing if both are the same.
 
     \b
     cas diff zlib:9f2c zlib:77aa

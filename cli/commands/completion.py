@@ -1,4 +1,4 @@
-"""`cas completion`: what lets a shell complete commands, options and IDs."""
+"""`cas completion`: shell completion of commands, options and IDs."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _ALL_COMMAS = ('string split ","', 'string split --max 1 ","')
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion_command(ctx: click.Context, shell: str) -> None:
-    """Print what lets a shell complete IDs and all else.
+    """Print a shell completion script.
 
-    It goes into ~/.bashrc or ~/.zshrc, or for fish into ~/.config/fish/completions/cas.fish.
+    Add it to ~/.bashrc or ~/.zshrc, or for fish, save it as ~/.config/fish/completions/cas.fish.
 
     \b
     eval "$(cas completion bash)"

@@ -1,4 +1,4 @@
-"""`cas config`: what is set, and where."""
+"""`cas config`: the settings and their origins."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from cli.output.printing import emit, table, text_of
 
 
 @click.command("config")
-@click.option("--show", is_flag=True, help="Show all settings, which is done anyway.")
+@click.option("--show", is_flag=True, help="Show all settings (the default).")
 @json_option
 @store_option
 @click.pass_context
 def config_command(ctx: click.Context, show: bool, as_json: bool) -> None:
-    """Show what is set, and where.
+    """Show all settings, and where each is set.
 
-    A setting comes from the environment, else from the file config.toml in the store, else it is
-    what the program itself has. What is given on a command line goes before all. The file is
-    checked.
+    A setting comes from the environment, else from config.toml in the store, else from the
+    built-in defaults. Options of a command override all three. The file is checked for errors.
 
     \b
     cas config --show

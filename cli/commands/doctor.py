@@ -24,7 +24,7 @@ from mounter.probe import ProbeResult, probe
 @store_option
 @click.pass_context
 def doctor_command(ctx: click.Context, as_json: bool) -> None:
-    """Try what this machine can do, and look at the store.
+    """Check this machine and the store.
 
     \b
     cas doctor

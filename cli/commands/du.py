@@ -1,4 +1,4 @@
-"""`cas du`: what artifacts take on the disk."""
+"""`cas du`: the disk space of artifacts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from cli.output.quantities import size_text
 def du_command(
     ctx: click.Context, ids: tuple[str, ...], from_file: str | None, as_json: bool
 ) -> None:
-    """Tell what artifacts take on the disk.
+    """Show the disk space that artifacts use.
 
-    SIZE is all that an artifact has there. Of that, OWN comes back when it goes, and SHARED is used
-    by others, too. The last line tells what all of them take, and what comes back if all go.
+    SIZE is the total of an artifact. Removing it frees OWN; other artifacts also use SHARED. The
+    last line shows the space of all of them together, and how much removing all of them frees.
 
     \b
     cas du zlib openssl

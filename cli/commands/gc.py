@@ -1,4 +1,4 @@
-"""`cas gc`: what nobody needs goes."""
+"""`cas gc`: removes artifacts beyond the limits."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from cli.output.quantities import age, ago_text, number_of, size, size_text
 
 @click.command("gc")
 @click.option(
-    "--max-age", type=age, metavar="AGE", help="Keep what was used within AGE, as in 30d."
+    "--max-age", type=age, metavar="AGE", help="Keep artifacts used within AGE, as in 30d."
 )
 @click.option(
     "--max-size",
     type=size,
     metavar="SIZE",
-    help="Keep what was used last, as far as the store fits in SIZE, as in 50G.",
+    help="Keep the most recently used artifacts that fit in SIZE, as in 50G.",
 )
 @click.option("--keep-from", metavar="FILE", help="Keep the IDs in FILE; - is standard input.")
 @click.option(
@@ -39,9 +39,9 @@ from cli.output.quantities import age, ago_text, number_of, size, size_text
     metavar="AGE",
     default="1h",
     show_default=True,
-    help="Keep what was stored or used within AGE, whatever else is said.",
+    help="Always keep artifacts stored or used within AGE.",
 )
-@click.option("--dry-run", is_flag=True, help="Only tell what would go.")
+@click.option("--dry-run", is_flag=True, help="Only show which artifacts would be removed.")
 @json_option
 @store_option
 @click.pass_context
@@ -55,12 +55,12 @@ def gc_command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Remove what nobody needs, and give back its space.
+    """Remove artifacts beyond the limits, and free their space.
 
-    What is pinned, mounted, or used by a running command always stays. What any of the --max and
-    --keep options keeps stays too, everything else goes. What is not given is taken from $CAS_GC_…
-    or the [gc] of the store's config.toml (`cas config --show`). Without any of them no artifact
-    goes, only what killed commands left behind, and merged layers not used for the grace time.
+    Artifacts that are pinned, mounted, or used by a running command are always kept, and so are
+    those that any --max or --keep option keeps. All others are removed. Limits that are not given
+    come from $CAS_GC_… or [gc] in the store's config.toml (`cas config --show`). Without any limit,
+    gc only removes leftovers of killed commands, and merged layers unused for the grace time.
 
     \b
     cas gc --max-age 30d

@@ -17,19 +17,19 @@ from cli.output.progress import progress
 
 
 @click.command("init")
-@click.option("--shared", is_flag=True, help="Let a group of users put, use and collect here.")
+@click.option("--shared", is_flag=True, help="Let a group of users write to the store.")
 @click.option(
-    "--group", metavar="GROUP", help="That group; without it, the one that the directory has."
+    "--group", metavar="GROUP", help="The group of --shared; by default, that of the directory."
 )
 @json_option
 @store_option
 @click.pass_context
 def init_command(ctx: click.Context, shared: bool, group: str | None, as_json: bool) -> None:
-    """Make an empty store. For a store of one's own, the first `cas put` does so.
+    """Make an empty store. The first `cas put` also makes one if it is missing.
 
-    With --shared, everybody in the group can do everything to the store, as with a repository of
-    `git init --shared`; others who can read it can read it. It can be said of a store that is
-    there, too. A store that lacks a directory, or its lock, gets it again.
+    With --shared, all members of the group can write to the store, like a repository of `git init
+    --shared`; other users can only read it. Also works on an existing store: it makes it shared,
+    and restores missing directories.
 
     \b
     cas init --store /srv/sysroots --shared --group builders

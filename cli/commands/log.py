@@ -1,4 +1,4 @@
-"""`cas log`: what has happened to the store."""
+"""`cas log`: the history of the store."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ _KINDS = click.Choice([kind.value for kind in EventKind])
 
 @click.command("log")
 @click.argument("pattern", required=False, shell_complete=complete_id)
-@click.option("--event", "kinds", multiple=True, type=_KINDS, help="Only these events.")
-@click.option("--since", type=age, metavar="AGE", help="Only the last AGE, as in 7d.")
+@click.option("--event", "kinds", multiple=True, type=_KINDS, help="Show only these events.")
+@click.option(
+    "--since", type=age, metavar="AGE", help="Show only events of the last AGE, as in 7d."
+)
 @click.option(
     "-n",
     "--last",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Only the last N; 50 if neither this nor --since is given.",
+    help="Show only the last N events; 50 without this and --since.",
 )
 @json_option
 @store_option
@@ -44,11 +46,10 @@ def log_command(
     last: int | None,
     as_json: bool,
 ) -> None:
-    """Tell what was put, removed or damaged, when, and by whom.
+    """Show the history of the store: artifacts stored, removed or damaged, with time and user.
 
-    The last event comes last. With PATTERN only those about artifacts whose recipe or whole ID it
-    matches, as in a shell. Events of the last thirteen months are kept. Who may not write to the
-    store leaves no trace in it.
+    The newest event is last. PATTERN selects artifacts by recipe or complete ID, with shell
+    wildcards. Events are kept for thirteen months. Users without write access are not logged.
 
     \b
     cas log

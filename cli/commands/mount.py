@@ -58,11 +58,11 @@ def mount_command(
     as_json: bool,
     **overlaps: Unpack[Overlaps],
 ) -> None:
-    """Make a composition appear at TARGET, read-only.
+    """Mount a sysroot at TARGET, read-only.
 
     A later ID wins over an earlier one, and ID@N over those of a lower N (0 if it is not given);
-    IDs of --from come before those given here. TARGET is made if it is missing, and must be empty
-    otherwise. Prints the strategy that was used, and why no better one was.
+    IDs of --from come before those of the command line. TARGET must be empty; it is created if it
+    is missing. Prints the strategy, and why better ones failed.
 
     \b
     cas mount build/recipe-sysroot glibc zlib openssl
@@ -91,19 +91,20 @@ def mount_command(
 
 @click.command("umount")
 @click.argument("target", type=click.Path(), required=False)
-@click.option("--all-stale", is_flag=True, help="Forget all mounts that are not there any more.")
-@click.option("--forget", is_flag=True, help="Of another mount namespace: take it for ended.")
+@click.option("--all-stale", is_flag=True, help="Forget all mounts that no longer exist.")
+@click.option(
+    "--forget", is_flag=True, help="Forget a mount of another mount namespace that has ended."
+)
 @json_option
 @store_option
 @click.pass_context
 def umount_command(
     ctx: click.Context, target: str | None, all_stale: bool, forget: bool, as_json: bool
 ) -> None:
-    """Take away what `cas mount` made at TARGET.
+    """Remove the sysroot that `cas mount` made at TARGET.
 
-    The directory goes too, if `cas mount` made it. What it did not make is never deleted. Whether
-    a mount of another mount namespace still lives cannot be seen from here; it ends with the
-    last process there.
+    The directory is removed too, if `cas mount` created it. Other files are never deleted. A mount
+    in another mount namespace cannot be inspected from here; it ends with the last process there.
 
     \b
     cas umount build/recipe-sysroot
@@ -147,9 +148,9 @@ def _umount(store: str, target: str, *, forget: bool, as_json: bool) -> None:
 @store_option
 @click.pass_context
 def mounts_command(ctx: click.Context, as_json: bool) -> None:
-    """List what is mounted from the store, and who uses it.
+    """List mounted sysroots, and their users.
 
-    STATE is alive, stale (after a reboot, or when it was taken away by hand), elsewhere (in
+    STATE is alive, stale (after a reboot, or unmounted by hand), elsewhere (in
     another mount namespace, covered by another mount, or moved), or running (in a command's own
     namespace).
 
@@ -193,8 +194,8 @@ def mounts_command(ctx: click.Context, as_json: bool) -> None:
 @click.command("update")
 @click.argument("target", type=click.Path())
 @click.argument("ids", metavar="[ID...]", nargs=-1, shell_complete=complete_id)
-@click.option("--add", multiple=True, metavar="ID", help="Put ID on top of what is there.")
-@click.option("--drop", multiple=True, metavar="ID", help="Leave out ID, which is there.")
+@click.option("--add", multiple=True, metavar="ID", help="Add ID on top of the mounted artifacts.")
+@click.option("--drop", multiple=True, metavar="ID", help="Remove ID from the mounted artifacts.")
 @conflict_options
 @json_option
 @store_option
@@ -208,12 +209,11 @@ def update_command(
     as_json: bool,
     **overlaps: Unpack[Overlaps],
 ) -> None:
-    """Exchange what is mounted at TARGET, at once.
+    """Replace the sysroot at TARGET in one step.
 
-    Whoever opens a file there meanwhile gets it from the old composition or from the new one;
-    files that are open stay as they are. Conflicts are dealt with as the options here say, not
-    those that `cas mount` was given. Where the kernel cannot do that, TARGET is empty for a
-    moment, and how long that was is told.
+    A process that opens a file meanwhile sees either the old sysroot or the new one; open files do
+    not change. Conflicts are handled by the options given here, not those of `cas mount`. If the
+    kernel cannot replace a mount in one step, TARGET is empty for a moment; the time is printed.
 
     \b
     cas update build/recipe-sysroot glibc zlib openssl

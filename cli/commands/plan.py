@@ -27,7 +27,7 @@ from mounter.plan import Plan, Strategy
 @click.argument("target", type=click.Path())
 @ids_options
 @conflict_options
-@click.option("--private", is_flag=True, help="For namespaces of its own, as `cas run` has.")
+@click.option("--private", is_flag=True, help="Plan for private namespaces, like `cas run`.")
 @mounting_options
 @remote_option
 @json_option
@@ -48,9 +48,8 @@ def plan_command(
 ) -> None:
     """Show what `cas mount` would do.
 
-    Nothing is done but to pull from --remote. The strategy is found out by trying. With --json the
-    plan is one that the Python package `mounter` carries out in any interpreter, with nothing
-    installed.
+    Nothing is mounted, but --remote pulls missing artifacts. The strategy is found by trying. The
+    Python package `mounter`, which needs no other packages, can carry out the plan of --json.
 
     \b
     cas plan build/recipe-sysroot glibc zlib

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 @click.argument("signature", metavar="ID")
 @click.argument("tree", type=click.Path())
 @click.option("--move", is_flag=True, help="Consume TREE: its files become the store's.")
-@click.option("--replace", is_flag=True, help="Take the new tree if ID has another one.")
+@click.option("--replace", is_flag=True, help="Replace the tree of ID if it differs.")
 @click.option("--component", is_flag=True, help="TREE is one of BitBake's sysroots-components.")
-@click.option("--push", metavar="REMOTE", help="Push it there then, if that can be done.")
-@click.option("--sign-key", metavar="FILE", help="Sign what is pushed with this key.")
+@click.option("--push", metavar="REMOTE", help="Then push the artifact to REMOTE, if possible.")
+@click.option("--sign-key", metavar="FILE", help="Sign the push with this key.")
 @json_option
 @store_option
 @click.pass_context
@@ -46,8 +46,8 @@ def put_command(
 ) -> None:
     """Store the output of a task under its ID.
 
-    TREE is the directory that the task has made, or a tar archive of it. A --component has a list
-    of files to relocate, which goes where `cas import sstate` puts it.
+    TREE is the task's output directory, or a tar archive of it. The relocation list of a
+    --component is stored at the same path as by `cas import sstate`.
 
     \b
     cas put zlib:core2-64:do_populate_sysroot:9f2c41d0 build/zlib/sysroot
@@ -130,15 +130,15 @@ class _RemovalProgress(Progress):
 
 @click.command("rm")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_id)
-@click.option("--force", is_flag=True, help="Forget what is in use or pinned, too.")
+@click.option("--force", is_flag=True, help="Also remove artifacts in use or pinned.")
 @json_option
 @store_option
 @click.pass_context
 def rm_command(ctx: click.Context, ids: tuple[str, ...], force: bool, as_json: bool) -> None:
-    """Forget artifacts.
+    """Remove artifacts.
 
-    The space that nothing else uses returns at once. What is in use or pinned is not removed,
-    unless with --force: what is mounted stays readable even then.
+    Frees the space that nothing else uses. Artifacts in use or pinned are only removed with
+    --force; mounted sysroots stay readable even then.
 
     \b
     cas rm zlib:9f2c

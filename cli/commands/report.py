@@ -1,4 +1,4 @@
-"""`cas report`: a page for who would rather look."""
+"""`cas report`: writes an HTML overview of the store."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from cli.report_page.page import page
     type=click.Choice(list(BY)),
     default="recipe",
     show_default=True,
-    help="Tell what each of these takes.",
+    help="Show the disk space of each.",
 )
 @click.option(
     "--days",
@@ -45,17 +45,16 @@ from cli.report_page.page import page
     default=30,
     show_default=True,
     metavar="N",
-    help="Tell how the last N days (UTC) were.",
+    help="Show the last N days (UTC).",
 )
 @json_option
 @store_option
 @click.pass_context
 def report_command(ctx: click.Context, path: bytes, by: str, days: int, as_json: bool) -> None:
-    """Write a page that shows what the store holds, and its use.
+    """Write an HTML overview of the store.
 
-    It has what takes the space, what is shared, when it was last used, how often what was asked
-    for was there, how the store grew, and which damage was found. It is one file, which a browser
-    shows without any network. FILE is replaced if it is there; - is standard output.
+    It shows disk space, sharing, last use, the hit rate, growth, and damage. The page is a single
+    file that needs no network. An existing FILE is replaced; - is standard output.
 
     \b
     cas report store.html

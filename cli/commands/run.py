@@ -33,37 +33,38 @@ from mounter.sandbox.isolation import SHAREABLE_NAMESPACES, Bind, Sandbox
 _OPTIONS = (
     click.option("--sysroot", "sysroots", metavar="PATH=ID,ID...", multiple=True,
                  shell_complete=complete_sysroot,
-                 help="Compose IDs at PATH; can be given again."),
+                 help="Compose IDs at PATH; may be repeated."),
     click.option("--sysroot-from", "sysroot_files", metavar="PATH=FILE", multiple=True,
-                 help="The same with IDs from FILE, one a line (- stdin)."),
+                 help="Compose the IDs in FILE at PATH, one a line (- stdin)."),
     click.option("--dependencies", metavar="FILE",
-                 help="Compose a task's dependencies, target and native ones apart."),
+                 help="Compose target and native dependencies in separate sysroots."),
     click.option("--target-sysroot", metavar="PATH", default="recipe-sysroot", show_default=True,
-                 help="Where --dependencies puts the target ones."),
+                 help="Path of the target sysroot of --dependencies."),
     click.option("--native-sysroot", metavar="PATH", default="recipe-sysroot-native",
-                 show_default=True, help="And where the native ones."),
-    click.option("--rw", is_flag=True, help="Let sysroots take changes, which are thrown away."),
+                 show_default=True, help="Path of the native sysroot of --dependencies."),
+    click.option("--rw", is_flag=True, help="Make sysroots writable, and discard the changes."),
     click.option("--upper", "uppers", metavar="[PATH=]DIR", multiple=True,
-                 help="Let a sysroot take changes, which stay in DIR/upper."),
+                 help="Make a sysroot writable, and keep the changes in DIR/upper."),
     remote_option,
     click.option("--strategy", type=click.Choice(STRATEGIES), default="auto",
-                 help="How to make sysroots."),
+                 help="Make sysroots by this strategy."),
     click.option("--bind", "binds", metavar="DIR:PATH[:ro]", multiple=True,
                  help="Show the directory DIR at PATH."),
     click.option("--chdir", metavar="PATH", help="Run CMD in PATH, as CMD sees it."),
     click.option("--env", "variables", metavar="NAME[=VALUE]", multiple=True,
-                 help="Set a variable; without VALUE keep it."),
+                 help="Set a variable, or without VALUE, keep it."),
     click.option("--clear-env", is_flag=True, help="Pass only what --env names."),
     click.option("--net", is_flag=True, help="Keep the network."),
     click.option("--share", multiple=True, type=click.Choice(sorted(SHAREABLE_NAMESPACES)),
-                 help="Keep a namespace of the caller."),
-    click.option("--map-root", is_flag=True, help="Be root inside."),
+                 help="Share a namespace with the caller."),
+    click.option("--map-root", is_flag=True, help="Run CMD as root in its user namespace."),
     click.option("--cap", "capabilities", metavar="NAME", multiple=True,
                  help="Keep a capability, such as chown, or `all`."),
     click.option("--trace", metavar="FILE",
-                 help="Write to FILE which files of which ID CMD opened, as JSON."),
-    click.option("--json", "report", metavar="FILE",
-                 help="Write to FILE how CMD was run, as JSON, with what --trace tells."),
+                 help="Write the files that CMD opened, by ID, to FILE, as JSON."),
+    click.option("--report", metavar="FILE",
+                 help="Write strategies, conflicts, exit code and times to FILE, as JSON."),
+    click.option("--json", "json_report", metavar="FILE", hidden=True),  # the old --report
 )  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def _run_options(function: Any) -> Any:
 def run_command(ctx: click.Context, /, command: tuple[str, ...], **options: Any) -> None:
     """Run CMD with sysroots that only it sees.
 
-    They are gone when it ends. A later ID wins over an earlier one, and ID@N over those of a
+    They are unmounted when it ends. A later ID wins over an earlier one, and ID@N over those of a
     lower N (0 if it is not given). Paths are relative to the current directory; those of
     --dependencies to that of --chdir, if it is given.
 
@@ -90,15 +91,15 @@ def run_command(ctx: click.Context, /, command: tuple[str, ...], **options: Any)
     and gives none. The exit code is that of CMD; 125 if cas itself failed, 126 if CMD cannot be
     executed, 127 if it is not found.
 
-    What is only looked at, as by `test -f` or ls, --trace does not see, and where a link leads it
-    guesses; docs/design.md has all that it can miss.
+    --trace does not see stat(2), as in `test -f` or ls, and guesses the targets of links;
+    docs/design.md lists all its limits.
 
     \b
     cas run --sysroot /work/sysroot=glibc,zlib -- cc --sysroot=/work/sysroot hello.c
     cas run --bind build:/work --chdir /work --env WORKDIR=/work \\
         --dependencies deps.txt -- bash -c ./do_compile
     cas run --trace used.json --sysroot sysroot=glibc,zlib,gtk -- make
-    cas run --json how.json --sysroot sysroot=glibc,zlib -- make
+    cas run --report report.json --sysroot sysroot=glibc,zlib -- make
     """
     ctx.exit(_run(ctx, command, options))
 
@@ -137,7 +138,7 @@ def _run(ctx: click.Context, command: Sequence[str], options: dict[str, Any]) ->
             many = f"{len(plan.artifacts)} artifacts in {len(plan.layers)} layers"
             detail(f"{text_of(plan.target)}: {many}, by {plan.strategy.value}")
         with progress("Making the trees", "files") as show:
-            trace, report = options["trace"], options["report"]
+            trace, report = options["trace"], options["report"] or options["json_report"]
             if trace is None and report is None:
                 return run_plans(command, plans, note, sandbox, progress=show)
             from cli.commands.run_reports import run_written

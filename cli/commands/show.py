@@ -1,4 +1,4 @@
-"""`cas has`, `cas ls`, `cas show` and `cas files`: what is in the store."""
+"""`cas has`, `cas ls`, `cas show` and `cas files`: the artifacts of the store."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from cli.output.quantities import ago_text, size_text
 def has_command(
     ctx: click.Context, ids: tuple[str, ...], remote: str | None, as_json: bool
 ) -> None:
-    """Tell whether all IDs are there.
+    """Check whether all IDs are in the store.
 
-    Exits with 0 if they are, else with 3, and prints the missing ones. They have to be whole: who
-    asks whether to build something means that and nothing like it.
+    Prints the missing IDs, and exits with 3 if there are any, else with 0. IDs must be complete, so
+    that a build never skips work because of an abbreviation.
 
     \b
     cas has zlib:core2-64:do_populate_sysroot:9f2c41d0
@@ -59,7 +59,7 @@ def has_command(
 def ls_command(ctx: click.Context, pattern: str, as_json: bool) -> None:
     """List artifacts.
 
-    With PATTERN those whose recipe or whole ID it matches, as in a shell.
+    PATTERN selects them by recipe or complete ID, with shell wildcards.
 
     \b
     cas ls 'lib*'
@@ -98,9 +98,7 @@ def ls_command(ctx: click.Context, pattern: str, as_json: bool) -> None:
 @store_option
 @click.pass_context
 def show_command(ctx: click.Context, id_: str, as_json: bool) -> None:
-    """Print the record of one artifact.
-
-    It says also where its tree can be looked at.
+    """Print the record of one artifact, with the path of its tree.
 
     \b
     cas show zlib
@@ -133,9 +131,9 @@ def show_command(ctx: click.Context, id_: str, as_json: bool) -> None:
 @store_option
 @click.pass_context
 def files_command(ctx: click.Context, id_: str, as_json: bool) -> None:
-    """List what an artifact consists of.
+    """List the files of an artifact.
 
-    An entry a line: kind, executable bit, size, digest, path, target.
+    Prints one entry a line: kind, executable bit, size, digest, path, target.
 
     \b
     cas files zlib

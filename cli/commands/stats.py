@@ -25,27 +25,26 @@ BY: dict[str, Callable[[Artifact], str]] = {
 
 
 @click.command("stats")
-@click.option("--by", type=click.Choice(list(BY)), help="Tell what each of these takes.")
+@click.option("--by", type=click.Choice(list(BY)), help="Show the disk space of each.")
 @click.option(
     "--days",
     type=click.IntRange(1, 400),
     default=7,
     show_default=True,
     metavar="N",
-    help="Tell what happened on each of the last N days (UTC).",
+    help="Show each of the last N days (UTC).",
 )
 @json_option
 @store_option
 @click.pass_context
 def stats_command(ctx: click.Context, by: str | None, days: int, as_json: bool) -> None:
-    """Tell what the store holds, saves, and how it is used.
+    """Show the contents of the store, its savings, and its use.
 
-    Hits are artifacts that were there when `cas has` asked for them, or a sysroot was made. Of a
-    day, GREW is what puts took of the disk, less what came back; HAD and MISSED are hits and misses
-    of `cas has`, USED and LACKED those of sysroots, MOUNTS the sysroots that were overlays, and
-    DAMAGED what was newly found damaged. With --by, DISK is all that the artifacts of a line have
-    on the disk, OWN what no other line has, and SHARE adds to that an equal part of what several
-    have.
+    A hit is an artifact that was in the store when `cas has` or a sysroot needed it. For each day,
+    GREW is the space that puts used, less the space freed; HAD and MISSED are hits and misses of
+    `cas has`, USED and LACKED those of sysroots; MOUNTS counts sysroots made by overlay, and
+    DAMAGED new findings of damage. With --by, DISK is the disk space of a line's artifacts, OWN the
+    part that no other line uses, and SHARE is OWN plus an equal part of the shared space.
 
     \b
     cas stats

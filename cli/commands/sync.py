@@ -1,4 +1,4 @@
-"""`cas sync`: what was put survives a power failure."""
+"""`cas sync`: makes artifacts survive a power failure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cli.output.quantities import number_of
 def sync_command(ctx: click.Context, as_json: bool) -> None:
     """Write everything to the disk.
 
-    Afterwards, what was put so far survives a power failure, and needs no check after it. Without
-    this, the check of what was put shortly before may find it damaged, and then it is missing.
+    Afterwards, all artifacts survive a power failure, and need no check after it. Without it, a
+    power failure may damage artifacts that were stored shortly before; they then count as missing.
 
     \b
     cas sync

@@ -1,4 +1,4 @@
-"""`cas verify`: is everything in the store what it should be?"""
+"""`cas verify` and `cas rebuild-index`: checks and repairs of the store."""
 
 from __future__ import annotations
 
@@ -30,22 +30,23 @@ from cli.output.quantities import number_of
 
 @click.command("verify")
 @click.argument("ids", metavar="[ID...]", nargs=-1, shell_complete=complete_id)
-@click.option("--quick", is_flag=True, help="Look at sizes, times, modes and links only.")
-@click.option("--repair", is_flag=True, help="Heal what can be, take the rest out of service.")
+@click.option("--quick", is_flag=True, help="Check only sizes, times, modes and links.")
+@click.option(
+    "--repair", is_flag=True, help="Repair damage, or quarantine what cannot be repaired."
+)
 @json_option
 @store_option
 @click.pass_context
 def verify_command(
     ctx: click.Context, ids: tuple[str, ...], quick: bool, repair: bool, as_json: bool
 ) -> None:
-    """Tell what in the store is not as it should be.
+    """Check the store for damage.
 
-    All that is stored is read, or what IDs name. A line for each finding: its kind, where it is
-    in the store, what is wrong, and which artifacts have it. Exits with 6 if data is damaged.
+    Reads all artifacts, or only the given IDs. Prints one line for each finding: its kind, its path
+    in the store, the fault, and the artifacts that it affects. Exits with 6 if data is damaged.
 
-    Nothing is changed, unless with --repair: then what is damaged is made again from what is not,
-    or moved to quarantine/ in the store, so that nobody uses it; and what is still wrong
-    afterwards is told.
+    Nothing is changed without --repair. It restores damaged data from intact data, or moves it to
+    quarantine/ in the store, where no command uses it, and then reports any remaining faults.
 
     \b
     cas verify
@@ -97,10 +98,10 @@ def _healed(done: list[str]) -> str:
 @store_option
 @click.pass_context
 def rebuild_index_command(ctx: click.Context, as_json: bool) -> None:
-    """Make a lost or broken index again.
+    """Rebuild a lost or broken index.
 
-    Every artifact that has its link, manifest and layer is there again, and so are the pins. The
-    old index is moved to quarantine/ in the store. To be used when nobody else uses the store.
+    Restores all pins, and every artifact whose link, manifest and layer exist. The old index is
+    moved to quarantine/ in the store. Run it only while no other command uses the store.
 
     \b
     cas rebuild-index

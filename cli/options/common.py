@@ -1,4 +1,4 @@
-"""What commands share: the store, IDs from files, and printing data."""
+"""Options shared by most commands, and reading of IDs from files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import click
 from cas.store import Store
 from cli.options.settings import store_and_origin, store_path, use_settings
 from cli.output.crashes import crashes_reported
+from cli.output.debug_output import show_debug_messages_if_asked
 from cli.output.printing import _QUIET, _VERBOSE, detail, is_verbose, text_of
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -27,7 +28,7 @@ def open_store(ctx: click.Context, *, create: bool = False) -> Store:
 
 
 def resolve_store_path(ctx: click.Context) -> str:
-    """Return the path of the store, and with --verbose tell which that is, and why."""
+    """Return the path of the store; with --verbose, print it and its origin."""
     path, source = store_and_origin(ctx)
     if is_verbose():
         detail(f"the store is {text_of(os.path.realpath(path))} ({source})")
@@ -37,7 +38,7 @@ def resolve_store_path(ctx: click.Context) -> str:
 def remember_store(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
     """Keep the value of --store, before or after the command, for `store_path`.
 
-    What that store's configuration says is used for other options then.
+    The configuration of that store then sets the defaults of other options.
     """
     if value is not None:
         ctx.find_root().obj = value
@@ -45,20 +46,24 @@ def remember_store(ctx: click.Context, _: click.Parameter, value: str | None) ->
         use_settings(ctx)
 
 
-def _remember(key: str, ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    said = ctx.find_root().meta
-    said[key] = value or bool(said.get(key))
-    if said.get(_QUIET) and said.get(_VERBOSE):
+def _remember(key: str, ctx: click.Context, _: click.Parameter, value: int) -> None:
+    """Keep the value of --quiet or --verbose, before or after the command, for all that prints."""
+    levels = ctx.find_root().meta
+    levels[key] = max(value, levels.get(key, 0))
+    if levels.get(_QUIET) and levels.get(_VERBOSE):
         raise click.UsageError("give --quiet or --verbose, not both", ctx)
+    # An error in the options of a command, not of `cas`, lets `cas run` choose its exit code.
+    if key == _VERBOSE and ctx.parent is not None and not ctx.resilient_parsing:
+        show_debug_messages_if_asked(ctx, levels[key])
 
 
 def store_option(function: _Function) -> _Function:
-    """Add what all commands have: --store, --quiet and --verbose."""
+    """Add --store, --quiet and --verbose, which all commands have."""
     function = click.option(
         "-v",
         "--verbose",
-        is_flag=True,
-        help="Say also what is used, and how long it takes.",
+        count=True,
+        help="Also print the store and timings; -vv prints debug messages, too.",
         expose_value=False,
         callback=partial(_remember, _VERBOSE),
     )(function)
@@ -66,14 +71,14 @@ def store_option(function: _Function) -> _Function:
         "-q",
         "--quiet",
         is_flag=True,
-        help="Say nothing but data and errors.",
+        help="Print only data and errors.",
         expose_value=False,
         callback=partial(_remember, _QUIET),
     )(function)
     return click.option(
         "--store",
         metavar="DIR",
-        help="The directory of the store.",
+        help="Use the store in DIR.",
         expose_value=False,
         callback=remember_store,
         is_eager=True,
@@ -81,9 +86,9 @@ def store_option(function: _Function) -> _Function:
 
 
 def complete_id(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Return the recipes in the store that begin like that, for a shell; the IDs of one only.
+    """Return the recipes that begin with `incomplete`; if only one does, its IDs.
 
-    All of them are links in `artifacts/`, so no index is opened for it.
+    They are read from the links in `artifacts/`: opening the index would delay the shell.
     """
     links = os.path.join(store_path(ctx), "artifacts")
     with contextlib.suppress(OSError):
@@ -99,11 +104,11 @@ def complete_id(ctx: click.Context, _: click.Parameter, incomplete: str) -> list
 
 
 def complete_sysroot(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Return what the last ID of PATH=ID,ID... may be, for a shell; see `complete_id`."""
+    """Return completions of the last ID in PATH=ID,ID...; see `complete_id`."""
     path, equals, ids = incomplete.partition("=")
     before, comma, last = ids.rpartition(",")
-    found = complete_id(ctx, param, last) if equals else []
-    return [f"{path}={before}{comma}{one}" for one in found]
+    completed = complete_id(ctx, param, last) if equals else []
+    return [f"{path}={before}{comma}{id_}" for id_ in completed]
 
 
 def json_option(function: _Function) -> _Function:
@@ -116,12 +121,14 @@ def json_option(function: _Function) -> _Function:
 def remote_option(function: _Function) -> _Function:
     """Add --remote to a command that needs artifacts."""
     return click.option(
-        "--remote", metavar="REMOTE", help="Pull whole IDs that are missing here from there first."
+        "--remote",
+        metavar="REMOTE",
+        help="Pull missing artifacts from REMOTE first; needs complete IDs.",
     )(function)
 
 
 def open_pulled(ctx: click.Context, remote: str | None, names: Iterable[str]) -> Store:
-    """Open the store, with what is missing pulled if there is a --remote.
+    """Open the store; with --remote, pull missing artifacts first.
 
     Raises what `open_store` and `pulled` raise.
     """
@@ -131,7 +138,7 @@ def open_pulled(ctx: click.Context, remote: str | None, names: Iterable[str]) ->
 
 
 def pulled(ctx: click.Context, store: Store, remote: str | None, names: Iterable[str]) -> None:
-    """Pull what is missing, if there is a --remote. Raises InputRefused, BadConfig, OSError."""
+    """With --remote, pull missing artifacts. Raises InputRefused, BadConfig, OSError."""
     if remote is not None:
         from cli.options.remotes import pull_missing
 
@@ -139,9 +146,9 @@ def pulled(ctx: click.Context, store: Store, remote: str | None, names: Iterable
 
 
 def read_ids(path: str) -> list[str]:
-    """Read IDs, one a line, from a file or with `-` from the standard input.
+    """Read IDs, one a line, from a file, or from standard input if `path` is `-`.
 
-    Blank lines, and lines that begin with `#`, are passed over. Raises OSError.
+    Blank lines and lines that begin with `#` are skipped. Raises OSError.
     """
     stripped = [line.strip() for line in read_text(path).splitlines()]
     return [line for line in stripped if line and not line.startswith("#")]

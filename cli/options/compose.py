@@ -1,4 +1,4 @@
-"""What the commands share that compose: which IDs, and what to do about conflicts."""
+"""Options of commands that compose: IDs, conflicts, strategies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Overlaps(TypedDict):
-    """What the options of `conflict_options` said."""
+    """The values of `conflict_options`."""
 
     conflicts: str
     allow_overlap: tuple[str, ...]
@@ -44,19 +44,19 @@ def names_of(ctx: click.Context, ids: Sequence[str], from_file: str | None) -> l
 
 
 def conflict_options(function: _Function) -> _Function:
-    """Add what decides about conflicts; the command gets it as keywords, see Overlaps."""
+    """Add the options for conflicts; the command is called with the keywords of Overlaps."""
     for option in (
         click.option(
             "--allow-overlap-from",
             metavar="FILE",
             multiple=True,
-            help="The same with globs from FILE, one a line.",
+            help="Read such globs from FILE, one a line.",
         ),
         click.option(
             "--allow-overlap",
             metavar="GLOB",
             multiple=True,
-            help="Paths that several may bring; a hidden directory only by its very path.",
+            help="Accept conflicts at these paths; name a hidden directory exactly.",
         ),
         click.option(
             "--conflicts",
@@ -71,16 +71,21 @@ def conflict_options(function: _Function) -> _Function:
 
 
 def mounting_options(function: _Function) -> _Function:
-    """Add what decides how a target is made: --rw, --upper and --strategy."""
+    """Add --rw, --upper and --strategy."""
     for option in (
         click.option(
-            "--strategy", type=click.Choice(STRATEGIES), default="auto", help="How to make it."
+            "--strategy",
+            type=click.Choice(STRATEGIES),
+            default="auto",
+            help="Make TARGET by this strategy.",
         ),
         click.option(
-            "--upper", metavar="DIR", help="Let TARGET take changes, which stay in DIR/upper."
+            "--upper",
+            metavar="DIR",
+            help="Make TARGET writable, and keep the changes in DIR/upper.",
         ),
         click.option(
-            "--rw", is_flag=True, help="Let TARGET take changes, which umount throws away."
+            "--rw", is_flag=True, help="Make TARGET writable; umount discards the changes."
         ),
     ):
         function = option(function)
@@ -88,7 +93,7 @@ def mounting_options(function: _Function) -> _Function:
 
 
 def compose(store: Store, names: Sequence[str], purpose: str, overlaps: Overlaps) -> Composition:
-    """Compose, and tell of conflicts on standard error. Raises what Store.compose raises."""
+    """Compose, and report conflicts on standard error. Raises what Store.compose raises."""
     files = overlaps["allow_overlap_from"]
     composition = store.compose(
         names,
@@ -109,7 +114,7 @@ def compose(store: Store, names: Sequence[str], purpose: str, overlaps: Overlaps
 
 
 def conflict_documents(conflicts: Sequence[Conflict]) -> list[dict[str, object]]:
-    """Return conflicts as what JSON can hold."""
+    """Return conflicts as JSON values."""
     return [
         {
             "path": os.fsdecode(conflict.path),

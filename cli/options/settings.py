@@ -1,4 +1,4 @@
-"""What the configuration of a store, and the environment, say for options that are not given."""
+"""Defaults of options from the environment and the configuration of a store."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from cas.config import BadConfig, Config, config_path, read_config
 
 
 class Setting(NamedTuple):
-    """The `name` of a setting in the file; the option it is for, and the variable that is, too.
+    """A setting: its `name` in the file, and its option and environment variable.
 
-    `command` is one that has the option.
+    `command` is a command that has the option.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Setting(NamedTuple):
         return option
 
     def check(self, option: click.Parameter, value: Any, ctx: click.Context) -> None:
-        """Raise BadConfig if the value in the file is none for the option."""
+        """Raise BadConfig if the value in the file is invalid for the option."""
         try:
             option.type_cast_value(ctx, value)
         except click.BadParameter as error:
@@ -61,7 +61,7 @@ def store_path(ctx: click.Context) -> str:
 
 
 def store_and_origin(ctx: click.Context) -> tuple[str, str]:
-    """Return the path of the store, and what says that it is this one."""
+    """Return the path of the store, and its origin."""
     if chosen := ctx.find_root().obj:
         return str(chosen), "--store"
     if chosen := os.environ.get("CAS_STORE"):
@@ -72,7 +72,7 @@ def store_and_origin(ctx: click.Context) -> tuple[str, str]:
 
 
 def config_of(ctx: click.Context) -> Config:
-    """Return the configuration of the store, whether there is one. Raises BadConfig, OSError."""
+    """Return the store's configuration, or the defaults. Raises BadConfig, OSError."""
     return read_config(_store(ctx))
 
 
@@ -86,7 +86,7 @@ def _store(ctx: click.Context) -> bytes:
 
 
 def use_settings(ctx: click.Context) -> None:
-    """Let options of a command have the environment's values, else those of the store.
+    """Set the defaults of a command's options from the environment, else from the store.
 
     Raises BadConfig, OSError.
     """

@@ -1,4 +1,4 @@
-"""What becomes of many things, gathered and shown while it does."""
+"""Batch progress."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _Done = TypeVar("_Done")
 def gathering(
     label: str, things: str, wanted: int, done: list[_Done]
 ) -> Iterator[tuple[Callable[[_Done], None], Callable[[int], None]]]:
-    """Give what adds to what is done, of so many, and what is told of bytes; both show how far.
+    """Yield two callbacks, for a finished item and for bytes; both update the progress bar.
 
-    What ends the `with` block before all is done is told with how many were.
+    If the block is interrupted or fails, the message counts the finished items.
     """
     total = 0
 

@@ -1,4 +1,4 @@
-"""A sentence where a damaged index ends the process: LMDB trusts its file, flipped bits and all."""
+"""Error message for crashes: LMDB trusts its file, so flipped bits may crash the process."""
 
 from __future__ import annotations
 

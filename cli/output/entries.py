@@ -1,4 +1,4 @@
-"""Entries of trees, printed."""
+"""Text and JSON of the entries of trees."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cli.output.printing import text_of
 
 
 def entry_document(entry: Entry) -> dict[str, object]:
-    """Return an entry as what JSON can hold."""
+    """Return an entry as JSON values."""
     document: dict[str, object] = {"path": os.fsdecode(entry.path), "kind": entry.kind.value}
     if entry.kind is Kind.FILE:
         document |= {

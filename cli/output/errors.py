@@ -1,4 +1,4 @@
-"""How an error ends a command: a sentence for a person, and an exit code."""
+"""Error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUN_FAILED = 125
 
 
 def is_coloured() -> bool:
-    """Tell whether standard error shows colours, and nobody said that it should not.
+    """Return whether standard error shows colours, and $NO_COLOR does not forbid them.
 
     See https://no-color.org: $NO_COLOR counts if it is not empty.
     """
@@ -27,7 +27,7 @@ def is_coloured() -> bool:
 
 
 def marked(line: str, *, error: bool = True) -> str:
-    """Return a line for standard error, in which who speaks stands out if colours are shown."""
+    """Return a line for standard error; colour its prefix if the terminal shows colours."""
     if not is_coloured():
         return line
     who, colon, what = line.partition(":")

@@ -1,4 +1,4 @@
-"""What an interrupted command says: what it had done by then."""
+"""Messages of interrupted commands."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ GOES_ON = "the same command goes on there"
 
 @contextlib.contextmanager
 def summary_on_interrupt(tell: Callable[[], str], *, of_errors: bool = False) -> Iterator[None]:
-    """Let what interrupts a `with` block say what `tell` returns: what was done by then.
+    """If the block is interrupted, add the summary that `tell` returns to the message.
 
-    That is asked at the end of the block, of the store where the command itself cannot know: the
-    signal may have come right after the last step. With `of_errors`, those say it too.
+    `tell` is called at the end of the block, and may query the store: the signal may have come
+    right after the last step. With `of_errors`, errors print the summary, too.
     """
     try:
         yield
@@ -46,7 +46,7 @@ def _told(tell: Callable[[], str]) -> str:
 
 
 def say_interrupted(end: BaseException) -> None:
-    """Say, to a person, that a command was interrupted, and what it had done."""
+    """Print that the command was interrupted, with its summary."""
     notes: list[str] = []
     one: BaseException | None = end
     while one is not None and not notes:  # another signal may have come on top of the first

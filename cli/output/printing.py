@@ -1,4 +1,4 @@
-"""What commands print: data, notes, details and tables."""
+"""Printing of data, notes, details and tables."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _QUIET, _VERBOSE = "cas.quiet", "cas.verbose"
 
 
 def is_quiet() -> bool:
-    """Tell whether the command is to say nothing but data and errors."""
+    """Return whether to print only data and errors."""
     return _is_said(_QUIET)
 
 
 def is_verbose() -> bool:
-    """Tell whether the command is to say what else might be asked; see `detail`."""
+    """Return whether to print details; see `detail`."""
     return _is_said(_VERBOSE)
 
 
@@ -44,18 +44,18 @@ def emit(as_json: bool, document: object, lines: Iterable[str]) -> None:
 
 
 def acknowledge(as_json: bool, document: object, lines: Iterable[str]) -> None:
-    """Tell what was done: the document with --json, else the lines, unless with --quiet."""
+    """Print a result: the document with --json, else the lines, unless with --quiet."""
     emit(as_json, document, () if is_quiet() else lines)
 
 
 def note(text: str) -> None:
-    """Say something to a person, beside the data, unless with --quiet."""
+    """Print a note to standard error, unless with --quiet."""
     if not is_quiet():
         print(marked(f"cas: note: {text}", error=False), file=sys.stderr)
 
 
 def detail(text: str) -> None:
-    """Say, with --verbose, what a person who wonders would want to know."""
+    """With --verbose, print a detail to standard error."""
     if is_verbose():
         print(f"cas: {text}", file=sys.stderr)
 

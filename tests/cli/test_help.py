@@ -172,8 +172,8 @@ def test_misspelt_name_gets_a_suggestion(world: Path) -> None:
         ("cas mout", 2, "did you mean mount or umount or mounts?"),
         ("cas show zlb", 3, "did you mean zlib?"),
         ("cas mount target opennsl:t:12345678", 3, "did you mean openssl?"),
-        ("cas show zlib:77aa", 3, "`cas ls zlib` shows"),
-        ("cas show entirely-else", 3, "`cas ls` shows"),
+        ("cas show zlib:77aa", 3, "list its IDs with `cas ls zlib`"),
+        ("cas show entirely-else", 3, "list the stored IDs with `cas ls`"),
     ):
         done = _shell(world, line)
         assert done.returncode == code

@@ -37,7 +37,7 @@ from tests.helpers.support import CAS, Cas, make
 
 PROJECT = Path(__file__).parents[2]
 PAGE = (PROJECT / "docs/json.md").read_text()
-RUN = {"run": "cas run --json", "run trace": "cas run --trace"}
+RUN = {"run": "cas run --report", "run trace": "cas run --trace"}
 """What `cas run` writes to files."""
 ZLIB = "zlib:core2-64:do_populate_sysroot:9f2c41d0"
 FORK = "zlib-ng:do_populate_sysroot:5a5a5a5a"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,3 +117,29 @@ def test_interrupted_read_only_command_has_no_summary(cas: Cas, tree: Path) -> N
     cas("put", ID, tree)
 
     assert _interrupted(cas, signal.SIGINT, "write", "ls") == "cas: interrupted"
+
+
+def _logging(cas: Cas, level: str) -> Cas:
+    return replace(cas, wrapper=("env", f"CAS_LOG={level}"))
+
+
+def test_debug_messages_appear_only_on_request(cas: Cas, work: Path, tree: Path) -> None:
+    for asked in (("-vv",), ("-v", "-v")):
+        shown = cas(*asked, "put", "--replace", ID, tree).stderr
+        assert re.search(r"^cas: +[0-9]+ ms  put: ", shown, re.MULTILINE)
+    after = cas("plan", "-vv", work / "s", "a").stderr
+    assert re.search(r"^cas: +[0-9]+ ms  .*strategy", after, re.MULTILINE)
+    by_variable = _logging(cas, "debug")("put", "--replace", ID, tree).stderr
+    assert " ms  put: " in by_variable
+    for options in ((), ("-v",)):
+        assert " ms  " not in cas(*options, "put", "--replace", ID, tree).stderr
+
+
+def test_unknown_log_level_is_a_usage_error(cas: Cas) -> None:
+    refused = _logging(cas, "loud")("ls", code=2).stderr
+
+    assert refused == (
+        "cas: CAS_LOG has the unknown value loud\nhint: set it to debug, or unset it\n"
+    )
+    _logging(cas, "loud")("run", "--", "true", code=125)
+    _logging(cas, "")("init")

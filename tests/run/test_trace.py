@@ -49,7 +49,7 @@ def stored(cas: Cas, work: Path) -> None:
 
 def _traced(cas: Cas, *arguments: str | Path, code: int = 0) -> Any:
     """Run with --trace; return the document."""
-    files = ("--trace", "used.json", "--json", "how.json")
+    files = ("--trace", "used.json", "--report", "how.json")
     cas("run", *files, "--conflicts", "ignore", *arguments, code=code)
     document = json.loads((cas.directory / "used.json").read_text())
     how = json.loads((cas.directory / "how.json").read_text())
@@ -430,8 +430,8 @@ def test_trace_works_from_python(work: Path) -> None:
 
 
 def _told(cas: Cas, *arguments: str, code: int = 0, wrapper: Sequence[str] = ()) -> Any:
-    """Run with --json; return the document."""
-    replace(cas, wrapper=tuple(wrapper))("run", "--json", "how.json", *arguments, code=code)
+    """Run with --report; return the document."""
+    replace(cas, wrapper=tuple(wrapper))("run", "--report", "how.json", *arguments, code=code)
     document = json.loads((cas.directory / "how.json").read_text())
     check("run", document)
     return document
@@ -467,8 +467,15 @@ def test_run_report_names_refused_features(cas: Cas, work: Path, stored: None) -
 
 def test_unwritable_run_report_is_reported(cas: Cas, work: Path, stored: None) -> None:
     script = "rm how.json"
-    done = cas("run", "--json", "how.json", "--sysroot", "s=a", "--", "sh", "-c", script)
+    done = cas("run", "--report", "how.json", "--sysroot", "s=a", "--", "sh", "-c", script)
     assert "how.json could not be written: it was removed meanwhile" in done.stderr
-    missing = cas("run", "--json", "no/how.json", "--", "touch", "ran", code=125)
+    missing = cas("run", "--report", "no/how.json", "--", "touch", "ran", code=125)
     assert "No such file or directory: no/how.json" in missing.stderr
     assert not (work / "ran").exists()
+
+
+def test_run_accepts_the_old_name_of_report(cas: Cas, work: Path) -> None:
+    cas("run", "--json", "old.json", "--", "true")
+
+    assert json.loads((work / "old.json").read_text())["exit_code"] == 0
+    assert "--json" not in cas("run", "--help").stdout
