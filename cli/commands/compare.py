@@ -29,7 +29,7 @@ from cli.output.printing import emit, note, text_of
 def which_command(
     ctx: click.Context, path: str, ids: tuple[str, ...], from_file: str | None, as_json: bool
 ) -> None:
-    """Show which artifact a file comes from, and which others it hides.
+    """Show which artifact a file comes from.
 
     With IDs, PATH is a path in their sysroot; without, a file in a mounted sysroot. Prints one
     line for each artifact, the winner first: wins, hidden, or merged for a directory; its ID; and

@@ -46,10 +46,11 @@ def log_command(
     last: int | None,
     as_json: bool,
 ) -> None:
-    """Show the history of the store: artifacts stored, removed or damaged, with time and user.
+    """Show the history of the store.
 
-    The newest event is last. PATTERN selects artifacts by recipe or complete ID, with shell
-    wildcards. Events are kept for thirteen months. Users without write access are not logged.
+    It lists artifacts stored, removed or damaged, with time and user. The newest event is last.
+    PATTERN selects artifacts by recipe or complete ID, with shell wildcards. Events are kept for
+    thirteen months. Users without write access are not logged.
 
     \b
     cas log

@@ -32,7 +32,7 @@ def pin_command(ctx: click.Context, id_: str, reason: str, as_json: bool) -> Non
 @store_option
 @click.pass_context
 def unpin_command(ctx: click.Context, id_: str, as_json: bool) -> None:
-    """Keep an artifact no longer.
+    """Remove the pin of an artifact.
 
     \b
     cas unpin zlib
@@ -46,7 +46,7 @@ def unpin_command(ctx: click.Context, id_: str, as_json: bool) -> None:
 @store_option
 @click.pass_context
 def pins_command(ctx: click.Context, as_json: bool) -> None:
-    """List what is pinned, since when, and why.
+    """List pinned artifacts, with dates and reasons.
 
     \b
     cas pins

@@ -98,7 +98,9 @@ def ls_command(ctx: click.Context, pattern: str, as_json: bool) -> None:
 @store_option
 @click.pass_context
 def show_command(ctx: click.Context, id_: str, as_json: bool) -> None:
-    """Print the record of one artifact, with the path of its tree.
+    """Print the record of one artifact.
+
+    It includes the path of the artifact's tree.
 
     \b
     cas show zlib
