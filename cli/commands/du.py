@@ -38,5 +38,5 @@ def du_command(
         "frees_bytes": usage.frees,
     }
     rows = [(id_, *map(size_text, sizes)) for id_, *sizes in each]
-    last = f"{size_text(usage.total)} in all; {size_text(usage.frees)} come back if all go"
+    last = f"{size_text(usage.total)} in all; {size_text(usage.frees)} freed if all are removed"
     emit(as_json, document, [*table(("ID", "SIZE", "OWN", "SHARED"), rows), last])

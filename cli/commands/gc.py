@@ -97,11 +97,11 @@ def _live(store: Store, path: str) -> frozenset[Signature]:
     missing = len(live - store.signatures())
     if missing == len(live):
         raise InputRefused(
-            "none of the IDs of what to keep is in the store, so that everything would go",
+            "no ID to keep is in the store, so everything would be removed",
             hint="give the list of the build that uses this store",
         )
     if missing:
-        note(f"{missing} of the IDs of what to keep are not in the store")
+        note(f"{missing} of the IDs to keep are not in the store")
     return live
 
 
@@ -109,7 +109,7 @@ def _names(path: str) -> list[str]:
     names = [name.partition("@")[0] for name in read_ids(path)]
     if not names:
         raise InputRefused(
-            "there is no ID in the list of what to keep, so that everything would go",
+            "the list of IDs to keep is empty, so everything would be removed",
             hint="give a list with the IDs that the build uses",
         )
     return names
@@ -123,7 +123,8 @@ def _show(plan: GcPlan, as_json: bool) -> None:
     count = len(plan.doomed)
     lines = table(("ID", "SIZE", "LAST USE", "REASON"), rows) if rows else []
     lines.append(
-        f"{number_of(count, 'artifact')} would go, {plan.kept} stay; {size_text(plan.frees)} return"
+        f"{number_of(count, 'artifact')} would be removed, {plan.kept} kept; "
+        f"{size_text(plan.frees)} would be freed"
     )
     document = {
         "would_remove": [_document(one) for one in plan.doomed],

@@ -66,7 +66,7 @@ def _figures(report: Report) -> Iterator[str]:
             f"of {asked:,} that were asked for" if asked else "nobody has asked yet",
         ),
         ("Sysroots mounted", f"{ever.overlays:,}", "by overlay"),
-        ("Spared by that", amount(ever.entries), "files, directories, links to make"),
+        ("Saved by overlays", amount(ever.entries), "files, directories, links to make"),
     ):
         yield f'<div><dt>{name}</dt><dd class="figure">{figure}</dd>'
         yield f'<dd class="more">{more}</dd></div>\n'

@@ -163,7 +163,7 @@ def test_out_of_memory_is_a_sentence(cas: Cas, tree: Path, work: Path) -> None:
         ("run --dependencies huge -- true", 125),
     ):
         said = limited(*command.split(), code=code).stderr
-        assert "cas: Cannot allocate memory\nhint: memory" in said
+        assert "cas: Cannot allocate memory\nhint: out of memory" in said
 
 
 def test_quiet_commands_print_only_data_and_errors(cas: Cas, tree: Path, work: Path) -> None:

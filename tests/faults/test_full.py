@@ -71,7 +71,10 @@ def test_disk_full_at_any_step_of_put_and_gc_loses_nothing(disk: Path, work: Pat
         if done.returncode != 0:
             assert done.returncode == 1, done.stderr
             # A write that is cut short is an "Input/output error" to LMDB.
-            assert "No space left on device" in done.stderr or "free space with `cas gc`" in done.stderr
+            assert (
+                "No space left on device" in done.stderr
+                or "free space with `cas gc`" in done.stderr
+            )
         assert [found for found in cas.json("verify")["findings"] if found["damage"]] == []
         if blocks % 4 == 0:  # on the disk that is full still
             gone = cas.json("gc", "--max-age=0s", "--grace=0s")["removed"]

@@ -247,14 +247,14 @@ def test_dry_run_lists_candidates_with_reasons_and_changes_nothing(cas: Cas, age
     before = snapshot(cas.store)
 
     done = cas("gc", "--dry-run", "--max-age=30d", "--keep-last=1", "--max-size=3G")
-    assert done.stdout == "0 artifacts would go, 4 stay; 0 bytes return\n"
+    assert done.stdout == "0 artifacts would be removed, 4 kept; 0 bytes would be freed\n"
     header, older, old, total = cas("gc", "--dry-run", "--max-age=30d").stdout.splitlines()
 
     assert header.split() == ["ID", "SIZE", "LAST", "USE", "REASON"]
     assert older.startswith("older:t:12345678  1.0 MiB  50 days ago")
     assert older.endswith("  not used for 50 days")
     assert old.endswith("  not used for 40 days")
-    assert total == "2 artifacts would go, 2 stay; 2.1 MiB return"
+    assert total == "2 artifacts would be removed, 2 kept; 2.1 MiB would be freed"
     assert snapshot(cas.store) == before
 
 
@@ -265,7 +265,10 @@ def test_keep_list_takes_abbreviations_and_standard_input(cas: Cas, work: Path, 
     )
     assert gone == 0
     assert "not an ID: 'ol*'" in cas("gc", "--keep-from=-", input="ol*", code=2).stderr
-    assert "everything would go" in cas("gc", "--keep-from=-", input="# no\n", code=8).stderr
+    assert (
+        "so everything would be removed"
+        in cas("gc", "--keep-from=-", input="# no\n", code=8).stderr
+    )
     assert "No such file" in cas("gc", "--keep-from=nowhere", code=1).stderr
     assert len(_left(cas)) == 4
     cas("gc", "--keep-from", "-", *NOW, input="old\nnewest@5\n")
@@ -523,7 +526,7 @@ def test_keep_list_that_keeps_nothing_is_refused(cas: Cas, work: Path) -> None:
     (work / "live").write_text("zlib:t:12345678\n")
 
     refused = cas("gc", "--keep-from", "live", *NOW, code=8).stderr
-    assert "none of the IDs" in refused
+    assert "no ID to keep is in the store" in refused
     assert _left(cas) == {"a", "b"}
     (work / "live").write_text("zlib:t:12345678\na:t:12345678\n")
     assert "1 of the IDs" in cas("gc", "--keep-from", "live", *NOW).stderr

@@ -66,6 +66,6 @@ def test_own_and_shared_add_up_to_the_size(filled: Cas) -> None:
         assert store.disk_usage(["two", "two"]) == store.disk_usage(["two"])
     said = cas("du", "two").stdout.splitlines()
     assert [line.split()[0] for line in said[:2]] == ["ID", _NAMES[2]]
-    assert "come back if all go" in said[2]
+    assert "freed if all are removed" in said[2]
     cas("du", "absent", code=3)
     cas("du", code=2)
