@@ -1,4 +1,4 @@
-"""Taking a stored tree out again: as a directory, or as a tar archive."""
+"""Exports a stored tree as a directory, a tar archive or an sstate object."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from cas.system.signals import signals_blocked
 from cas.system.text import quoted
 
 Naming = Callable[[bytes], bytes | None]
-"""What a path of the tree, b"" for its root, is called in an archive; None if it is left out."""
+"""Maps a path of the tree (b"" is its root) to its name in an archive; None omits it."""
 
 _Entries = Iterator[tuple[Entry, int]]
-_LONGEST_NAME = 255  # bytes
+_MAX_NAME_BYTES = 255
 _OTHER_ARCHIVE = re.compile(rb"\.(tar(\.\w+)?|tgz|tbz2?|txz|zst|gz|bz2|xz|zip)$")
 
 
-class AlreadyThere(CasError):
-    """There is something where a tree was to be written."""
+class AlreadyExists(CasError):
+    """The target of an export exists."""
 
     exit_code = ExitCode.IN_USE
 
     def __init__(self, target: bytes) -> None:
         super().__init__(
-            f"{quoted(target)} is there already", hint="give another name, or delete it first"
+            f"{quoted(target)} exists already", hint="choose another name, or delete it first"
         )
 
 
@@ -52,20 +52,20 @@ def export(
     target: str | bytes | os.PathLike[str],
     progress: Progress = NO_PROGRESS,
 ) -> Artifact:
-    """Write the tree of the artifact that `name` stands for to `target`, which is made.
+    """Write the tree of the artifact `name` to the new file or directory `target`.
 
-    If that ends like an archive it is one, compressed as its end says, and with the name of an
-    sstate object laid out like one. Else it is a directory, whose files are copies that may be
-    written to. Each content is checked. The whole appears at once, or not at all. `progress` gets
-    entries of the tree.
+    A target with the suffix of an archive becomes an archive, compressed according to the suffix; a
+    target with the name of an sstate object gets its layout. Any other target becomes a directory
+    of writable copies. Each content is checked. The target appears complete, or not at all.
+    `progress` counts entries.
 
-    Raises NoSuchSignature, AmbiguousSignature, AlreadyThere, StoreDamaged, InputRefused, NoZstd,
+    Raises NoSuchSignature, AmbiguousSignature, AlreadyExists, StoreDamaged, InputRefused, NoZstd,
     OSError.
     """
     target = os.path.abspath(os.fsencode(target))
     _refuse_unfit(target, store)
     directory, last = os.path.split(target)
-    unfinished = temporary_name(last)
+    temporary = temporary_name(last)
     purpose = f"export of {name}"
     with (
         store.compose([name], conflicts=None, purpose=purpose, counted=False) as composition,
@@ -78,71 +78,72 @@ def export(
         try:
             if is_archive(target):
                 naming = _naming(artifact.signature, manifest, target)
-                beside = os.path.join(directory, unfinished)
-                with open(beside, "xb") as file, compressing(file, target) as stream:
+                path = os.path.join(directory, temporary)
+                with open(path, "xb") as file, compressing(file, target) as stream:
                     _write_archive(entries, stream, naming)
             else:
-                os.mkdir(unfinished, dir_fd=parent)
-                with open_directory(unfinished, parent) as root:
+                os.mkdir(temporary, dir_fd=parent)
+                with open_directory(temporary, parent) as root:
                     _write_directory(entries, root)
-            _appear(unfinished, last, parent, target)
+            _publish(temporary, last, parent, target)
         finally:
             with signals_blocked(), contextlib.suppress(FileNotFoundError):
-                remove(unfinished, parent)
+                remove(temporary, parent)
     return artifact
 
 
 def _refuse_unfit(target: bytes, store: Store) -> None:
     if os.path.lexists(target):
-        raise AlreadyThere(target)
+        raise AlreadyExists(target)
     if is_within(target, store.path):
-        hint = "give a path outside of the store"
+        hint = "choose a path outside of the store"
         raise InputRefused(f"{quoted(target)} is in the store", hint=hint)
     name = os.path.basename(target)
-    if len(name) > _LONGEST_NAME:
-        raise InputRefused(f"the name {quoted(name)} is too long", hint="give a shorter one")
+    if len(name) > _MAX_NAME_BYTES:
+        raise InputRefused(f"the name {quoted(name)} is too long", hint="choose a shorter name")
     if not is_archive(target) and _OTHER_ARCHIVE.search(target.lower()):
         raise InputRefused(
-            f"{quoted(target)} is named like an archive of a kind that is not written",
-            hint=f"end it in one of {', '.join(SUFFIXES)}, or like no archive",
+            f"{quoted(target)} has the suffix of an unsupported archive format",
+            hint=f"use one of {', '.join(SUFFIXES)}, or another suffix for a directory",
         )
 
 
 def _naming(signature: Signature, manifest: Manifest, target: bytes) -> Naming:
-    """Return what paths are called in an archive. Raises InputRefused."""
+    """Return the names of paths in the archive `target`. Raises InputRefused."""
     if not is_object(target):
         return bytes
     if signature_of(target).recipe != signature.recipe:
-        hint = "give a name with the same recipe"
-        what = f"{quoted(target)} is the name of another recipe's sstate object"
-        raise InputRefused(f"{what} than {signature.recipe}'s", hint=hint)
+        raise InputRefused(
+            f"{quoted(target)} is the name of an sstate object of another recipe",
+            hint=f"use a name for the recipe {signature.recipe}",
+        )
     layout = SstateMapping(signature.recipe)
     if not layout.can_hold(manifest):
         raise InputRefused(
-            f"{signature} has a {quoted(FIXMES)} of its own, which no sstate object can have",
+            f"{signature} has its own {quoted(FIXMES)}, which an sstate object cannot have",
             hint="export it to a directory, or to an archive with another name",
         )
     return layout.member
 
 
-def _appear(unfinished: bytes, last: bytes, parent: int, target: bytes) -> None:
-    """Give what was written its name, if nothing has got that meanwhile. Raises AlreadyThere."""
+def _publish(temporary: bytes, last: bytes, parent: int, target: bytes) -> None:
+    """Rename the finished export to its target. Raises AlreadyExists."""
     try:
         if is_archive(target):
-            with contextlib.suppress(PermissionError, NotImplementedError):  # no links here
-                os.link(unfinished, last, src_dir_fd=parent, dst_dir_fd=parent)
+            with contextlib.suppress(PermissionError, NotImplementedError):  # no hard links here
+                os.link(temporary, last, src_dir_fd=parent, dst_dir_fd=parent)
                 return
-        os.rename(unfinished, last, src_dir_fd=parent, dst_dir_fd=parent)
+        os.rename(temporary, last, src_dir_fd=parent, dst_dir_fd=parent)
     except FileExistsError as error:
-        raise AlreadyThere(target) from error
+        raise AlreadyExists(target) from error
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.ENOTDIR):
             raise
-        raise AlreadyThere(target) from error
+        raise AlreadyExists(target) from error
 
 
 def _counted(manifest: Manifest, layer: bytes, progress: Progress) -> _Entries:
-    """Yield what `contents_of` does, and tell how much of that is done with."""
+    """Yield `contents_of` a layer, and report the progress."""
     size = 0
     for number, (entry, fd) in enumerate(contents_of(manifest, layer), 1):
         yield entry, fd

@@ -1,4 +1,4 @@
-"""Importing sstate objects, by all processors."""
+"""Imports sstate objects on all processors."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from cas.store import Store
 from cas.system.progress import Progress, result_or_bytes
 from cas.system.workers import run_parallel
 
-_COST_OF_AN_OBJECT = 100_000
-"""How many compressed bytes are unpacked in the time that an object takes besides."""
-_TOLD_AT_ONCE = 1_000_000  # bytes
-_LITTLE = 2_000_000
-"""How many compressed bytes are unpacked in the time that is worth a process."""
+_OBJECT_OVERHEAD_BYTES = 100_000
+"""An object takes as long as reading so many compressed bytes, in addition to its own."""
+_PROGRESS_BYTES = 1_000_000
+"""A worker reports its progress after so many bytes."""
+_MIN_BYTES_PER_WORKER = 2_000_000
+"""A worker is worth its start if it reads so many compressed bytes."""
 
 
 class Imported(NamedTuple):
-    """What became of the sstate object at `path`.
+    """The result for the sstate object at `path`.
 
-    `artifact` is None if it was `refused`; `new_bytes` of content were new to the store. `known`
-    is one whose signature was stored already: it was not read.
+    `artifact` is None if the object was `refused`. `new_bytes` of contents were not stored before.
+    `known` means that its ID was stored already, so the object was not read.
     """
 
     path: bytes
@@ -42,26 +43,27 @@ class Imported(NamedTuple):
 def import_sstate(
     store: Store,
     paths: Iterable[bytes],
-    take: Callable[[Imported], None],
-    stored: Callable[[int], None],
+    on_result: Callable[[Imported], None],
+    on_bytes: Callable[[int], None],
 ) -> None:
-    """Store the trees of sstate objects, straight from the archives; `take` gets what was done.
+    """Store the trees of sstate objects directly from the archives.
 
-    `stored` gets how many more bytes of contents were read, now and then.
-
-    One that is refused does not keep others from being stored; of several with one signature the
-    first one counts. Raises NoZstd, CasError, OSError.
+    `on_result` is called with the result of each object, and `on_bytes` with numbers of further
+    bytes read. A refused object does not stop the others. Of several objects with one ID the first
+    one is stored. Raises NoZstd, CasError, OSError.
     """
     groups: dict[Signature, list[bytes]] = {}
     for path in dict.fromkeys(paths):
         try:
             groups.setdefault(signature_of(path), []).append(path)
         except InputRefused as error:
-            take(Imported(path, None, None, refused=error))
-    weights = {s: sum(map(_size, of_one)) + _COST_OF_AN_OBJECT for s, of_one in groups.items()}
+            on_result(Imported(path, None, None, refused=error))
+    weights = {s: sum(map(_size, group)) + _OBJECT_OVERHEAD_BYTES for s, group in groups.items()}
     work = partial(_import_part, store, os.getpid(), groups)
-    on_output = result_or_bytes(take, stored)
-    run_parallel(work, groups, on_output, weight=weights.__getitem__, min_weight=_LITTLE)
+    on_output = result_or_bytes(on_result, on_bytes)
+    run_parallel(
+        work, groups, on_output, weight=weights.__getitem__, min_weight=_MIN_BYTES_PER_WORKER
+    )
 
 
 def _import_part(
@@ -69,14 +71,14 @@ def _import_part(
     owner: int,
     groups: Mapping[Signature, Sequence[bytes]],
     signatures: Sequence[Signature],
-    give: Callable[[Imported | int], None],
+    emit: Callable[[Imported | int], None],
 ) -> None:
     if os.getpid() != owner:
-        store.close()  # a process that was forked opens its own
+        store.close()  # a forked process must open its own Store
         store = Store(store.path)
     for signature in signatures:
         for path in groups[signature]:
-            give(_import(store, signature, path, give))
+            emit(_import(store, signature, path, emit))
 
 
 class _BytesRead(Progress):
@@ -88,19 +90,19 @@ class _BytesRead(Progress):
 
     def update(self, done: int, total: int = 0, size: int = 0) -> None:
         """Emit the bytes since the last message, if they are many."""
-        if size - self._emitted >= _TOLD_AT_ONCE:
+        if size - self._emitted >= _PROGRESS_BYTES:
             self._emit(size - self._emitted)
             self._emitted = size
 
 
 def _import(
-    store: Store, signature: Signature, path: bytes, give: Callable[[int], None]
+    store: Store, signature: Signature, path: bytes, emit: Callable[[int], None]
 ) -> Imported:
     try:
         if (known := store.find(signature)) is not None:
             return Imported(path, signature, known, known=True)
         place = SstateMapping(signature.recipe).place
-        done = store.put(signature, path, place=place, progress=_BytesRead(give))
+        done = store.put(signature, path, place=place, progress=_BytesRead(emit))
     except SignatureConflict:  # another process has just stored it
         return Imported(path, signature, store.find(signature), known=True)
     except InputRefused as error:
@@ -109,7 +111,7 @@ def _import(
 
 
 def _size(path: bytes) -> int:
-    """Return the size of a file; what cannot be looked at cannot be read either."""
+    """Return the size of a file (bytes), or 0 if it is inaccessible."""
     with contextlib.suppress(OSError):
         return os.stat(path).st_size
     return 0

@@ -1,4 +1,4 @@
-"""sstate, the shared state of Yocto's BitBake: what its objects are called, and what is in them.
+"""The names and layout of sstate objects, the shared state of Yocto's BitBake.
 
 An object is a tar archive of one task's output. Sources: `sstate.bbclass` and `staging.bbclass` of
 openembedded-core, from dunfell (2020) to 2026.
@@ -17,12 +17,12 @@ from cas.system.text import quoted
 
 TASK = "do_populate_sysroot"
 FIXMES = b"sysroot-fixmepath"
-"""The directory of a stored tree with a file named like its recipe: the list, as sstate has it, of
-the files that hold paths of where they are, as tokens. A sysroot of many has all their lists."""
+"""A directory in the stored tree with one file, named after the recipe: sstate's list of the files
+that contain relocatable paths. A sysroot of many artifacts has all of their lists."""
 _LIST = b"fixmepath"
 _COMMAND = b"fixmepath.cmd"
 _TOPS = (b"sysroot-destdir", b"recipe-sysroot-native")
-"""The directory in an archive: for a target, and for what runs on the machine that builds."""
+"""The top directory in an archive, for the target and for native tools."""
 _NAME = re.compile(
     r"sstate:(?P<recipe>[^:]*):[^:]*:[^:]*:[^:]*:(?P<arch>[^:]*):[^:]*:"
     r"(?P<hash>[0-9a-f]{32,64})_(?P<task>\w+)\.(tar\.zst|tgz)"
@@ -30,25 +30,25 @@ _NAME = re.compile(
 
 
 class NotAnSstateObject(InputRefused):
-    """A file is no sstate object of a sysroot."""
+    """A file is not an sstate object of do_populate_sysroot."""
 
-    def __init__(self, path: bytes, why: str) -> None:
+    def __init__(self, path: bytes, reason: str) -> None:
         super().__init__(
-            f"{quoted(path)} is no sstate object of a sysroot: {why}",
-            hint="its name tells what it is: sstate:RECIPE:…:ARCH:…:HASH_populate_sysroot.tar.zst",
+            f"{quoted(path)} is not an sstate object of a sysroot: {reason}",
+            hint="its name must be sstate:RECIPE:…:ARCH:…:HASH_populate_sysroot.tar.zst",
         )
 
 
 def signature_of(path: bytes) -> Signature:
-    """Return the task signature of an sstate object, from its name. Raises NotAnSstateObject."""
+    """Return the ID in the name of an sstate object. Raises NotAnSstateObject."""
     found = _NAME.fullmatch(os.fsdecode(os.path.basename(path)))
     if found is None:
-        is_there = os.path.lexists(path)
+        exists = os.path.lexists(path)
         raise NotAnSstateObject(
-            path, "its name is not that of one" if is_there else "nothing is there"
+            path, "its name has another form" if exists else "it does not exist"
         )
     if f"do_{found['task']}" != TASK:
-        raise NotAnSstateObject(path, f"it is of the task do_{found['task']}")
+        raise NotAnSstateObject(path, f"it belongs to the task do_{found['task']}")
     try:
         return Signature.parse(f"{found['recipe']}:{found['arch']}:{TASK}:{found['hash']}")
     except BadSignature as error:
@@ -56,22 +56,22 @@ def signature_of(path: bytes) -> Signature:
 
 
 def is_object(path: bytes) -> bool:
-    """Tell whether a file has the name of an sstate object of a sysroot."""
+    """Return whether a file has the name of an sstate object of a sysroot."""
     found = _NAME.fullmatch(os.fsdecode(os.path.basename(path)))
     return found is not None and f"do_{found['task']}" == TASK
 
 
 def objects_in(paths: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the given files, and the sstate objects of sysroots that are in given directories.
+    """Yield the given files, and the sstate objects of sysroots in the given directories.
 
-    Those are below any directory there; all may be symbolic links, as BitBake makes to a mirror on
-    disk. Raises OSError.
+    Directories are searched recursively. Symbolic links are followed, since BitBake links to
+    mirrors on the disk. Raises OSError.
     """
     for path in paths:
         if not os.path.isdir(path):
             yield path
             continue
-        seen: set[tuple[int, int]] = set()  # links may lead round in circles
+        seen: set[tuple[int, int]] = set()  # links may form a circle
         for directory, names, files in os.walk(path, onerror=_raise, followlinks=True):
             found = os.stat(directory)
             if (found.st_dev, found.st_ino) in seen:
@@ -85,9 +85,9 @@ def objects_in(paths: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class SstateMapping:
-    """Where what one sstate object of a `recipe` holds has its place in the stored tree.
+    """Maps the paths of an sstate object of a `recipe` to those of the stored tree, and back.
 
-    The tree is in one directory. Beside that is, if there is one, the list of files to relocate.
+    The object has the tree in one directory, and beside it an optional list of files to relocate.
     """
 
     def __init__(self, recipe: str) -> None:
@@ -98,7 +98,7 @@ class SstateMapping:
         self._top: bytes | None = None
 
     def place(self, path: bytes) -> bytes | None:
-        """Return where in the tree a path of the archive is; see `cas.put.scan_result.Place`."""
+        """Return the path in the tree for a path of the archive; None omits it."""
         if path == _LIST:
             return self._list
         top, _, below = path.partition(b"/")
@@ -110,19 +110,19 @@ class SstateMapping:
         return below
 
     def place_of_component(self, path: bytes) -> bytes | None:
-        """Return the place of a path that is in a directory of BitBake's `sysroots-components`."""
+        """Return the path in the tree for a path in BitBake's `sysroots-components`."""
         if path == _LIST:
             return self._list
         return None if path == _COMMAND else path
 
     def member(self, path: bytes) -> bytes | None:
-        """Return where in the archive a path of the tree is, with b"" for its root; or None."""
+        """Return the name in the archive of a path of the tree (b"" is its root), or None."""
         if path == self._list:
             return _LIST
         return None if path == FIXMES else os.path.join(_TOPS[self._native], path).rstrip(b"/")
 
     def can_hold(self, manifest: Manifest) -> bool:
-        """Tell whether an object of this layout can hold a tree."""
+        """Return whether an sstate object can represent a tree."""
         lists = [path for path in manifest.nodes if path.startswith(FIXMES + b"/")]
         return lists == ([self._list] if FIXMES in manifest.nodes else [])
 

@@ -2,5 +2,5 @@
 
 docs/format.md specifies the stored data, none of which is trusted: contents and trees are checked
 against their digests, and records against the trusted keys, if there are any. Uses `cas.store` and
-lower rooms, obstore (`bucket.py` only) and cryptography (`signing.py` only).
+lower rooms, obstore (`object_store.py` only) and cryptography (`signing.py` only).
 """

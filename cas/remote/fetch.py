@@ -1,4 +1,4 @@
-"""What has to be fetched of a tree, and making objects of that."""
+"""Plans the downloads of a tree, and stores its contents as objects."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from cas.remote.tree_file import BlobInfo, Packed, TreeFile
 from cas.system.compression import Unreadable, decompress
 from cas.system.text import quoted
 
-_AT_ONCE = 1 << 20
-_GAP = 1 << 16
-"""Bytes that are fetched rather than asking once more for what comes after them."""
+_READ_BYTES = 1 << 20
+_MAX_GAP_BYTES = 1 << 16
+"""A gap of up to this size is downloaded, too, to save a request."""
 
 
 class NotAvailable(Exception):
-    """An artifact cannot be had from the remote; `why` says it to a person."""
+    """An artifact is not available from the remote; `why` is text for people."""
 
     def __init__(self, outcome: Outcome, why: str = "") -> None:
         super().__init__(why)
@@ -33,9 +33,10 @@ class NotAvailable(Exception):
 
 
 class Download(NamedTuple):
-    """Bytes to fetch, some `length`, the `whole` of what is at a key or what begins at `start`.
+    """A download of `length` bytes: the `whole` object at a key, or a range from `start`.
 
-    They hold `contents`, which begin after `start`; or a segment of the large content `digest`.
+    It has small `contents`, whose positions are relative to `start`, or a segment of the large
+    content `digest`.
     """
 
     key: str
@@ -50,34 +51,33 @@ Fetched = tuple[Download, bytes | None]
 
 
 class MissingParts(NamedTuple):
-    """What is needed of a tree: `blobs` have to be fetched.
+    """The missing parts of a tree: the `blobs` to download.
 
-    `incomplete` are contents that are there with the other executable bit only, or as one of two
-    objects.
+    `incomplete` are contents that are stored only with the other executable bit, or need both.
     """
 
     blobs: list[Download]
     incomplete: list[Digest]
 
 
-def needed(tree: TreeFile, objects: Objects) -> MissingParts:
-    """Find out what is needed of a tree.
+def find_missing(tree: TreeFile, objects: Objects) -> MissingParts:
+    """Return the parts of a tree that the store lacks.
 
-    Raises NotAvailable if there is no room, or a size is not that of the content; OSError.
+    Raises NotAvailable (not enough disk space, or a wrong size), OSError.
     """
     lacking: dict[Digest, BlobInfo] = {}
     incomplete: list[Digest] = []
     for digest, content in tree.contents.items():
-        there = [bit for bit in (False, True) if objects.usable(ObjectKey(digest, bit))]
-        if there and objects.size(ObjectKey(digest, there[0])) not in (None, content.size):
+        stored = [bit for bit in (False, True) if objects.usable(ObjectKey(digest, bit))]
+        if stored and objects.size(ObjectKey(digest, stored[0])) not in (None, content.size):
             raise _damaged(content)
-        if not there:
+        if not stored:
             lacking[digest] = content
-        if not content.executable <= set(there) and (there or len(content.executable) > 1):
+        if not content.executable <= set(stored) and (stored or len(content.executable) > 1):
             incomplete.append(digest)
     size = sum(content.size for content in lacking.values())
     if size > objects.free_space():
-        raise NotAvailable(Outcome.REFUSED, f"it needs {size} bytes, more than there is room for")
+        raise NotAvailable(Outcome.REFUSED, f"it needs {size} bytes, more than the free disk space")
     blobs: list[Download] = []
     for pack, packed in tree.packs:
         blobs += _parts(pack, packed, lacking)
@@ -93,7 +93,7 @@ def needed(tree: TreeFile, objects: Objects) -> MissingParts:
 def _parts(
     pack: Digest, contents: list[Packed], lacking: dict[Digest, BlobInfo]
 ) -> Iterator[Download]:
-    """Yield a pack, or those parts of it that hold what is lacking."""
+    """Yield a download of a pack, or of the parts with missing contents."""
     wanted = [content for content in contents if content.digest in lacking]
     if not wanted:
         return
@@ -103,7 +103,7 @@ def _parts(
         return
     part: list[Packed] = []
     for content in wanted:
-        if part and content.start > part[-1].start + part[-1].length + _GAP:
+        if part and content.start > part[-1].start + part[-1].length + _MAX_GAP_BYTES:
             yield _part(key, part)
             part = []
         part.append(content)
@@ -118,9 +118,10 @@ def _part(key: str, contents: list[Packed]) -> Download:
 
 
 class TreeDownload:
-    """The source of an artifact's tree, of what is needed and was fetched `first`, or is `again`.
+    """Builds a tree from downloads: the prefetched ones first, then fresh ones on a retry.
 
-    `dropped` are the counts of its record; `fetched` is how many bytes were used.
+    `first` are the prefetched downloads; `again` starts fresh ones. `dropped` are the counts of the
+    record. `fetched` is the number of bytes used.
     """
 
     def __init__(
@@ -135,29 +136,29 @@ class TreeDownload:
         self.fetched = 0
 
     def source(self, objects: Objects, journal: Journal) -> ScanResult:
-        """Make objects of contents; see `cas.put.put.Source`.
+        """Store the downloaded contents as objects; see `cas.put.put.Source`.
 
         Raises NotAvailable, OSError, CasError.
         """
         (need, blobs), self._first = self._first or self._again(), None
         contents = self._tree.contents
-        reading = ScanResult(nodes=self._tree.manifest.nodes)
-        reading.recount()
-        reading.set_id_bits, reading.xattrs, reading.owners = self._dropped
-        making = partial(_make, objects, journal, reading)
+        scan = ScanResult(nodes=self._tree.manifest.nodes)
+        scan.recount()
+        scan.set_id_bits, scan.xattrs, scan.owners = self._dropped
+        store_content = partial(_store_content, objects, journal, scan)
         for blob, data in blobs:
             if blob.digest is not None:
                 content = contents[blob.digest]
-                making(blob.digest, content, self._segments(content, data, blobs))
+                store_content(blob.digest, content, self._segments(content, data, blobs))
                 continue
-            data = self._got(data)
+            data = self._received(data)
             for packed in blob.contents:
                 frame = data[packed.start : packed.start + packed.length]
                 unpacked = iter([_unpack(frame, packed.size, contents[packed.digest])])
-                making(packed.digest, contents[packed.digest], unpacked)
+                store_content(packed.digest, contents[packed.digest], unpacked)
         for digest in need.incomplete:
-            _complete(objects, journal, reading, digest, contents[digest])
-        return reading
+            _store_other_bit(objects, journal, scan, digest, contents[digest])
+        return scan
 
     def _segments(
         self, content: BlobInfo, first: bytes | None, rest: Iterator[Fetched]
@@ -166,10 +167,10 @@ class TreeDownload:
         for number, size in enumerate(segments(content.size)):
             if number > 0:
                 _, data = next(rest)
-            yield _unpack(self._got(data), size, content)
+            yield _unpack(self._received(data), size, content)
 
-    def _got(self, data: bytes | None) -> bytes:
-        if data is None:  # it is gone, or larger than it may be
+    def _received(self, data: bytes | None) -> bytes:
+        if data is None:  # it is gone, or too large
             raise NotAvailable(Outcome.MISSING)
         self.fetched += len(data)
         return data
@@ -185,32 +186,32 @@ def _unpack(data: bytes, size: int, content: BlobInfo) -> bytes:
     return unpacked
 
 
-def _make(
+def _store_content(
     objects: Objects,
     journal: Journal,
-    reading: ScanResult,
+    scan: ScanResult,
     digest: Digest,
     content: BlobInfo,
     parts: Iterator[bytes],
 ) -> None:
-    """Make an object of a content. Raises NotAvailable if it is not what its digest says."""
+    """Store a content as an object. Raises NotAvailable if it does not match its digest."""
     read = partial(_next, parts)
     executable = min(content.executable)
     key, size, new = ingest_stream(objects, read, content.path, journal, executable=executable)
     if key.digest != digest or size != content.size:
         raise _damaged(content)
-    reading.count_new(size, new)
+    scan.count_new(size, new)
 
 
-def _complete(
-    objects: Objects, journal: Journal, reading: ScanResult, digest: Digest, content: BlobInfo
+def _store_other_bit(
+    objects: Objects, journal: Journal, scan: ScanResult, digest: Digest, content: BlobInfo
 ) -> None:
-    """Make the object that is another one with or without the executable bit."""
+    """Store a content that exists with the other executable bit as a second object."""
     for executable in content.executable:
         other = ObjectKey(digest, not executable)
         if not objects.usable(ObjectKey(digest, executable)) and objects.usable(other):
             only = content._replace(executable={executable})
-            _make(objects, journal, reading, digest, only, _read(objects, other))
+            _store_content(objects, journal, scan, digest, only, _read(objects, other))
 
 
 def _next(parts: Iterator[bytes], _: int) -> bytes:
@@ -218,12 +219,14 @@ def _next(parts: Iterator[bytes], _: int) -> bytes:
 
 
 def _read(objects: Objects, key: ObjectKey) -> Iterator[bytes]:
-    """Yield what is in an object, some at a time."""
+    """Yield the content of an object in pieces."""
     fd = os.open(key.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=objects.store_fd)
     with open(fd, "rb", buffering=0) as file:
-        while data := file.read(_AT_ONCE):
+        while data := file.read(_READ_BYTES):
             yield data
 
 
 def _damaged(content: BlobInfo) -> NotAvailable:
-    return NotAvailable(Outcome.DAMAGED, f"the content of {quoted(content.path)} is another")
+    return NotAvailable(
+        Outcome.DAMAGED, f"the content of {quoted(content.path)} does not match its digest"
+    )

@@ -1,8 +1,7 @@
-"""Pulls and pushes, by processes of their own.
+"""Pulls and pushes in worker processes.
 
-obstore hangs in a process that was forked from one that has used it, and it does not let Ctrl-C
-through while a request lasts. So nobody uses it but processes that were forked for that, which end
-with what they do, or when who made them does.
+obstore hangs in a process that is forked from one that has used it, and blocks Ctrl-C during a
+request. So only workers use it, which end with their work or with their parent.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from cas.errors import InputRefused
 from cas.model.artifact import Artifact
 from cas.model.signature import Signature
 from cas.remote import records
-from cas.remote.bucket import ObjectStore, RemoteConfig
 from cas.remote.object_keys import RECORDS, record_key, recorded_at
+from cas.remote.object_store import ObjectStore, RemoteConfig
 from cas.remote.pull import NOT_SIGNED, pull
 from cas.remote.push import PushOptions, push
 from cas.remote.requests import RequestPool
@@ -30,15 +29,15 @@ from cas.system.workers import Worker, run_parallel
 
 _Result = TypeVar("_Result")
 _Work = Callable[[Store, ObjectStore, Sequence[Signature], Callable[[_Result | int], None]], None]
-_MOST_PROCESSES = 4
-_SENDING = 2
-"""So much less is sent at once: whether anything moves is not seen before a request has ended."""
-_COST_OF_AN_ARTIFACT = 1_000_000
-"""How many bytes are sent in the time that an artifact takes besides."""
+_MAX_WORKERS = 4
+_UPLOAD_DIVISOR = 2
+"""Uploads use a smaller share of `at_once`: a stalled upload is only noticed at its end."""
+_ARTIFACT_OVERHEAD_BYTES = 1_000_000
+"""An artifact takes as long as sending so many bytes, in addition to its own."""
 
 
-def _nothing(size: int) -> None:
-    """Take a number of bytes that nobody wants to know."""
+def _ignore(size: int) -> None:
+    """Ignore a number of bytes."""
 
 
 def pull_from(
@@ -46,57 +45,55 @@ def pull_from(
     remote: RemoteConfig,
     keys: Collection[str],
     signatures: Iterable[Signature],
-    take: Callable[[Pulled], None],
-    moved: Callable[[int], None] = _nothing,
+    on_result: Callable[[Pulled], None],
+    on_bytes: Callable[[int], None] = _ignore,
 ) -> None:
-    """Store artifacts that are in a remote and not here; `take` gets what became of each.
+    """Pull the artifacts that the store lacks.
 
-    `moved` gets how many more bytes have come, now and then.
-
-    One that is missing there, or damaged, does not keep others from being stored. Records have to
-    be signed by one of `keys`, if there are any. Raises NoRemotes, RemoteFailed, InputRefused,
-    CasError, OSError; what was stored before that stays.
+    `on_result` is called with the result of each artifact, and `on_bytes` with numbers of further
+    bytes. A missing or damaged artifact does not stop the others. If there are `keys`, records must
+    be signed by one of them. Raises NoRemotes, RemoteFailed, InputRefused, CasError, OSError;
+    artifacts stored before that are kept.
     """
-    wanted = dict.fromkeys(signatures, 1)  # how large they are is not known yet
-    with SharedQueue(wanted) as turns:
-        work = partial(_pull_in_turn, turns, keys)
-        _spread(store, remote, work, wanted, result_or_bytes(take, moved))
+    wanted = dict.fromkeys(signatures, 1)  # sizes are unknown yet
+    with SharedQueue(wanted) as queue:
+        work = partial(_pull_from_queue, queue, keys)
+        _in_workers(store, remote, work, wanted, result_or_bytes(on_result, on_bytes))
 
 
 def push_to(
     store: Store,
     remote: RemoteConfig,
-    terms: PushOptions,
+    options: PushOptions,
     artifacts: Iterable[Artifact],
-    take: Callable[[Pushed], None],
-    moved: Callable[[int], None] = _nothing,
+    on_result: Callable[[Pushed], None],
+    on_bytes: Callable[[int], None] = _ignore,
 ) -> None:
-    """Write artifacts of the store to a remote; `take` gets what became of each.
+    """Push artifacts of the store to a remote.
 
-    `moved` gets how many more bytes go out, now and then.
-
-    One that is there with another tree does not keep others from being pushed. Raises NoRemotes,
-    RemoteFailed, InputRefused, CasError, OSError; what was pushed before that stays.
+    `on_result` is called with the result of each artifact, and `on_bytes` with numbers of further
+    bytes. A conflicting artifact does not stop the others. Raises NoRemotes, RemoteFailed,
+    InputRefused, CasError, OSError; artifacts pushed before that stay there.
     """
     refuse_read_only(remote)
-    sizes = {one.signature: one.size + _COST_OF_AN_ARTIFACT for one in artifacts}
-    _spread(
-        store, remote, partial(push, terms=terms), sizes, result_or_bytes(take, moved), create=True
-    )
+    sizes = {a.signature: a.size + _ARTIFACT_OVERHEAD_BYTES for a in artifacts}
+    on_output = result_or_bytes(on_result, on_bytes)
+    _in_workers(store, remote, partial(push, options=options), sizes, on_output, create=True)
 
 
 def missing_in(
     remote: RemoteConfig, keys: Collection[str], signatures: Iterable[Signature]
 ) -> list[Pulled]:
-    """Return those of some signatures that a pull would not find a record of.
+    """Return results for the IDs that a pull would not find.
 
-    That is `UNTRUSTED`, or `MISSING`. Raises NoRemotes, RemoteFailed, InputRefused, OSError.
+    Their outcome is `UNTRUSTED` or `MISSING`. Raises NoRemotes, RemoteFailed, InputRefused,
+    OSError.
     """
-    return Worker[Pulled](partial(_ask, remote, keys, list(signatures))).all_results()
+    return Worker[Pulled](partial(_find_lacking, remote, keys, list(signatures))).all_results()
 
 
 def recorded_in(remote: RemoteConfig) -> list[Signature]:
-    """Return all signatures that have a record in a remote, in their order.
+    """Return all IDs that have a record in a remote, sorted.
 
     Raises NoRemotes, RemoteFailed, InputRefused, OSError.
     """
@@ -104,32 +101,32 @@ def recorded_in(remote: RemoteConfig) -> list[Signature]:
 
 
 def refuse_read_only(remote: RemoteConfig) -> None:
-    """Raise InputRefused if nothing can be written to a remote."""
+    """Raise InputRefused if a remote is read-only."""
     if remote.is_read_only:
         raise InputRefused(
-            f"{remote.url} is a mirror, which can only be read",
-            hint="push to the store that it mirrors, by s3://…, gs://…, az://… or file://…",
+            f"{remote.url} is a read-only mirror",
+            hint="push to the store behind it: s3://…, gs://…, az://… or file://…",
         )
 
 
-def _spread(
+def _in_workers(
     store: Store,
     remote: RemoteConfig,
     work: _Work[_Result],
     weights: Mapping[Signature, int],
-    take: Callable[[_Result | int], None],
+    on_output: Callable[[_Result | int], None],
     *,
     create: bool = False,
 ) -> None:
-    """Let processes do `work` with signatures; each has its part of the requests."""
+    """Do `work` with IDs in workers; each has its share of the requests."""
     processors = len(os.sched_getaffinity(0))
-    processes = max(min(processors, _MOST_PROCESSES, len(weights), remote.jobs), 1)
-    at_once = remote.at_once // processes // (_SENDING if create else 1)
+    processes = max(min(processors, _MAX_WORKERS, len(weights), remote.jobs), 1)
+    at_once = remote.at_once // processes // (_UPLOAD_DIVISOR if create else 1)
     part = remote._replace(jobs=remote.jobs // processes, at_once=at_once)
     run_parallel(
         partial(_do_part, store, part, work, create),
         weights,
-        take,
+        on_output,
         weight=weights.__getitem__,
         min_weight=0,
         always_fork=True,
@@ -143,34 +140,34 @@ def _do_part(
     work: _Work[_Result],
     create: bool,
     signatures: Sequence[Signature],
-    give: Callable[[_Result | int], None],
+    emit: Callable[[_Result | int], None],
 ) -> None:
-    store.close()  # a process that was forked opens its own
+    store.close()  # a forked process must open its own Store
     with Store(store.path) as own:
-        work(own, ObjectStore(remote, create=create), signatures, give)
+        work(own, ObjectStore(remote, create=create), signatures, emit)
 
 
-def _pull_in_turn(
-    turns: SharedQueue[Signature],
+def _pull_from_queue(
+    queue: SharedQueue[Signature],
     keys: Collection[str],
     store: Store,
     bucket: ObjectStore,
     _: Sequence[Signature],
-    give: Callable[[Pulled | int], None],
+    emit: Callable[[Pulled | int], None],
 ) -> None:
-    pull(store, bucket, turns, give, keys=keys)
+    pull(store, bucket, queue, emit, keys=keys)
 
 
-def _ask(
+def _find_lacking(
     remote: RemoteConfig,
     keys: Collection[str],
     signatures: Sequence[Signature],
-    give: Callable[[Pulled], None],
+    emit: Callable[[Pulled], None],
 ) -> None:
     bucket = ObjectStore(remote)
 
     def look(signature: Signature) -> Pulled | None:
-        data = bucket.get(record_key(signature), records.LARGEST)
+        data = bucket.get(record_key(signature), records.MAX_BYTES)
         with contextlib.suppress(records.BadRecord):
             if data is not None:
                 trusted = records.decode(data, signature).is_trusted(keys)
@@ -180,10 +177,10 @@ def _ask(
     with RequestPool(bucket) as requests:
         for _, lacking in requests.ahead(look, signatures, remote.jobs):
             if lacking is not None:
-                give(lacking)
+                emit(lacking)
 
 
-def _list(remote: RemoteConfig, give: Callable[[Signature], None]) -> None:
+def _list(remote: RemoteConfig, emit: Callable[[Signature], None]) -> None:
     for key in ObjectStore(remote).keys(RECORDS):
         if (signature := recorded_at(key)) is not None:
-            give(signature)
+            emit(signature)

@@ -1,4 +1,4 @@
-"""Pushing artifacts: a remote gets the contents first, then the tree, and the record last."""
+"""Pushes artifacts: first the contents, then the tree file, and the record last."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from cas.model.artifact import Artifact
 from cas.model.manifest import Digest
 from cas.model.signature import NoSuchSignature, Signature
 from cas.remote import records, tree_file
-from cas.remote.bucket import ObjectStore
 from cas.remote.object_keys import record_key, tree_key
+from cas.remote.object_store import ObjectStore
 from cas.remote.records import BadRecord, RemoteRecord
 from cas.remote.requests import RequestPool
 from cas.remote.results import Outcome, Pushed
@@ -26,17 +26,17 @@ from cas.remote.signing import SigningKey
 from cas.remote.tree_file import BadTreeFile
 from cas.store import Store
 
-RENEWED_S = 7 * 86_400
-"""What is in the remote for longer (seconds) is not relied upon, and written anew."""
-_TRIES = 5
-_AHEAD_S = 300
-"""How far (seconds) a remote's clock may be ahead of this one's."""
+MAX_AGE_S = 7 * 86_400
+"""Older objects are not relied on, but written again: a lifecycle rule may delete them soon."""
+_WRITE_TRIES = 5
+_MAX_CLOCK_SKEW_S = 300
+"""The remote's clock may be ahead by this much."""
 
 
 class PushOptions(NamedTuple):
-    """How to push: signed by `key`, and with `replace` over whatever is there.
+    """Options of a push: sign with `key`; with `replace`, overwrite everything.
 
-    What is signed goes over another tree too, if that is not signed by one of the public keys
+    A signed push also replaces another tree whose record is not signed by one of the public keys
     `trusted`, if there are any.
     """
 
@@ -45,30 +45,30 @@ class PushOptions(NamedTuple):
     trusted: Collection[str] = ()
 
 
-class _Found(NamedTuple):
-    """What the remote has of an artifact.
+class _RemoteState(NamedTuple):
+    """The state of an artifact in the remote.
 
-    `record` is that of its signature, if it makes sense; `anything` whether there is something at
-    its place, with a `tag`. `fresh` is whether the record can be relied upon, and `tree_fresh`
-    whether the tree's file can, and with it what that names.
+    `record` is its record, or None if there is no valid one. `exists` is whether there is any
+    object at its key, with the ETag `tag`. `fresh` is whether the record can be relied on, and
+    `tree_fresh` whether the tree file and the objects that it names can.
     """
 
     record: records.SignedRecord | None
-    anything: bool
+    exists: bool
     tag: str | None
     fresh: bool
     tree_fresh: bool
 
-    def means(self, artifact: Artifact) -> bool:
-        """Tell whether the record says that the artifact is the tree that it is here."""
+    def has_same_tree(self, artifact: Artifact) -> bool:
+        """Return whether the record names the tree that the artifact has here."""
         return self.record is not None and self.record.record.tree == artifact.tree
 
 
-class _Open(NamedTuple):
-    """An artifact of which blobs are under way; `packs` is what its tree file has to say."""
+class _Upload(NamedTuple):
+    """An artifact with running uploads; `packs` are the packs for its tree file."""
 
     artifact: Artifact
-    found: _Found
+    state: _RemoteState
     manifest: bytes
     packs: list[tuple[Digest, list[int]]]
     blobs: list[Future[int]]
@@ -78,159 +78,160 @@ def push(
     store: Store,
     bucket: ObjectStore,
     signatures: Sequence[Signature],
-    give: Callable[[Pushed | int], None],
+    emit: Callable[[Pushed | int], None],
     *,
-    terms: PushOptions,
+    options: PushOptions,
 ) -> None:
-    """Write artifacts of the store to a remote; `give` gets what became of each.
+    """Upload artifacts of the store to a remote.
 
-    It also gets how many more bytes go out.
-
-    Contents are checked before. Raises RemoteFailed, OSError; what was pushed before that stays.
+    `emit` is called with the result of each artifact, and with numbers of further bytes. Contents
+    are checked first. Raises RemoteFailed, OSError; artifacts pushed before that stay there.
     """
     with RequestPool(bucket) as requests:
-        _PushJob(store, bucket, terms, requests).run(signatures, give)
+        _PushJob(store, bucket, options, requests).run(signatures, emit)
 
 
 class _PushJob:
     def __init__(
-        self, store: Store, bucket: ObjectStore, terms: PushOptions, requests: RequestPool
+        self, store: Store, bucket: ObjectStore, options: PushOptions, requests: RequestPool
     ) -> None:
-        self._store, self._bucket, self._terms, self._requests = store, bucket, terms, requests
+        self._store, self._bucket, self._options, self._requests = store, bucket, options, requests
         self._jobs = bucket.remote.jobs
-        self._alone = threading.Lock()  # for tree files, which may take much memory
+        self._alone = threading.Lock()  # for tree files, which can take much memory
 
-    def run(self, signatures: Sequence[Signature], give: Callable[[Pushed | int], None]) -> None:
-        """Push, each artifact's record when all that it needs is there."""
-        opened: deque[_Open] = deque()
+    def run(self, signatures: Sequence[Signature], emit: Callable[[Pushed | int], None]) -> None:
+        """Push all; a record is written after everything that it needs."""
+        uploads: deque[_Upload] = deque()
         ending: deque[Future[Pushed]] = deque()
-        artifacts = self._stored(signatures, give)
-        for artifact, found in self._requests.ahead(self._find, artifacts, self._jobs):
-            if (done := self._done(artifact, found)) is not None:
-                give(done)
+        artifacts = self._stored(signatures, emit)
+        for artifact, state in self._requests.ahead(self._look_up, artifacts, self._jobs):
+            if (result := self._result_without_upload(artifact, state)) is not None:
+                emit(result)
                 continue
             try:
-                opened.append(self._begin(artifact, found, give))
+                uploads.append(self._begin(artifact, state, emit))
             except NoSuchSignature:
-                give(_gone(artifact.signature))
+                emit(_gone(artifact.signature))
             except StoreDamaged as error:
-                give(Pushed(artifact.signature, Outcome.DAMAGED, why=error.message))
-            if len(opened) > self._jobs:
-                ending.append(self._end(opened.popleft()))
+                emit(Pushed(artifact.signature, Outcome.DAMAGED, why=error.message))
+            if len(uploads) > self._jobs:
+                ending.append(self._end(uploads.popleft()))
             while ending and ending[0].done():
-                give(ending.popleft().result())
-        ending += map(self._end, opened)
+                emit(ending.popleft().result())
+        ending += map(self._end, uploads)
         for future in ending:
-            give(self._requests.result(future))
+            emit(self._requests.result(future))
 
     def _stored(
-        self, signatures: Iterable[Signature], give: Callable[[Pushed | int], None]
+        self, signatures: Iterable[Signature], emit: Callable[[Pushed | int], None]
     ) -> Iterator[Artifact]:
         """Yield the artifacts that are still in the store."""
         for signature in signatures:
             if (artifact := self._store.find(signature)) is None:
-                give(_gone(signature))
+                emit(_gone(signature))
             else:
                 yield artifact
 
-    def _find(self, artifact: Artifact) -> _Found:
-        """Ask what is there."""
+    def _look_up(self, artifact: Artifact) -> _RemoteState:
+        """Return the state of an artifact in the remote."""
         key, tree = record_key(artifact.signature), tree_key(artifact.tree)
-        (data, tag), record = self._bucket.look(key, records.LARGEST), None
+        (data, tag), record = self._bucket.look(key, records.MAX_BYTES), None
         if data is not None:
             with contextlib.suppress(BadRecord):
                 record = records.decode(data, artifact.signature)
         fresh = record is not None and self._is_fresh(key)
-        there = _Found(record, data is not None, tag, fresh, self._is_fresh(tree))
-        if there.tree_fresh and not there.means(artifact):  # nobody has said yet that it is good
+        state = _RemoteState(record, data is not None, tag, fresh, self._is_fresh(tree))
+        if state.tree_fresh and not state.has_same_tree(artifact):
+            # No record vouches for the tree file yet, so it is read.
             good = False
             with contextlib.suppress(BadTreeFile):
                 good = tree_file.read(self._bucket, artifact.tree, self._alone)[0] is not None
-            return there._replace(tree_fresh=good)
-        return there
+            return state._replace(tree_fresh=good)
+        return state
 
     def _is_fresh(self, key: str) -> bool:
-        """Tell whether something is at a key for so short that it will be there for long.
-
-        Nothing is, for who writes all anew.
-        """
-        if self._terms.replace:
+        """Return whether the object at `key` is recent enough to rely on; never with `replace`."""
+        if self._options.replace:
             return False
         written_s = self._bucket.written_s(key)
-        return written_s is not None and -_AHEAD_S < time.time() - written_s < RENEWED_S
+        return written_s is not None and -_MAX_CLOCK_SKEW_S < time.time() - written_s < MAX_AGE_S
 
-    def _done(self, artifact: Artifact, found: _Found) -> Pushed | None:
-        """Return what became of an artifact of which nothing has to be written."""
-        there, terms = found.record, self._terms
-        if there is None:
+    def _result_without_upload(self, artifact: Artifact, state: _RemoteState) -> Pushed | None:
+        """Return the result of an artifact that needs no upload, else None."""
+        signed, options = state.record, self._options
+        if signed is None:
             return None
-        if found.means(artifact):
-            signed = terms.key is None or there.is_signed_by({terms.key.public})
-            known = found.fresh and found.tree_fresh and signed
+        if state.has_same_tree(artifact):
+            has_our_mark = options.key is None or signed.is_signed_by({options.key.public})
+            known = state.fresh and state.tree_fresh and has_our_mark
             return Pushed(artifact.signature, Outcome.KNOWN) if known else None
-        forged = terms.key is not None and not there.is_trusted(terms.trusted)
-        return None if terms.replace or forged else _conflict(artifact, there.record)
+        is_untrusted = options.key is not None and not signed.is_trusted(options.trusted)
+        return None if options.replace or is_untrusted else _conflict(artifact, signed.record)
 
-    def _begin(self, artifact: Artifact, found: _Found, tell: Callable[[int], None]) -> _Open:
-        """Begin to write the contents of an artifact, unless they are there."""
-        if found.tree_fresh:
-            return _Open(artifact, found, b"", [], [])
+    def _begin(
+        self, artifact: Artifact, state: _RemoteState, on_bytes: Callable[[int], None]
+    ) -> _Upload:
+        """Start the uploads of the contents of an artifact, unless the remote has them."""
+        if state.tree_fresh:
+            return _Upload(artifact, state, b"", [], [])
         names = [str(artifact.signature)]
         purpose = f"push of {names[0]}"
         with self._store.compose(names, conflicts=None, purpose=purpose, counted=False):
             manifest = self._store.manifest(artifact)
-            sending = TreeUpload(self._bucket, self._requests, self._is_fresh, tell)
-            sending.send(manifest, self._store.layer_path(artifact))
-        return _Open(artifact, found, manifest.encode(), sending.packs, sending.blobs)
+            upload = TreeUpload(self._bucket, self._requests, self._is_fresh, on_bytes)
+            upload.send(manifest, self._store.layer_path(artifact))
+        return _Upload(artifact, state, manifest.encode(), upload.packs, upload.blobs)
 
-    def _end(self, one: _Open) -> Future[Pushed]:
-        """Write tree file and record, when all contents of an artifact are written."""
-        sent = sum(map(self._requests.result, one.blobs))
-        return self._requests.begin(partial(self._finish, one, sent))
+    def _end(self, upload: _Upload) -> Future[Pushed]:
+        """Start writing the tree file and the record after all contents of an artifact."""
+        sent = sum(map(self._requests.result, upload.blobs))
+        return self._requests.begin(partial(self._finish, upload, sent))
 
-    def _finish(self, one: _Open, sent: int) -> Pushed:
-        artifact, found = one.artifact, one.found
-        if one.manifest:
-            data = tree_file.encode(one.manifest, one.packs)
+    def _finish(self, upload: _Upload, sent: int) -> Pushed:
+        artifact = upload.artifact
+        if upload.manifest:
+            data = tree_file.encode(upload.manifest, upload.packs)
             self._bucket.put(tree_key(artifact.tree), data)
             sent += len(data)
-        return self._write_record(artifact, found)._replace(sent=sent)
+        return self._write_record(artifact, upload.state)._replace(sent=sent)
 
-    def _write_record(self, artifact: Artifact, found: _Found) -> Pushed:
-        """Write an artifact's record, unless somebody has written it meanwhile.
+    def _write_record(self, artifact: Artifact, state: _RemoteState) -> Pushed:
+        """Write the record of an artifact, unless another process has written it meanwhile.
 
-        To have looked before the contents were sent is too long ago to write over something.
+        The look-up before the uploads is too old to overwrite an existing record.
         """
-        for attempt in range(_TRIES):
-            if attempt > 0 or found.anything:
-                found = self._find(artifact)
-                if (done := self._done(artifact, found)) is not None:
-                    return done
-            if self._write(record_key(artifact.signature), self._record(artifact, found), found):
-                return Pushed(artifact.signature, Outcome.PUSHED, why=self._why(artifact, found))
-        return Pushed(artifact.signature, Outcome.CONFLICT, why="others write its record, too")
+        for attempt in range(_WRITE_TRIES):
+            if attempt > 0 or state.exists:
+                state = self._look_up(artifact)
+                if (result := self._result_without_upload(artifact, state)) is not None:
+                    return result
+            if self._write(record_key(artifact.signature), self._record(artifact, state), state):
+                why = self._replaced_tree(artifact, state)
+                return Pushed(artifact.signature, Outcome.PUSHED, why=why)
+        why = "other processes keep writing its record"
+        return Pushed(artifact.signature, Outcome.CONFLICT, why=why)
 
-    def _write(self, key: str, data: bytes, found: _Found) -> bool:
-        """Write a record where that was found; tell whether it is there."""
-        if not found.anything:
+    def _write(self, key: str, data: bytes, state: _RemoteState) -> bool:
+        """Write a record over the given state; return whether it is in the remote now."""
+        if not state.exists:
             return self._bucket.create(key, data)
-        written = self._bucket.replace(key, data, found.tag)
-        return written and self._bucket.get(key, records.LARGEST) == data
+        written = self._bucket.replace(key, data, state.tag)
+        return written and self._bucket.get(key, records.MAX_BYTES) == data
 
-    def _why(self, artifact: Artifact, found: _Found) -> str:
-        """Say what a record has taken the place of, unless that was asked for."""
-        if found.record is None or found.means(artifact) or self._terms.replace:
+    def _replaced_tree(self, artifact: Artifact, state: _RemoteState) -> str:
+        """Return a note about the untrusted record that a push replaced, or an empty text."""
+        if state.record is None or state.has_same_tree(artifact) or self._options.replace:
             return ""
-        return f"it was tree {found.record.record.tree}, signed by nobody who is trusted here"
+        return f"replaced tree {state.record.record.tree}, which no trusted key has signed"
 
-    def _record(self, artifact: Artifact, found: _Found) -> bytes:
-        """Return the record to write: what is there, if it means the same, with our signature."""
-        if found.record is not None and found.means(artifact):
-            return records.signed_too(found.record, self._terms.key)
+    def _record(self, artifact: Artifact, state: _RemoteState) -> bytes:
+        """Return the record to write: an existing one of the same tree with our signature added."""
+        if state.record is not None and state.has_same_tree(artifact):
+            return records.add_signature(state.record, self._options.key)
         record = RemoteRecord(
             str(artifact.signature), artifact.tree, [*artifact.dropped], time.time_ns()
         )
-        return records.encode(record, self._terms.key)
+        return records.encode(record, self._options.key)
 
 
 def _gone(signature: Signature) -> Pushed:
@@ -238,5 +239,5 @@ def _gone(signature: Signature) -> Pushed:
 
 
 def _conflict(artifact: Artifact, record: RemoteRecord) -> Pushed:
-    why = f"there it is tree {record.tree}, here {artifact.tree}"
+    why = f"the remote has tree {record.tree}, the store has {artifact.tree}"
     return Pushed(artifact.signature, Outcome.CONFLICT, why=why)

@@ -1,4 +1,4 @@
-"""Requests that are under way while something else is done."""
+"""A bounded pool of requests to a remote."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, TypeVar
 
-from cas.remote.bucket import ObjectStore, RemoteStalled
+from cas.remote.object_store import ObjectStore, RemoteStalled
 from cas.system.closeable import Closeable
 
 _Item = TypeVar("_Item")
@@ -17,10 +17,10 @@ _Result = TypeVar("_Result")
 
 
 class RequestPool(Closeable):
-    """Has up to `jobs` of a remote's requests under way, each in a thread.
+    """Runs up to `jobs` requests of a remote at a time, each in a thread.
 
-    They are of `at_once` bytes together, which bounds memory, and how slow a link may be.
-    obstore lets go of the interpreter while it waits, and so do zstd and BLAKE3.
+    Together they have at most `at_once` bytes, which bounds the memory. obstore, zstd and BLAKE3
+    release the interpreter lock while they work.
     """
 
     def __init__(self, bucket: ObjectStore) -> None:
@@ -29,7 +29,7 @@ class RequestPool(Closeable):
         self._running: dict[Future[Any], int] = {}
 
     def begin(self, work: Callable[[], _Result], size: int = 0) -> Future[_Result]:
-        """Begin a request of some `size` (bytes), when enough of those before have ended.
+        """Start a request of `size` bytes as soon as enough earlier ones have ended.
 
         Raises RemoteStalled.
         """
@@ -44,18 +44,18 @@ class RequestPool(Closeable):
     def result(self, future: Future[_Result]) -> _Result:
         """Wait for a request, and return its result.
 
-        Raises what it raises, and RemoteStalled if nothing at all comes for too long.
+        Raises the exceptions of the request, and RemoteStalled if no data arrives for too long.
         """
         while not future.done():
             self._wait()
         return future.result()
 
     def _wait(self) -> None:
-        """Wait until a request has ended, as long as something comes."""
+        """Wait until a request has ended, as long as data arrives."""
         timeout_s, began = self._remote.timeout_s, time.monotonic()
         done: set[Future[Any]] = set()
         while not done:
-            left_s = max(began, self._bucket.heard) + timeout_s - time.monotonic()
+            left_s = max(began, self._bucket.last_data) + timeout_s - time.monotonic()
             if left_s <= 0:
                 raise RemoteStalled(self._remote.url, timeout_s)
             done, _ = wait(self._running, left_s, FIRST_COMPLETED)
@@ -70,10 +70,10 @@ class RequestPool(Closeable):
         *,
         size: Callable[[_Item], int] = lambda item: 0,
     ) -> Iterator[tuple[_Item, _Result]]:
-        """Yield items with the result of `work`, in their order; up to `count` are under way.
+        """Yield items with the results of `work`, in order; run up to `count` of them ahead.
 
-        `size` tells how many bytes an item's request brings, or a little more. Raises what `work`
-        raises, and RemoteStalled.
+        `size` returns an upper bound of the bytes that the request of an item returns. Raises the
+        exceptions of `work`, and RemoteStalled.
         """
         waiting: deque[tuple[_Item, Future[_Result]]] = deque()
 
@@ -85,7 +85,7 @@ class RequestPool(Closeable):
             taken = size(item)
             while waiting and (
                 len(waiting) >= count
-                or sum(size(one) for one, _ in waiting) + taken > self._remote.at_once
+                or sum(size(queued) for queued, _ in waiting) + taken > self._remote.at_once
             ):
                 yield first()
             waiting.append((item, self.begin(partial(work, item), taken)))
@@ -93,5 +93,5 @@ class RequestPool(Closeable):
             yield first()
 
     def close(self) -> None:
-        """Begin nothing more. What is under way ends with the process."""
+        """Start no more requests. Running ones end with the process."""
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What becomes of artifacts that are pulled or pushed."""
+"""The results of pulls and pushes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from cas.model.signature import Signature
 
 
 class Outcome(enum.Enum):
-    """What became of an artifact.
+    """The outcome for one artifact.
 
-    `KNOWN` was at its place already. Of those that were to be pulled, `MISSING` are not in the
-    remote, or not wholly; `UNTRUSTED` were not signed by anybody who is trusted; `DAMAGED` are not
-    what they should be, also when asked for again; of `REFUSED` there is too much. Of those that
-    were to be pushed, `CONFLICT` are in the remote with another tree, `MISSING` are not in the
-    store any more, and `DAMAGED` are not as they were put.
+    `PULLED` and `PUSHED`: transferred. `KNOWN`: the destination has it already.
+    A pull has these failures. `MISSING`: the remote lacks it, or a part of it. `UNTRUSTED`: no
+    trusted key has signed it. `DAMAGED`: corrupt, also after a retry. `REFUSED`: too large to store
+    here.
+    A push has these failures. `CONFLICT`: the remote has another tree. `MISSING`: it was removed
+    from the store meanwhile. `DAMAGED`: it is damaged in the store.
     """
 
     PULLED = "pulled"
@@ -30,10 +31,10 @@ class Outcome(enum.Enum):
 
 
 class Pulled(NamedTuple):
-    """What became of one that was asked for.
+    """The result of pulling one artifact.
 
-    `fetched` is how many bytes came for it, `new_bytes` how many of its contents were new here;
-    `why` says what is wrong with one that cannot be had though something is there.
+    `fetched` is the number of bytes downloaded, `new_bytes` the size of its new contents, and `why`
+    the reason of a failure.
     """
 
     signature: Signature
@@ -45,9 +46,10 @@ class Pulled(NamedTuple):
 
 
 class Pushed(NamedTuple):
-    """What became of one that was to be pushed.
+    """The result of pushing one artifact.
 
-    `sent` is how many bytes went out for it; `why` says what is wrong, or was there before.
+    `sent` is the number of bytes uploaded; `why` is the reason of a failure, or a note about the
+    record that it replaced.
     """
 
     signature: Signature

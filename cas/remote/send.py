@@ -10,19 +10,18 @@ from functools import partial
 from cas.content.digest import hash_bytes
 from cas.content.read_tree import check_content, contents_of, read_content
 from cas.model.manifest import Digest, Manifest
-from cas.remote.bucket import ObjectStore
 from cas.remote.object_keys import PACK, SEGMENT, SMALL, pack_key, segment_key, segments
+from cas.remote.object_store import ObjectStore
 from cas.remote.requests import RequestPool
 from cas.system.compression import compress
 
 
 class TreeUpload:
-    """Writes the contents of one tree.
+    """Uploads the contents of one tree.
 
-    `packs` are then those of its tree file: the name of each, and the lengths of what is in it;
-    `blobs` are the requests that are under way, each of which tells how many bytes it has sent.
-    `is_fresh` tells whether what is at a key can be relied upon; `tell` gets how many more bytes
-    are on their way.
+    `packs` are then the packs for its tree file: names, and lengths of the contents; `blobs` are
+    the running requests, which return the numbers of bytes sent. `is_fresh` returns whether an
+    object can be relied on; `on_bytes` is called with numbers of further bytes.
     """
 
     def __init__(
@@ -30,10 +29,10 @@ class TreeUpload:
         bucket: ObjectStore,
         requests: RequestPool,
         is_fresh: Callable[[str], bool],
-        tell: Callable[[int], None],
+        on_bytes: Callable[[int], None],
     ) -> None:
         self._bucket, self._requests, self._is_fresh = bucket, requests, is_fresh
-        self._tell = tell
+        self._on_bytes = on_bytes
         self._seen = set[Digest]()
         self._frames: list[bytes] = []
         self._size = 0
@@ -41,7 +40,7 @@ class TreeUpload:
         self.blobs: list[Future[int]] = []
 
     def send(self, manifest: Manifest, layer: bytes) -> None:
-        """Begin to write all contents of a tree, which are read and checked meanwhile.
+        """Start the uploads of all contents of a tree, which are read and checked here.
 
         Raises StoreDamaged, RemoteStalled, OSError.
         """
@@ -55,10 +54,10 @@ class TreeUpload:
             check_content(entry, fd)
             for number, size in enumerate(segments(entry.size)):
                 key = segment_key(entry.digest, number)
-                own = os.dup(fd)  # this one is closed before its turn
+                own = os.dup(fd)  # `fd` is closed before the request runs
                 work = partial(self._send_segment, key, own, number * SEGMENT, size)
                 self.blobs.append(self._requests.begin(work, size))
-                self._tell(size)
+                self._on_bytes(size)
         self._end_pack()
 
     def _pack(self, content: bytes) -> None:
@@ -76,7 +75,7 @@ class TreeUpload:
             self._frames, self._size = [], 0
             work = partial(self._send, pack_key(name), pack)
             self.blobs.append(self._requests.begin(work, len(pack)))
-            self._tell(len(pack))
+            self._on_bytes(len(pack))
 
     def _send_segment(self, key: str, fd: int, start: int, size: int) -> int:
         try:
@@ -90,7 +89,7 @@ class TreeUpload:
 
 
 def _read(fd: int, start: int, size: int) -> bytes:
-    """Read a part of a file, which read(2) may give in pieces."""
+    """Read a part of a file; pread(2) may return less than requested."""
     data = b""
     while len(data) < size and (more := os.pread(fd, size - len(data), start + len(data))):
         data += more

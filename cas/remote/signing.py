@@ -1,6 +1,6 @@
-"""Keys that say who may tell what a signature means: Ed25519, by `cryptography`, an extra.
+"""Signing keys for records: Ed25519, by the library `cryptography`, an extra.
 
-A public key is the text `ed25519:` and its 32 bytes in Base64.
+A public key is written as `ed25519:` and its 32 bytes in Base64.
 """
 
 from __future__ import annotations
@@ -10,34 +10,34 @@ import os
 from typing import Any
 
 from cas.errors import CasError, InputRefused
-from cas.remote.bucket import NoRemotes
+from cas.remote.object_store import NoRemotes
 from cas.system.text import quoted
 
 _KIND = "ed25519:"
 
 
 class BadKey(InputRefused):
-    """A file or a text is no key."""
+    """A file or text is not a key."""
 
 
 class SigningKey:
-    """A private key. `public` is the text of its public one."""
+    """A private key; `public` is the text of its public key."""
 
     def __init__(self, key: Any) -> None:
-        """Take one of `cryptography`'s Ed25519PrivateKey."""
+        """Wrap an Ed25519PrivateKey of `cryptography`."""
         self._key = key
         raw: bytes = key.public_key().public_bytes_raw()
         self.public = _KIND + base64.b64encode(raw).decode()
 
     def sign(self, data: bytes) -> str:
-        """Return the key's signature of data, as text."""
+        """Return the signature of `data` as text."""
         return base64.b64encode(self._key.sign(data)).decode()
 
 
 def generate(path: str | bytes | os.PathLike[str]) -> SigningKey:
-    """Make a key pair; write the private key to a new file that only this user can read.
+    """Generate a key pair; write the private key to a new file that only this user can read.
 
-    Raises NoRemotes, CasError if the file is there, OSError.
+    Raises NoRemotes, CasError (the file exists), OSError.
     """
     ed25519, serialization = _cryptography()
     key = ed25519.Ed25519PrivateKey.generate()
@@ -50,8 +50,8 @@ def generate(path: str | bytes | os.PathLike[str]) -> SigningKey:
     try:
         fd = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError as error:
-        hint = "give another name: what was signed with a key that is lost is not trusted any more"
-        raise CasError(f"{quoted(where)} is there already", hint=hint) from error
+        hint = "choose another name: records signed with a lost key are not trusted any more"
+        raise CasError(f"{quoted(where)} exists already", hint=hint) from error
     with open(fd, "wb") as file:
         file.write(text)
     return SigningKey(key)
@@ -67,17 +67,17 @@ def read_key(path: str | bytes | os.PathLike[str]) -> SigningKey:
     try:
         key = serialization.load_pem_private_key(data, None)
         if not isinstance(key, ed25519.Ed25519PrivateKey):
-            raise ValueError("it is one of another kind")
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it has a password
+            raise ValueError("it has another type")
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it is encrypted
         raise BadKey(
-            f"{quoted(os.fsencode(path))} is no private key of Ed25519: {error}",
-            hint="`cas key generate FILE` makes one",
+            f"{quoted(os.fsencode(path))} is not a private Ed25519 key: {error}",
+            hint="generate one with `cas key generate FILE`",
         ) from error
     return SigningKey(key)
 
 
 def is_signed(data: bytes, public: str, mark: str) -> bool:
-    """Tell whether `mark` is the signature of data by a public key. Raises NoRemotes."""
+    """Return whether `mark` is the signature of `data` by a public key. Raises NoRemotes."""
     ed25519, _ = _cryptography()
     from cryptography.exceptions import InvalidSignature
 
@@ -86,7 +86,7 @@ def is_signed(data: bytes, public: str, mark: str) -> bool:
             base64.b64decode(public.removeprefix(_KIND), validate=True)
         )
         key.verify(base64.b64decode(mark, validate=True), data)
-    except (InvalidSignature, ValueError):  # no Base64, too
+    except (InvalidSignature, ValueError):  # invalid Base64, too
         return False
     return True
 

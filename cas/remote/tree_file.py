@@ -1,4 +1,4 @@
-"""Tree files: a tree's manifest, and which of its small contents are where in which pack."""
+"""Tree files: the manifest of a tree, and the positions of its small contents in packs."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from cas.content.digest import verified_manifest
 from cas.errors import StoreDamaged
 from cas.model.manifest import Digest, Manifest
 from cas.model.strict_json import has_type, parse
-from cas.remote.bucket import ObjectStore
 from cas.remote.object_keys import LARGEST_BLOB, SMALL, tree_key
+from cas.remote.object_store import ObjectStore
 from cas.system.compression import Unreadable, compress, decompress
 from cas.system.text import quoted
 
-LARGEST = 1 << 28
-"""No tree file takes more bytes, compressed."""
-_LITTLE = 1 << 18
-_LARGEST_UNPACKED = 1 << 28
-_MOST_ENTRIES = 1 << 21
-_MOST_OF_HEAD = 100  # bytes, of each content: its length, and the pack's name
-_MOST_OF_ONE = SMALL + 1024
-"""What a small content takes at most: zstd adds a few bytes to what cannot be compressed."""
+MAX_BYTES = 1 << 28
+"""The limit for a compressed tree file."""
+_SMALL_FILE_BYTES = 1 << 18
+"""Tree files up to this size are downloaded without the memory lock."""
+_MAX_DECOMPRESSED_BYTES = 1 << 28
+_MAX_ENTRIES = 1 << 21
+_MAX_HEAD_BYTES_PER_CONTENT = 100
+"""Its length, and its part of the name of a pack."""
+_MAX_PACKED_BYTES = SMALL + 1024
+"""The limit for a packed content: zstd adds a few bytes to incompressible data."""
 
 
 class BadTreeFile(Exception):
-    """What is at the place of a tree file is not that tree's; the text says why."""
+    """The object at the key of a tree file is not its tree file; the text is the reason."""
 
 
 class Packed(NamedTuple):
-    """A small content: `size` bytes, in a pack at `start`, where it takes `length`."""
+    """A small content of `size` bytes, at `start` in a pack, compressed to `length` bytes."""
 
     digest: Digest
     size: int
@@ -39,7 +41,7 @@ class Packed(NamedTuple):
 
 
 class BlobInfo(NamedTuple):
-    """What a manifest says of a content: a path that has it, its size, and with which bits."""
+    """A content of a manifest: one of its paths, its size, and its executable bits."""
 
     path: bytes
     size: int
@@ -47,9 +49,9 @@ class BlobInfo(NamedTuple):
 
 
 class TreeFile(NamedTuple):
-    """A tree's manifest and the contents in it; and its packs: the name of each, and what is in it.
+    """The manifest of a tree, its contents, and its packs: the name and contents of each.
 
-    Contents are in the order of the manifest, and so are those in packs.
+    Contents, and those in packs, are in the order of the manifest.
     """
 
     manifest: Manifest
@@ -58,25 +60,25 @@ class TreeFile(NamedTuple):
 
 
 def encode(manifest: bytes, packs: list[tuple[Digest, list[int]]]) -> bytes:
-    """Return a tree file of a manifest's bytes, and for each pack its name and the lengths in it.
+    """Return the tree file of a manifest and its packs, given by names and lengths.
 
-    The lengths are those of the small contents, in the order of `contents_in`.
+    The lengths are those of the small contents in the order of `contents_in`.
     """
     return compress(json.dumps(packs, separators=(",", ":")).encode() + b"\n" + manifest)
 
 
 def decode(data: bytes, tree: Digest) -> TreeFile:
-    """Read the tree file of a tree, which may come from anybody. Raises BadTreeFile."""
+    """Decode the untrusted tree file of a tree. Raises BadTreeFile."""
     try:
-        head, _, rest = decompress(data, _LARGEST_UNPACKED).partition(b"\n")
-        if rest.count(b"\0") > 2 * _MOST_ENTRIES:
-            raise ValueError(f"it has more than {_MOST_ENTRIES} entries")
+        head, _, rest = decompress(data, _MAX_DECOMPRESSED_BYTES).partition(b"\n")
+        if rest.count(b"\0") > 2 * _MAX_ENTRIES:
+            raise ValueError(f"it has more than {_MAX_ENTRIES} entries")
         manifest = verified_manifest(rest, tree)
-        if len(head) > _MOST_OF_HEAD * (len(manifest.nodes) + 1):
+        if len(head) > _MAX_HEAD_BYTES_PER_CONTENT * (len(manifest.nodes) + 1):
             raise ValueError("it has more packs than contents")
         document = parse(head)
         if not has_type(document, list[list[Digest | list[int]]]):
-            raise ValueError("its packs make no sense")
+            raise ValueError("its packs are invalid")
         contents = contents_in(manifest)
         return TreeFile(manifest, contents, _packs(document, contents))
     except (Unreadable, StoreDamaged, ValueError) as error:
@@ -84,23 +86,23 @@ def decode(data: bytes, tree: Digest) -> TreeFile:
 
 
 def read(bucket: ObjectStore, tree: Digest, alone: Lock) -> tuple[TreeFile | None, int]:
-    """Fetch and read the tree file of a tree, None if there is none; and its size in bytes.
+    """Download and decode the tree file of a tree; return it with its size (bytes), or (None, 0).
 
-    It is unpacked, and fetched if it is large, under the lock `alone`, since it may take much
+    It is decoded, and downloaded if it is large, under the lock `alone`, since it can take much
     memory. Raises BadTreeFile, RemoteFailed.
     """
     key = tree_key(tree)
-    data = bucket.get(key, _LITTLE)
+    data = bucket.get(key, _SMALL_FILE_BYTES)
     with alone:
-        if data is None:  # or there is none
-            data = bucket.get(key, LARGEST)
+        if data is None:  # too large for the first request, or missing
+            data = bucket.get(key, MAX_BYTES)
         return (None, 0) if data is None else (decode(data, tree), len(data))
 
 
 def contents_in(manifest: Manifest) -> dict[Digest, BlobInfo]:
-    """Return the contents of a tree, in the order of the manifest.
+    """Return the contents of a tree in the order of the manifest.
 
-    Raises ValueError if one has two sizes.
+    Raises ValueError if a content has two sizes.
     """
     found: dict[Digest, BlobInfo] = {}
     for entry in manifest:
@@ -115,12 +117,12 @@ def contents_in(manifest: Manifest) -> dict[Digest, BlobInfo]:
 def _packs(
     document: list[list[object]], contents: dict[Digest, BlobInfo]
 ) -> list[tuple[Digest, list[Packed]]]:
-    """Tell where in the packs the small ones of some contents are. Raises ValueError."""
-    small = ((digest, one.size) for digest, one in contents.items() if one.size < SMALL)
+    """Return the positions of small contents in the packs. Raises ValueError."""
+    small = ((digest, blob.size) for digest, blob in contents.items() if blob.size < SMALL)
     packs: list[tuple[Digest, list[Packed]]] = []
     for name, lengths in document:
         if not isinstance(name, str) or not isinstance(lengths, list):
-            raise ValueError("its packs make no sense")
+            raise ValueError("its packs are invalid")
         start = 0
         packed: list[Packed] = []
         for length, (digest, size) in zip(lengths, small):  # noqa: B905 (both ends are checked)
@@ -129,10 +131,10 @@ def _packs(
         if (
             len(packed) < len(lengths)
             or start > LARGEST_BLOB
-            or max(lengths, default=0) > _MOST_OF_ONE
+            or max(lengths, default=0) > _MAX_PACKED_BYTES
         ):
-            raise ValueError("it has more in its packs than the tree, or too much")
+            raise ValueError("its packs have more contents than the tree, or are too large")
         packs.append((Digest(name), packed))
     if next(small, None) is not None:
-        raise ValueError("it lacks contents")
+        raise ValueError("its packs lack contents")
     return packs

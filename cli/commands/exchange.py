@@ -7,7 +7,7 @@ import os
 import click
 
 from cas.errors import ExitCode
-from cas.exchange.export import AlreadyThere, export
+from cas.exchange.export import AlreadyExists, export
 from cas.exchange.import_sstate import Imported, import_sstate
 from cas.exchange.sstate import objects_in
 from cli.options.common import complete_id, json_option, open_store, store_option
@@ -84,7 +84,7 @@ def export_command(ctx: click.Context, name: str, target: bytes, as_json: bool) 
     """
     store = open_store(ctx)
     if os.path.lexists(target):
-        raise AlreadyThere(target)
+        raise AlreadyExists(target)
 
     def told() -> str:
         return f"{text_of(target)} is whole" if os.path.lexists(target) else "nothing was written"

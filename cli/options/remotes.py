@@ -14,7 +14,7 @@ import click
 from cas.config import Config
 from cas.errors import CasError, InputRefused, hint_for
 from cas.model.signature import BadSignature, Signature
-from cas.remote.bucket import JOBS, NoRemotes, RemoteConfig
+from cas.remote.object_store import JOBS, NoRemotes, RemoteConfig
 from cli.options.settings import config_of
 from cli.output.printing import note
 from cli.output.progress import progress
@@ -82,7 +82,7 @@ def remote_of(config: Config, text: str, how: Transfer | None = None) -> RemoteC
         refused = True
     if refused:
         raise InputRefused(
-            f"{url.rpartition('@')[2]} is no remote",
+            f"{url.rpartition('@')[2]} is not a remote",
             hint="give s3://BUCKET/PREFIX, gs://…, az://…, https://… or file:///DIR, without "
             "credentials, which come from the environment",
         )

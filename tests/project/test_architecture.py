@@ -28,7 +28,7 @@ OPTIONAL = {("mounter.plan", "cas.content.digest")}
 ONLY_IN = {
     "lmdb": {"cas.index.database"},
     "blake3": {"cas.content.digest"},
-    "obstore": {"cas.remote.bucket"},
+    "obstore": {"cas.remote.object_store"},
     "cryptography": {"cas.remote.signing"},
     "ctypes": {"mounter.syscalls", "cli.output.crashes"},
 }

@@ -150,7 +150,7 @@ def test_push_of_another_tree_replaces_only_if_asked(
     done = there("push", remote, ZLIB, code=4)
     third = Cas(work / "third", work)
 
-    assert "there it is tree" in done.stderr
+    assert "the remote has tree" in done.stderr
     assert pulled(third, remote, ZLIB) == {ZLIB: "pulled"}
     same(cas, third, ZLIB)
     there("push", "--replace", remote, ZLIB)
@@ -286,7 +286,7 @@ def test_remote_error_names_the_cause(
         "s3://x/y?z",
         "file:///",
     ):
-        assert "no remote" in said(url, code=8)
+        assert "is not a remote" in said(url, code=8)
         assert "password" not in said(url, code=8)
     assert "no such directory" in said(f"file://{work}/absent", code=1)
     assert not (work / "absent").exists()

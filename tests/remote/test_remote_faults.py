@@ -17,8 +17,8 @@ from cas.content.digest import hash_bytes
 from cas.model.manifest import Digest, Manifest
 from cas.model.signature import Signature
 from cas.remote import records, tree_file
-from cas.remote.bucket import RemoteConfig
 from cas.remote.object_keys import SMALL
+from cas.remote.object_store import RemoteConfig
 from cas.remote.processes import pull_from
 from cas.remote.results import Outcome, Pulled
 from cas.store import Store
@@ -171,7 +171,7 @@ def test_restart_of_the_server_is_survived(
     done = cas("push", "--all", s3(work), code=None)
     assert struck_at
     if done.returncode:  # it took longer than any user would wait
-        assert "hint: is it running" in done.stderr
+        assert "hint: check the address" in done.stderr
         cas("push", "--all", s3(work))
     assert pulled(there, s3(work), *stored) == dict.fromkeys(stored, "pulled")
     same(cas, there, *stored)
@@ -503,4 +503,4 @@ def test_huge_claimed_tree_is_refused(prepared: tuple[Path, Digest], work: Path)
     (done,) = taken(work, remote)
 
     assert done.outcome is Outcome.REFUSED
-    assert "more than there is room for" in done.why
+    assert "more than the free disk space" in done.why

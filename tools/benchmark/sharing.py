@@ -18,7 +18,7 @@ from benchmark import casd
 from benchmark.bench import Bench
 from benchmark.measuring import Contender, Failed, Table, command, measure, remove, say
 from cas.model.signature import Signature
-from cas.remote.bucket import ObjectStore, RemoteConfig
+from cas.remote.object_store import ObjectStore, RemoteConfig
 from cas.remote.processes import pull_from, push_to
 from cas.remote.push import PushOptions
 from cas.remote.results import Outcome, Pulled, Pushed
@@ -61,13 +61,17 @@ def run(bench: Bench) -> Iterator[Table]:
 @contextlib.contextmanager
 def _away(delay_s: float) -> Iterator[None]:
     """Let each request wait, as if the store were some distance away."""
-    ask = ObjectStore._asking
+    ask = ObjectStore._errors_as_sentences
 
     def later(*arguments: Any, **known: Any) -> Any:
         time.sleep(delay_s)
         return ask(*arguments, **known)
 
-    with mock.patch.object(ObjectStore, "_asking", later) if delay_s else contextlib.nullcontext():
+    with (
+        mock.patch.object(ObjectStore, "_errors_as_sentences", later)
+        if delay_s
+        else contextlib.nullcontext()
+    ):
         yield
 
 
