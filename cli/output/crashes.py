@@ -28,7 +28,7 @@ def crashes_reported(store: str, code: int = ExitCode.DAMAGED) -> Iterator[None]
         name = signal.Signals(number).name
         damaged = StoreDamaged(
             f"{name}, as flipped bits in the index of {quoted(store)} cause it",
-            hint="`cas verify` tells whether it is damaged, `cas rebuild-index` makes it again",
+            hint="check it with `cas verify`, rebuild it with `cas rebuild-index`",
         )
         report(damaged)
         os._exit(code)

@@ -16,7 +16,7 @@ class Ended(SystemExit):
     """A signal other than SIGINT ends the command; `code` is that of the process."""
 
 
-GOES_ON = "the same command goes on there"
+GOES_ON = "run the same command again to resume"
 
 
 @contextlib.contextmanager
