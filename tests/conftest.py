@@ -15,12 +15,16 @@ from pathlib import Path
 import pytest
 
 from cas.store import Store
+from tests.helpers.memory import directory_in_memory
 from tests.helpers.remotes import ENVIRONMENT, GTK, ZLIB, Proxy, Seaweed, proxy_to
 from tests.helpers.sampling import sample_with
 from tests.helpers.support import CAS, ROOT, Cas, leftover_mounts, make
 
 _ADMINISTRATORS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """The directories of mkfs.ext4, losetup, nginx and others, which a user's PATH may lack."""
+
+_ROOMS_IN_MEMORY = {"cli", "compose", "faults", "remote"}
+"""Rooms whose tests make many small files, and do not depend on the file system."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -105,6 +109,17 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     scripts = sysconfig.get_path("scripts")
     monkeypatch.setenv("PATH", f"{scripts}:{os.environ['PATH']}")
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """An empty directory; that of some rooms is in memory, unless all faults are to be met."""
+    room = request.path.parent.name
+    if room not in _ROOMS_IN_MEMORY or request.config.option.exhaustive:
+        yield tmp_path
+        return
+    with directory_in_memory(request.node.name, tmp_path) as directory:
+        yield directory
 
 
 @pytest.fixture
