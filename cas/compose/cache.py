@@ -72,11 +72,8 @@ class CompositionCache:
 
     def prunable_overlap_bytes(self, trees: Iterable[str], before_ns: int) -> int:
         """Return the disk space (bytes) that `prune_overlaps` would free. Raises OSError."""
-        return sum(map(self._size, self._prunable_overlaps(trees, before_ns)))
-
-    def entry_bytes(self, merged: MergedLayer) -> int:
-        """Return the disk space (bytes) of the entry of a merged layer. Raises OSError."""
-        return self._size(self._name("merged", merged.parts))
+        names = self._prunable_overlaps(trees, before_ns)
+        return sum(disk_use_at(self._path(name)) for name in names)
 
     def _prunable_overlaps(self, trees: Iterable[str], before_ns: int) -> Iterator[bytes]:
         stored = set(map(_abbreviate, trees))
@@ -85,9 +82,6 @@ class CompositionCache:
                 self._last_used_ns(name) < before_ns or not self._has_only(name, stored)
             ):
                 yield name
-
-    def _size(self, name: bytes) -> int:
-        return disk_use_at(self._path(name))
 
     def last_used_ns(self, merged: MergedLayer) -> int:
         """Return the last use of a merged layer (ns since 1970); 0 if the entry is missing."""
@@ -120,11 +114,10 @@ class CompositionCache:
         note_use(self._path(name))
         return self._merged(name)
 
-    def store_merged(self, merged: MergedLayer) -> int:
-        """Store the entry of a merged layer; return its disk space (bytes). Raises OSError."""
+    def store_merged(self, merged: MergedLayer) -> None:
+        """Store the entry of a merged layer. Raises OSError."""
         name = self._name("merged", merged.parts)
         self._write(name, [merged.boot_id, merged.tree, *merged.parts])
-        return self._size(name)
 
     def iter_merged(self) -> Iterator[MergedLayer]:
         """Yield all merged layers that have an entry."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cas.compose.cache import MergedLayer
 from cas.content.digest import hash_bytes
-from cas.content.layers import overhead
+from cas.content.layers import layer_bytes
 from cas.disk.boot import boot_id
 from cas.disk.layout import MAX_LAYERS
 from cas.disk.log import EventKind, append_events, new_event
@@ -59,12 +59,12 @@ class MergedLayers:
         merged = MergedLayer(hash_bytes(manifest.encode()), parts, boot_id())
         with scratch(self._storage.fd, "merge") as work:
             self._storage.layers.build(manifest, work)
-            size = overhead(manifest, b"layer", b"manifest", work.fd)
+            size = layer_bytes(manifest)
             with self._storage.index.locked(exclusive=True), signals_blocked():
                 if self._storage.layers.exists(merged.tree):
                     size = 0  # an artifact, or another composition, has this very tree
                 self._storage.layers.publish(merged.tree, work)
-                size += self._cache.store_merged(merged)
+                self._cache.store_merged(merged)
                 what = f"{len(parts)} trees of a sysroot of {len(trees)}"
                 event = new_event(EventKind.MERGED, tree=merged.tree, size=size, what=what)
                 append_events(self._storage.fd, [event])

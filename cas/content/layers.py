@@ -14,6 +14,7 @@ from cas.content.objects import ObjectKey, Objects
 from cas.disk.group_sharing import directory_mode
 from cas.disk.layout import layer_path, manifest_path
 from cas.disk.scratch import Scratch
+from cas.model.artifact import estimate_layer_bytes
 from cas.model.manifest import (
     DIRECTORY,
     BadManifest,
@@ -188,22 +189,10 @@ class Layers:
                 yield f"{quoted(content.path)} {what}"
 
 
-def overhead(manifest: Manifest, layer: bytes, file: bytes, dir_fd: int) -> int:
-    """Return the disk space (bytes) of a layer and its manifest without the objects.
-
-    `layer` and `file` are their paths below `dir_fd`. Raises OSError.
-    """
-    taken = disk_use(os.stat(file, dir_fd=dir_fd))
-    with open_directory(layer, dir_fd) as root, DirCursor(root) as cursor:
-        taken += disk_use(os.fstat(root))
-        for path, node in manifest.nodes.items():
-            if node == DIRECTORY:
-                taken += disk_use(os.fstat(cursor.at(path)))
-            elif node.startswith(b"l"):
-                parent, _, name = path.rpartition(b"/")
-                link = os.stat(name, dir_fd=cursor.at(parent), follow_symlinks=False)
-                taken += link.st_blocks * 512  # whatever linked trees have it too
-    return taken
+def layer_bytes(manifest: Manifest) -> int:
+    """Estimate the disk space (bytes) of a layer and its manifest without the contents."""
+    directories = sum(node == DIRECTORY for node in manifest.nodes.values())
+    return estimate_layer_bytes(directories, len(manifest.nodes) - directories)
 
 
 def _read_manifest(

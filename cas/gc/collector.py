@@ -107,8 +107,7 @@ class Collector:
         unused = self._sweep.size(freed_bytes, before_ns)
         size = None
         if policy.max_size is not None:
-            trees = {artifact.tree: artifact.overhead for artifact in artifacts}
-            size = space(self._storage, trees).disk - unused
+            size = space(self._storage, artifacts).disk - unused
         excess = None if policy.max_size is None or size is None else size - policy.max_size
         doomed = tuple(_doomed(candidates, freed_bytes, excess))
         return GcPlan(doomed, before_ns, len(artifacts) - len(doomed), unused, size)

@@ -78,29 +78,27 @@ class Removal:
                         [new_event(kind, a.signature, what=why(a)) for a in artifacts],
                     )
                     progress.committed()
-                freed = sum(
-                    artifact_links.remove_link(self._storage.fd, a.signature) for a in artifacts
-                )
+                for artifact in artifacts:
+                    artifact_links.remove_link(self._storage.fd, artifact.signature)
             trees = {artifact.tree for artifact in artifacts}
-            return Removed(artifacts, self.discard(trees, progress=progress, freed=freed))
+            return Removed(artifacts, self.discard(trees, progress=progress))
 
     def discard(
         self,
         trees: Iterable[Digest],
         merged: Sequence[MergedLayer] = (),
         progress: Progress = NO_PROGRESS,
-        freed: int = 0,
     ) -> int:
         """Delete trees and `merged` layers that are unreachable and unused; return the bytes freed.
 
-        `freed` bytes that were freed before are included. Raises OSError, StoreDamaged.
+        Raises OSError, StoreDamaged.
         """
         storage = self._storage
         storage.index.sync()  # first: a power failure must not restore a record without its layer
         with scratch(storage.fd, "rm") as aside:
             with storage.index.locked(exclusive=True):
                 used = self.used_trees()
-                freed += sum(self._cache.remove_merged(m) for m in merged if m.tree not in used)
+                freed = sum(self._cache.remove_merged(m) for m in merged if m.tree not in used)
                 used |= {layer.tree for layer in self._cache.iter_merged()}
                 asked = {*trees, *(layer.tree for layer in merged)}
                 with storage.index.transaction() as reader:

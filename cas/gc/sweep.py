@@ -36,8 +36,8 @@ class Sweep:
 
     def run(self) -> int:
         """Sweep everything; return the disk space freed (bytes). Raises OSError, StoreDamaged."""
-        freed = self._temporary() + self._links() + self.compositions()
-        return freed + self._layers() + self._objects()
+        self._links()
+        return self._temporary() + self.compositions() + self._layers() + self._objects()
 
     def compositions(self, before_ns: int = 0) -> int:
         """Delete merged layers and cached overlaps that lack a part, or were last used too early.
@@ -73,7 +73,7 @@ class Sweep:
             dead = move_stale(self._storage.fd, aside.fd)
             return sum(remove(name, aside.fd) for name in dead)
 
-    def _links(self) -> int:
+    def _links(self) -> None:
         """Delete links of IDs without a record, and directories of recipes without links."""
         index, store = self._storage.index, self._storage.fd
         with index.read() as reader:
@@ -84,14 +84,13 @@ class Sweep:
             stray += artifact_links.parse_names(name for name in names if name not in recorded)
             empty += [] if names else [recipe]
         if not stray and not empty:
-            return 0
+            return
         with index.write() as writer:
-            freed = sum(
-                artifact_links.remove_link(store, s) for s in stray if writer.get(s) is None
-            )
-            return freed + sum(
-                artifact_links.remove_empty_recipe(store, recipe) for recipe in empty
-            )
+            for signature in stray:
+                if writer.get(signature) is None:
+                    artifact_links.remove_link(store, signature)
+            for recipe in empty:
+                artifact_links.remove_empty_recipe(store, recipe)
 
     def _stray_layers(self) -> list[Digest]:
         """Return the trees of layers and manifests that no record or merged layer needs."""

@@ -18,49 +18,39 @@ from cas.disk.scratch import Scratch
 from cas.model.artifact import Artifact
 from cas.model.signature import BadSignature, Signature
 from cas.system.directories import open_directory
-from cas.system.disk_use import disk_use, disk_use_at
 
 
-def make_link(store_fd: int, artifact: Artifact, work: Scratch) -> int:
-    """Create the link of an artifact, replacing an older one; return its disk space (bytes).
+def make_link(store_fd: int, artifact: Artifact, work: Scratch) -> None:
+    """Create the link of an artifact, replacing an older one.
 
     The caller holds the store's exclusive lock. Raises OSError.
     """
     path = artifact_path(artifact.signature)
-    taken = -disk_use_at(path, store_fd)
     os.symlink(b"../../" + layer_path(artifact.tree), b"link", dir_fd=work.fd)
     recipe = os.path.dirname(path)
     if not os.access(recipe, os.F_OK, dir_fd=store_fd):
         make_subdirectory(b"recipe", work.fd)
         os.rename(b"recipe", recipe, src_dir_fd=work.fd, dst_dir_fd=store_fd)
-        taken += disk_use_at(recipe, store_fd)
     os.rename(b"link", path, src_dir_fd=work.fd, dst_dir_fd=store_fd)
-    return taken + disk_use_at(path, store_fd)
 
 
-def remove_link(store_fd: int, signature: Signature) -> int:
+def remove_link(store_fd: int, signature: Signature) -> None:
     """Remove the link of an ID, and the directory of its recipe with the last link.
 
-    Returns the disk space freed (bytes). Raises OSError.
+    Raises OSError.
     """
-    path = artifact_path(signature)
-    freed = disk_use_at(path, store_fd)
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path, dir_fd=store_fd)
-    return freed + remove_empty_recipe(store_fd, signature.recipe)
+        os.unlink(artifact_path(signature), dir_fd=store_fd)
+    remove_empty_recipe(store_fd, signature.recipe)
 
 
-def remove_empty_recipe(store_fd: int, recipe: str) -> int:
-    """Remove the directory of a recipe if it is empty; return the disk space freed (bytes)."""
-    path = os.path.join(b"artifacts", os.fsencode(recipe))
+def remove_empty_recipe(store_fd: int, recipe: str) -> None:
+    """Remove the directory of a recipe if it is empty. Raises OSError."""
     try:
-        status = os.stat(path, dir_fd=store_fd)
-        os.rmdir(path, dir_fd=store_fd)
+        os.rmdir(os.path.join(b"artifacts", os.fsencode(recipe)), dir_fd=store_fd)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
             raise
-        return 0
-    return disk_use(status)
 
 
 def note_uses(store_fd: int, signatures: Iterable[Signature]) -> None:

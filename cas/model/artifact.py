@@ -20,6 +20,8 @@ _REST = struct.Struct("<6Q3I")
 _ENTRIES = struct.Struct("<3Q")
 _LENGTH = _BOOT.stop + _REST.size
 _NO_BOOT = bytes(36)
+_BLOCK_BYTES = 4096
+_MANIFEST_BYTES_PER_ENTRY = 100
 _HINT = "run `cas verify --repair`, which rebuilds the record from the artifact"
 
 
@@ -34,7 +36,6 @@ class Dropped(NamedTuple):
 class Artifact(NamedTuple):
     """A stored tree under its ID: `files` regular files of `size` bytes in all, and other entries.
 
-    `overhead` is the disk space (bytes) of its layer and manifest without the contents.
     `created_ns` is the time of the put (nanoseconds since 1970). `boot_id` is the boot in which it
     was put, or None if its data is known to be on the disk.
     """
@@ -45,16 +46,20 @@ class Artifact(NamedTuple):
     directories: int
     symlinks: int
     size: int
-    overhead: int
     created_ns: int
     boot_id: str | None
     dropped: Dropped = Dropped()
+
+    @property
+    def layer_bytes(self) -> int:
+        """An estimate of the disk space (bytes) of its layer and manifest without the contents."""
+        return estimate_layer_bytes(self.directories, self.files + self.symlinks)
 
     def record(self) -> IndexRecord:
         """Return the record that the index stores."""
         counts = (self.files, self.directories, self.symlinks)
         dropped = (self.dropped.set_id_bits, self.dropped.xattrs, self.dropped.owners)
-        rest = _REST.pack(*counts, self.size, self.overhead, self.created_ns, *dropped)
+        rest = _REST.pack(*counts, self.size, self.layer_bytes, self.created_ns, *dropped)
         data = bytes.fromhex(self.tree) + _boot(self.boot_id) + rest
         name = str(self.signature)
         return IndexRecord(name, _CHECKSUM.pack(_checksum(name, data)) + data)
@@ -98,7 +103,7 @@ class IndexRecord(NamedTuple):
         files, directories, symlinks, *sizes, set_id, xattrs, owners = _REST.unpack_from(
             self.data, _BOOT.stop
         )
-        size, overhead, created_ns = sizes
+        size, _, created_ns = sizes
         try:
             boot_id = None if self.is_safe else self.data[_BOOT].decode("ascii").rstrip()
             if max(sizes) not in VALID_NUMBERS:
@@ -113,11 +118,20 @@ class IndexRecord(NamedTuple):
             directories=directories,
             symlinks=symlinks,
             size=size,
-            overhead=overhead,
             created_ns=created_ns,
             boot_id=boot_id,
             dropped=Dropped(set_id, xattrs, owners),
         )
+
+
+def estimate_layer_bytes(directories: int, others: int) -> int:
+    """Estimate the disk space (bytes) of a layer and its manifest without the contents.
+
+    A directory takes a block on ext4, and less on XFS, Btrfs and tmpfs, which keep small ones in
+    the inode. Symbolic links take none.
+    """
+    manifest_bytes = (directories + others) * _MANIFEST_BYTES_PER_ENTRY
+    return (directories + 1) * _BLOCK_BYTES + -(-manifest_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
 def recorded_signature(name: str) -> Signature:

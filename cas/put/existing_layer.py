@@ -30,7 +30,7 @@ def has_good_layer(storage: StoreParts, tree: Digest, *, doubt: bool) -> bool:
         return False
     if boots & {None, boot_id()}:
         if doubt:
-            refuse_damaged_layer(storage, tree)
+            _refuse_damaged_layer(storage, tree)
         return True
     with contextlib.suppress(FileNotFoundError, StoreDamaged):
         if next(storage.layers.find_faults(tree), None) is None:
@@ -44,7 +44,7 @@ def has_good_layer(storage: StoreParts, tree: Digest, *, doubt: bool) -> bool:
     return False
 
 
-def refuse_damaged_layer(storage: StoreParts, tree: Digest) -> None:
+def _refuse_damaged_layer(storage: StoreParts, tree: Digest) -> None:
     """Read a layer, and raise StoreDamaged if it is damaged, ConcurrentChange if it is gone."""
     try:
         damaged = any(storage.layers.find_faults(tree))

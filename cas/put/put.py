@@ -12,10 +12,8 @@ from typing import NamedTuple
 
 from cas.content.differences import iter_differences
 from cas.content.digest import hash_bytes
-from cas.content.layers import overhead
 from cas.content.objects import ConcurrentChange, Objects
 from cas.disk.boot import boot_id
-from cas.disk.layout import layer_path, manifest_path
 from cas.disk.leases import Lease
 from cas.disk.log import Event, EventKind, append_events, new_event
 from cas.disk.scratch import Scratch, scratch
@@ -26,7 +24,7 @@ from cas.model.artifact import Artifact
 from cas.model.manifest import Digest, Kind, Manifest
 from cas.model.signature import Signature
 from cas.put.consume import consume
-from cas.put.existing_layer import has_good_layer, refuse_damaged_layer
+from cas.put.existing_layer import has_good_layer
 from cas.put.journal import Journal
 from cas.put.scan_result import Place, ScanResult
 from cas.put.source_tree import read_tree, refuse_root
@@ -195,18 +193,10 @@ class _Put:
     ) -> Artifact:
         """Build a missing layer, and make it and the record visible; return the artifact."""
         storage = self.storage
-        if has_layer:
-            try:
-                taken = overhead(manifest, layer_path(tree), manifest_path(tree), storage.fd)
-            except FileNotFoundError as error:  # the layer has been removed, or is damaged
-                if storage.layers.exists(tree):
-                    refuse_damaged_layer(storage, tree)
-                raise ConcurrentChange from error
-        else:
+        if not has_layer:
             # Before the lock, which is then held for renames and one commit only.
             storage.layers.build(manifest, work)
-            taken = overhead(manifest, b"layer", b"manifest", work.fd)
-        artifact = self._artifact(tree, taken)
+        artifact = self._artifact(tree)
         with storage.index.locked(exclusive=True), signals_blocked():
             existed = storage.layers.exists(tree)
             if not has_layer:
@@ -217,13 +207,15 @@ class _Put:
                 if writer.get(artifact.signature) != self.known:  # another put of this ID
                     raise ConcurrentChange
                 # The link comes before the commit: rebuild-index finds artifacts by their links.
-                size = artifact_links.make_link(storage.fd, artifact, work)
+                artifact_links.make_link(storage.fd, artifact, work)
                 writer.put(artifact)
-            append_events(storage.fd, [self._event(artifact, size + (0 if existed else taken))])
+            append_events(
+                storage.fd, [self._event(artifact, 0 if existed else artifact.layer_bytes)]
+            )
         debug("put: recorded %s, tree %s", artifact.signature, tree)
         return artifact
 
-    def _artifact(self, tree: Digest, overhead_bytes: int) -> Artifact:
+    def _artifact(self, tree: Digest) -> Artifact:
         scan = self.scan
         return Artifact(
             signature=self.signature,
@@ -232,14 +224,13 @@ class _Put:
             directories=scan.kinds[Kind.DIRECTORY],
             symlinks=scan.kinds[Kind.SYMLINK],
             size=scan.size,
-            overhead=overhead_bytes,
             created_ns=time.time_ns(),
             boot_id=boot_id(),
             dropped=scan.dropped,
         )
 
     def _event(self, artifact: Artifact, layer_bytes: int) -> Event:
-        """Return the event to log; the layer and the link take `layer_bytes` more than before."""
+        """Return the event to log; the new layer takes `layer_bytes`, or 0 if it existed."""
         kind, what = EventKind.PUT, f"from {self.origin}"
         if self.known is not None and self.known.tree == artifact.tree:
             kind = EventKind.REPAIRED  # the record existed without its layer

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence, Set
 from typing import NamedTuple
 
 from cas.content.objects import ObjectKey
-from cas.disk.layout import artifact_path, layer_path
+from cas.disk.layout import layer_path
 from cas.errors import StoreDamaged
 from cas.index.parts import StoreParts
 from cas.model.artifact import Artifact
 from cas.system.text import quoted
-from cas.usage.space import FreedBytes, layer_overhead
+from cas.usage.space import FreedBytes, stored_layer_bytes
 
 
 class Usage(NamedTuple):
@@ -43,8 +42,8 @@ def disk_usage(
 ) -> DiskUsage:
     """Return the disk usage of the `chosen` among all `artifacts` of a store.
 
-    An artifact's total includes the overhead of unused merged layers that contain it, since they
-    are removed with it; `used` are the trees in use. Raises OSError, StoreDamaged.
+    An artifact's total includes the unused merged layers that contain it, since they are removed
+    with it; `used` are the trees in use. Raises OSError, StoreDamaged.
     """
     merged = [layer for layer in storage.compositions.iter_merged() if layer.tree not in used]
     freed_bytes = FreedBytes(storage, artifacts, merged)
@@ -54,19 +53,18 @@ def disk_usage(
         sizes = sizes_of(storage, artifact)
         for layer in merged:
             if artifact.tree in layer.parts:
-                size = storage.compositions.entry_bytes(layer) + layer_overhead(storage, layer.tree)
-                sizes[b"merged " + layer.tree.encode()] = size
+                sizes[layer_path(layer.tree)] = stored_layer_bytes(storage, layer.tree)
         seen |= sizes
         each.append(Usage(artifact, sum(sizes.values()), freed_bytes.only(artifact)))
     return DiskUsage(tuple(each), sum(seen.values()), sum(map(freed_bytes.remove, chosen)))
 
 
 def sizes_of(storage: StoreParts, artifact: Artifact) -> dict[bytes, int]:
-    """Return the disk space (bytes) of each part of an artifact by path: objects, layer and link.
+    """Return the disk space (bytes) of each part of an artifact by path: its objects and its layer.
 
     Raises OSError, StoreDamaged (a part is missing, maybe since the artifact was just removed).
     """
-    layer, link = layer_path(artifact.tree), artifact_path(artifact.signature)
+    layer = layer_path(artifact.tree)
     try:
         owner = os.stat(layer, dir_fd=storage.fd).st_uid
         manifest = storage.layers.manifest(artifact.tree)
@@ -74,10 +72,7 @@ def sizes_of(storage: StoreParts, artifact: Artifact) -> dict[bytes, int]:
         where = quoted(error.filename or layer)
         hint = "list all damage with `cas verify`, and repair it with `cas verify --repair`"
         raise StoreDamaged(f"{where} of {artifact.signature} is missing", hint=hint) from error
-    sizes = {layer: artifact.overhead}
-    for path in (link, os.path.dirname(link)):
-        with contextlib.suppress(FileNotFoundError):
-            sizes[path] = os.stat(path, dir_fd=storage.fd, follow_symlinks=False).st_blocks * 512
+    sizes = {layer: artifact.layer_bytes}
     for entry in manifest:
         key = ObjectKey.of(entry)
         found = None if key is None else storage.objects.linked_by(key, owner)

@@ -9,21 +9,21 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from cas.compose.cache import MergedLayer
-from cas.content.layers import overhead
+from cas.content.layers import layer_bytes
 from cas.content.objects import ObjectKey
-from cas.disk.layout import artifact_path, layer_path, manifest_path
+from cas.disk.layout import layer_path
 from cas.errors import StoreDamaged
 from cas.index.parts import StoreParts
 from cas.model.artifact import Artifact
 from cas.model.manifest import Digest, is_digest
 from cas.system.directories import open_directory, walk
-from cas.system.disk_use import disk_use, disk_use_at
+from cas.system.disk_use import disk_use
 
 _NOT_WALKED = (b"layers", b"manifests")
 
 
 class Space(NamedTuple):
-    """The disk space of a store in bytes (`disk`), as du(1) reports it.
+    """The disk space of a store in bytes (`disk`), about as du(1) reports it.
 
     `contents` is the number of objects in use, and `content_bytes` their size.
     """
@@ -33,17 +33,18 @@ class Space(NamedTuple):
     content_bytes: int
 
 
-def space(storage: StoreParts, trees: dict[Digest, int]) -> Space:
-    """Measure the disk space of a store. `trees` maps the trees of its artifacts to overheads.
+def space(storage: StoreParts, artifacts: Iterable[Artifact]) -> Space:
+    """Measure the disk space of a store with these artifacts. Raises OSError.
 
-    Raises OSError.
+    Layers have many directories and no contents of their own, so their space is estimated.
     """
+    trees = {artifact.tree: artifact.layer_bytes for artifact in artifacts}
     disk = sum(trees.values()) + os.fstat(storage.fd).st_blocks * 512
     contents = content_bytes = 0
     for name in os.listdir(os.path.join(storage.path, b"layers")):
         tree = os.fsdecode(name)
         if is_digest(tree) and tree not in trees:
-            disk += layer_overhead(storage, Digest(tree))
+            disk += stored_layer_bytes(storage, Digest(tree))
     for name in map(os.fsencode, os.listdir(storage.fd)):
         found = os.stat(name, dir_fd=storage.fd, follow_symlinks=False)
         disk += found.st_blocks * 512
@@ -61,20 +62,18 @@ def space(storage: StoreParts, trees: dict[Digest, int]) -> Space:
     return Space(disk, contents, content_bytes)
 
 
-def layer_overhead(storage: StoreParts, tree: Digest) -> int:
-    """Return the disk space (bytes) of a layer without objects; 0 if damaged. Raises OSError."""
+def stored_layer_bytes(storage: StoreParts, tree: Digest) -> int:
+    """Estimate the disk space (bytes) of a layer without contents; 0 if damaged. Raises OSError."""
     try:
-        manifest = storage.layers.manifest(tree)
-        return overhead(manifest, layer_path(tree), manifest_path(tree), storage.fd)
+        return layer_bytes(storage.layers.manifest(tree))
     except (FileNotFoundError, StoreDamaged):
         return 0
 
 
 class _RemovedParts:
-    """The parts removed so far: numbers of links by recipe and tree, and merged layers."""
+    """The parts removed so far: numbers of artifacts by tree, links left, and merged layers."""
 
     def __init__(self) -> None:
-        self.recipes = Counter[str]()
         self.trees = Counter[Digest]()
         self.links: dict[int, int] = {}  # links left of each inode
         self.merged = set[Digest]()
@@ -84,6 +83,7 @@ class FreedBytes:
     """Predicts the disk space that is freed as artifacts are removed one after the other.
 
     An object is freed with the last layer that links to it; the file system counts the links.
+    Contents are exact, and the directories and manifests of layers are estimated.
     `artifacts` are all artifacts of the store, and `merged` the unused merged layers, which are
     removed with their parts.
     """
@@ -95,8 +95,6 @@ class FreedBytes:
         merged: Iterable[MergedLayer],
     ) -> None:
         self._storage = storage
-        artifacts = tuple(artifacts)
-        self._recipes = Counter(artifact.signature.recipe for artifact in artifacts)
         self._trees = Counter(artifact.tree for artifact in artifacts)
         self._merged: dict[Digest, list[MergedLayer]] = {}
         for layer in merged:
@@ -106,18 +104,12 @@ class FreedBytes:
 
     def remove(self, artifact: Artifact) -> int:
         """Return the disk space (bytes) freed by removing an artifact next. Raises OSError."""
-        removed, tree, recipe = self._removed, artifact.tree, artifact.signature.recipe
-        link = artifact_path(artifact.signature)
-        freed = disk_use_at(link, self._storage.fd)
-        removed.recipes[recipe] += 1
-        if removed.recipes[recipe] == self._recipes[recipe]:
-            freed += disk_use_at(os.path.dirname(link), self._storage.fd)
+        removed, tree = self._removed, artifact.tree
         removed.trees[tree] += 1
-        if removed.trees[tree] == self._trees[tree]:
-            freed += artifact.overhead + self._of_tree(tree)
-            for layer in self._merged.get(tree, ()):
-                freed += self.remove_merged(layer)
-        return freed
+        if removed.trees[tree] < self._trees[tree]:
+            return 0
+        merged = sum(map(self.remove_merged, self._merged.get(tree, ())))
+        return artifact.layer_bytes + self._of_tree(tree) + merged
 
     def remove_merged(self, merged: MergedLayer) -> int:
         """Return the disk space (bytes) freed by removing a merged layer next. Raises OSError."""
@@ -125,11 +117,11 @@ class FreedBytes:
         if self._trees[tree] > removed.trees[tree] or tree in removed.merged:
             return 0
         removed.merged.add(tree)
-        return self._storage.compositions.entry_bytes(merged) + self.remove_layer(tree)
+        return self.remove_layer(tree)
 
     def remove_layer(self, tree: Digest) -> int:
         """Return the disk space (bytes) freed by removing a layer next. Raises OSError."""
-        return layer_overhead(self._storage, tree) + self._of_tree(tree)
+        return stored_layer_bytes(self._storage, tree) + self._of_tree(tree)
 
     def remove_entry(self, name: bytes, dir_fd: int) -> int:
         """Return the disk space (bytes) freed by removing a file or a directory tree next.

@@ -79,17 +79,16 @@ def statistics(storage: StoreParts, artifacts: Sequence[Artifact], days: int) ->
 
     Raises OSError, StoreDamaged.
     """
-    trees = {artifact.tree: artifact.overhead for artifact in artifacts}
     counts = read_counts(storage.path)
     ever = Counts()
     for day_counts in counts.values():
         ever = ever.plus(day_counts)
     return Statistics(
         len(artifacts),
-        len(trees),
+        len({artifact.tree for artifact in artifacts}),
         sum(artifact.files for artifact in artifacts),
         sum(artifact.size for artifact in artifacts),
-        space(storage, trees),
+        space(storage, artifacts),
         ever,
         tuple(_days(storage, counts, days)),
     )

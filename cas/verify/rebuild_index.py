@@ -9,10 +9,10 @@ import os
 from collections import Counter
 from typing import NamedTuple
 
-from cas.content.layers import Layers, overhead
+from cas.content.layers import Layers
 from cas.content.objects import Objects
 from cas.disk.group_sharing import make_subdirectory
-from cas.disk.layout import artifact_path, layer_path, manifest_path
+from cas.disk.layout import artifact_path, layer_path
 from cas.disk.log import EventKind, append_events, new_event
 from cas.disk.scratch import scratch, temporary_path
 from cas.errors import StoreDamaged
@@ -113,7 +113,6 @@ def artifact_of(layers: Layers, signature: Signature, store_fd: int) -> Artifact
         directories=kinds[Kind.DIRECTORY],
         symlinks=kinds[Kind.SYMLINK],
         size=sum(entry.size for entry in manifest),
-        overhead=overhead(manifest, layer_path(tree), manifest_path(tree), store_fd),
         created_ns=os.stat(layer_path(tree), dir_fd=store_fd).st_mtime_ns,
         boot_id="unknown",
     )

@@ -210,6 +210,15 @@ def tidy(store: Path) -> None:
         assert os.listdir(store / name) == []
 
 
+def is_estimate(estimated: int, measured: int, layers: int) -> bool:
+    """Return whether a size (bytes) is right up to the estimated parts of a number of layers.
+
+    Contents are counted exactly. The tests' small layers have at most eight blocks of directories,
+    manifests and small files of the store.
+    """
+    return abs(estimated - measured) <= layers * 8 * 4096
+
+
 def disk_of(path: Path) -> int:
     """Return the disk space of a directory in bytes, as du(1) reports it.
 

@@ -56,7 +56,7 @@ _MANIFEST = Manifest.of(
     {b"d": b"d", b"d/f": b"f 3 " + T.encode(), b"d/x": b"x 0 " + U.encode(), b"l": b"l ../d"}
 ).encode()
 _ARTIFACT = Artifact(
-    signature=SIGNATURE, tree=T, files=1, directories=2, symlinks=0, size=3, overhead=4096,
+    signature=SIGNATURE, tree=T, files=1, directories=2, symlinks=0, size=3,
     created_ns=1, boot_id="5e0f", dropped=Dropped(0, 0, 1),
 )  # fmt: skip
 _PLAN = {
@@ -98,7 +98,7 @@ def _read_artifact(data: bytes, work: Path) -> None:
     checksum = zlib.crc32(data, zlib.crc32(str(SIGNATURE).encode()))
     artifact = IndexRecord(str(SIGNATURE), struct.pack("<I", checksum) + data).artifact()
     assert is_digest(artifact.tree)
-    assert max(artifact.size, artifact.overhead, artifact.created_ns) < 1 << 63
+    assert max(artifact.size, artifact.created_ns) < 1 << 63
 
 
 def _read_plan(data: bytes, work: Path) -> None:

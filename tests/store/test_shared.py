@@ -19,6 +19,7 @@ from tests.helpers.support import (
     ROOT,
     Cas,
     disk_of,
+    is_estimate,
     killed,
     make,
     objects_of,
@@ -110,7 +111,8 @@ def test_gc_plan_and_du_agree_in_a_shared_store(ann: Cas, bob: Cas, place: Path)
         policy = (*choice, "--grace=0s")
         planned = ann.json("gc", "--dry-run", *policy)["frees_bytes"]
         freed = ann.json("gc", *policy)["freed_bytes"]
-        assert planned == freed == before - disk_of(ann.store)
+        assert is_estimate(planned, freed, 1)
+        assert is_estimate(freed, before - disk_of(ann.store), 1)
     tidy(ann.store)
 
 

@@ -16,7 +16,7 @@ import pytest
 from cas.disk.counters import DAY_NS, FIRST_DAY, Counts, add_counts, read_counts
 from cas.store import Store
 from cas.system.progress import Progress
-from tests.helpers.support import ROOT, Cas, disk_of, killed, make
+from tests.helpers.support import ROOT, Cas, disk_of, is_estimate, killed, make
 from tests.helpers.users import as_user
 
 ONE, TWO = "one:x86:do_x:12345678", "two:do_x:12345678"
@@ -165,7 +165,7 @@ def test_daily_counts_match_the_day(filled: Cas) -> None:
     assert today["counts"]["has_hits"] == 1
     filled("rm", ONE, TWO)
     today = filled.json("stats", "--days", "1")["days"][_TODAY]
-    assert today["put_bytes"] == today["freed_bytes"]
+    assert is_estimate(today["put_bytes"], today["freed_bytes"], 3)
     lines = filled("stats").stdout.splitlines()
     assert len([line for line in lines if line.startswith("20")]) == 1  # quiet days are left out
 
@@ -248,7 +248,7 @@ def test_growth_matches_the_disk(cas: Cas, work: Path) -> None:
     ]
     for step in steps:
         cas(*step)
-        assert _grown(cas) == disk_of(cas.store) - before, step
+        assert is_estimate(_grown(cas), disk_of(cas.store) - before, 5), step
 
 
 def test_merged_layers_count_as_growth_and_are_freed(cas: Cas, work: Path) -> None:
@@ -266,11 +266,12 @@ def test_merged_layers_count_as_growth_and_are_freed(cas: Cas, work: Path) -> No
 
     overlaps = [p for p in (cas.store / "known").iterdir() if p.name.startswith("overlaps-")]
     known = sum(path.stat().st_blocks * 512 for path in overlaps)
-    assert _grown(cas) - grown == disk_of(cas.store) - before - known > 0
+    assert _grown(cas) > grown
+    assert is_estimate(_grown(cas) - grown, disk_of(cas.store) - before - known, 1)
     assert usage["own_bytes"] + usage["shared_bytes"] == usage["disk_bytes"]
     assert usage["shared_bytes"] >= 0
     assert held["frees_bytes"] < free  # artifacts in use are not freed
-    assert cas.json("rm", "r0")["freed_bytes"] == free
+    assert is_estimate(free, cas.json("rm", "r0")["freed_bytes"], 2)
 
 
 def _stray_layer(cas: Cas, work: Path) -> None:
@@ -301,9 +302,10 @@ def test_leftovers_are_counted_and_freed(
     predicted = filled.json("stats")["gc_frees_bytes"]
 
     du = subprocess.check_output(["du", "-s", "-B1", filled.store], text=True)
-    assert filled.json("stats")["disk_bytes"] == int(du.split()[0])
+    assert is_estimate(filled.json("stats")["disk_bytes"], int(du.split()[0]), 4)
     assert predicted == filled.json("gc", "--dry-run")["frees_bytes"]
-    assert predicted == filled.json("gc")["freed_bytes"] > 0
+    assert predicted > 0
+    assert is_estimate(predicted, filled.json("gc")["freed_bytes"], 1)
     assert filled.json("stats")["gc_frees_bytes"] == 0
 
 

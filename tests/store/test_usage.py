@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cas.store import Store
-from tests.helpers.support import Cas, make
+from tests.helpers.support import Cas, is_estimate, make
 
 _NAMES = ("one:do_x:12345678", "one:do_x:22345678", "two:do_x:12345678", "same:do_x:12345678")
 
@@ -44,8 +44,9 @@ def test_predicted_release_matches_the_disk(filled: Cas, work: Path) -> None:
     for chosen in (_NAMES[:1], _NAMES[1:2], _NAMES[2:3], _NAMES[2:], _NAMES[:3], _NAMES):
         said = cas.json("du", *chosen)
         before = _on_disk(cas.store)
-        assert cas.json("rm", *chosen)["freed_bytes"] == said["frees_bytes"]
-        assert before - _on_disk(cas.store) == said["frees_bytes"]
+        freed = cas.json("rm", *chosen)["freed_bytes"]
+        assert is_estimate(said["frees_bytes"], freed, len(chosen))
+        assert is_estimate(freed, before - _on_disk(cas.store), len(chosen))
         if len(chosen) == 1:
             assert said["artifacts"][0]["own_bytes"] == said["frees_bytes"]
         if chosen == _NAMES:
@@ -59,7 +60,8 @@ def test_own_and_shared_add_up_to_the_size(filled: Cas) -> None:
     for name in _NAMES:
         (alone,) = cas.json("du", name)["artifacts"]
         assert alone == together[name]
-        assert 0 < alone["own_bytes"] < alone["disk_bytes"]
+        assert 0 <= alone["own_bytes"] < alone["disk_bytes"]
+        assert (alone["own_bytes"] == 0) == (name in _NAMES[2:])  # two artifacts of one tree
         assert alone["own_bytes"] + alone["shared_bytes"] == alone["disk_bytes"]
     assert cas.json("du", *_NAMES)["disk_bytes"] < sum(o["disk_bytes"] for o in together.values())
     with Store(cas.store) as store:

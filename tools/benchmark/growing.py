@@ -166,7 +166,7 @@ def _index(bench: Bench, place: Path) -> list[Measured]:
 def _artifact(number: int) -> Artifact:
     tree = Digest(f"{number:064x}")
     signature = Signature.parse(_name(number))
-    return Artifact(signature, tree, 1, 0, 0, 1, 8192, time.time_ns(), boot_id=None)
+    return Artifact(signature, tree, 1, 0, 0, 1, time.time_ns(), boot_id=None)
 
 
 def _large(bench: Bench, files: int) -> Measured:
