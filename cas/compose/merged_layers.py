@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from cas.compose.cache import MergedLayer
 from cas.content.digest import hash_bytes
 from cas.content.layers import layer_bytes
+from cas.content.objects import ConcurrentChange
 from cas.disk.boot import boot_id
 from cas.disk.layout import MAX_LAYERS
 from cas.disk.log import EventKind, append_events, new_event
@@ -45,7 +46,7 @@ class MergedLayers:
     def make(self, trees: Sequence[Digest]) -> None:
         """Make the merged layer for `trees`, on which the caller holds a lease.
 
-        Raises CasError (the store is read-only), ConcurrentChange, StoreDamaged, OSError.
+        Raises CasError (the store is read-only), StoreDamaged, OSError.
         """
         if os.fstatvfs(self._storage.fd).f_flag & os.ST_RDONLY:
             raise CasError(
@@ -58,7 +59,12 @@ class MergedLayers:
         manifest = Manifest({path: node for path, (node, _) in nodes.items()})
         merged = MergedLayer(hash_bytes(manifest.encode()), parts, boot_id())
         with scratch(self._storage.fd, "merge") as work:
-            self._storage.layers.build(manifest, work)
+            try:
+                self._storage.layers.build(manifest, work)
+            except ConcurrentChange as error:
+                message = f"cannot make a merged layer of {len(parts)} trees: an object is missing"
+                hint = "list the damage with `cas verify`, and repair it with `cas verify --repair`"
+                raise StoreDamaged(message, hint=hint) from error
             size = layer_bytes(manifest)
             with self._storage.index.locked(exclusive=True), signals_blocked():
                 if self._storage.layers.exists(merged.tree):

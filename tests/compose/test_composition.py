@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 
 import mounter
 from cas.compose.composition import Composition
+from cas.errors import StoreDamaged
 from cas.model.conflicts import ConflictPolicy, ConflictRefused, find_overlaps
 from cas.model.manifest import Manifest
 from cas.store import Store
@@ -370,6 +371,17 @@ def test_merged_layer_damaged_by_power_failure_is_rebuilt(work: Path, many: Path
             assert composition.layers[0] == merged
         assert (many / "layers" / merged / "own" / "0").read_text() == "0"
         assert os.listdir(many / "tmp") == []
+
+
+def test_missing_object_of_a_merged_layer_is_reported_as_damage(many: Path) -> None:
+    content = (many / "layers").glob("*/own/0")
+    inode = next(content).stat().st_ino
+    (path,) = [path for path in objects_of(many) if os.stat(path).st_ino == inode]
+    os.unlink(path)
+
+    with Store(many) as store, pytest.raises(StoreDamaged, match="an object is missing"):
+        _compose(store, 501)
+    assert os.listdir(many / "tmp") == []
 
 
 @given(st.lists(st.sampled_from([b"d", b"l one", b"l two", None]), min_size=2, max_size=6))
