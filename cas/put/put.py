@@ -169,12 +169,12 @@ class _Put:
 
     def run(self, *, replace: bool) -> PutResult:
         """Store the layer and the record, unless they exist. Raises as `put_tree`."""
-        known, scan, layers = self.known, self.scan, self.storage.layers
+        known, scan = self.known, self.scan
         manifest = scan.manifest
         tree = hash_bytes(manifest.encode())
         unchanged = known is not None and known.tree == tree
         if known is not None and not unchanged and not replace:
-            old = layers.manifest(known.tree)
+            old = self._known_manifest(known)
             raise SignatureConflict(self.signature, list(map(str, iter_differences(old, manifest))))
         # New contents mean that an existing layer of this tree lacks them, or has damaged ones.
         has_layer = has_good_layer(self.storage, tree, doubt=scan.new > 0)
@@ -187,6 +187,16 @@ class _Put:
             return PutResult(known, scan.new_bytes, unchanged=True, new=scan.new)
         replaced = known.tree if known else None
         return PutResult(artifact, scan.new_bytes, replaced=replaced, new=scan.new)
+
+    def _known_manifest(self, known: Artifact) -> Manifest:
+        """Return the manifest of the ID's artifact. Raises ConcurrentChange if it was removed."""
+        try:
+            return self.storage.layers.manifest(known.tree)
+        except FileNotFoundError as error:
+            with self.storage.index.read() as reader:
+                if reader.get(self.signature) == known:  # damaged
+                    raise
+            raise ConcurrentChange from error
 
     def _record(
         self, tree: Digest, manifest: Manifest, work: Scratch, *, has_layer: bool

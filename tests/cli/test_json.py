@@ -33,7 +33,7 @@ from tests.helpers.schemas import (
     schema_of,
     schema_path,
 )
-from tests.helpers.support import CAS, Cas, make
+from tests.helpers.support import CAS, Cas, is_estimate, make
 
 PROJECT = Path(__file__).parents[2]
 PAGE = (PROJECT / "docs/json.md").read_text()
@@ -306,7 +306,8 @@ def test_dry_run_document_matches_the_collection(cas: Cas) -> None:
 
     assert (before["would_remove"], before["kept"], before["store_bytes"]) == ([], 2, None)
     assert [one["id"] for one in told["would_remove"]] == done["removed"] == [FORK]
-    assert told["store_bytes"] >= told["frees_bytes"] == done["freed_bytes"]
+    assert told["store_bytes"] >= told["frees_bytes"] > 0
+    assert is_estimate(told["frees_bytes"], done["freed_bytes"], 1)
     assert cas.json("rm", "--force", "zlib")["removed"] == [ZLIB]
 
 

@@ -257,7 +257,7 @@ def test_stalled_server_is_given_up(
     proxy.fault = lambda exchange: exchange if "/records/" in exchange.path else None
 
     done = there("pull", "--timeout", "1", s3(work), ZLIB, code=1)
-    assert "hint: check the address" in done.stderr
+    assert "hint: check the connection" in done.stderr
     (there.store / "config.toml").write_text("remote_timeout_s = 1")
     for remote in (s3(work), f"file://{work}/not-mounted"):
         done = there("has", "--remote", remote, ZLIB, code=3)
@@ -290,7 +290,7 @@ def test_remote_error_names_the_cause(
         assert "password" not in said(url, code=8)
     assert "no such directory" in said(f"file://{work}/absent", code=1)
     assert not (work / "absent").exists()
-    assert "can only be read" in cas("push", "https://host/x", ZLIB, code=8).stderr
+    assert "is a read-only mirror" in cas("push", "https://host/x", ZLIB, code=8).stderr
     for status, body, expected in (
         (403, b"<Error><Code>RequestTimeTooSkewed</Code></Error>", "set the clock"),
         (500, b"<Error><Code>InternalError</Code><Message>sorry</Message></Error>", "sorry"),
