@@ -129,6 +129,7 @@ class Collector:
                     gone += done.artifacts
                     freed += done.freed
                 progress.update(min(freed, plan.frees), plan.frees, freed)
+            progress.update(plan.frees, plan.frees, freed)  # the plan is an estimate
             freed += self._sweep.compositions(plan.before_ns)
         delete_old_logs(self._storage.fd)
         return Collected(tuple(gone), freed)
