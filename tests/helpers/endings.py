@@ -43,8 +43,9 @@ def _children_of(command: Command) -> list[int]:
 
 
 def kill_a_child(_: Command, children: list[int]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(children[0], signal.SIGKILL)
+    for child in children[:1]:  # none if the command was faster
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 def interrupt(command: Command, _: list[int]) -> None:
