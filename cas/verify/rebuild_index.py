@@ -57,7 +57,7 @@ def rebuild_index(
         try:
             wait_for_lock(lock, fcntl.LOCK_EX, os.path.join(path, b"lock"))
             rebuilt = _rebuild(path, fd, os.path.join(path, work.path), work.fd, progress)
-            counts = f"{len(rebuilt.artifacts)} with a record again, {len(rebuilt.lost)} without"
+            counts = f"{len(rebuilt.artifacts)} restored, {len(rebuilt.lost)} lost"
             append_events(fd, [new_event(EventKind.REBUILT, what=counts)])
             return rebuilt
         finally:

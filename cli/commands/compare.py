@@ -43,7 +43,7 @@ def which_command(
     if ids or from_file is not None:
         inside = os.path.normpath(os.fsencode(path)).lstrip(b"/")
         if inside in (b"", b"."):
-            raise click.UsageError("give the path of something in the composition", ctx)
+            raise click.UsageError("the path must be below the root of the sysroot", ctx)
         found = find_origin(inside, _composed(store, names_of(ctx, ids, from_file)))
         changed = False
     else:
@@ -53,9 +53,9 @@ def which_command(
         found = find_origin(composed.path, _manifests(store, composed.artifacts))
         changed = read_node(full) != (found.winner and found.winner.node)
         if changed:
-            note(f"{text_of(full)} was changed in this sysroot: it is none of these")
+            note(f"{text_of(full)} was changed in this sysroot; it comes from none of these")
     rows = [("wins  ", found.winner)] if found.winner else []
-    rows += [(_word(found, brought), brought) for brought in found.hidden]
+    rows += [(_role(found, provider), provider) for provider in found.hidden]
     emit(
         as_json,
         {
@@ -64,7 +64,7 @@ def which_command(
             "hidden": list(map(_document, found.hidden)),
             "changed": changed,
         },
-        [f"{word} {brought.id}  {entry_line(brought.entry)}" for word, brought in rows],
+        [f"{role} {provider.id}  {entry_line(provider.entry)}" for role, provider in rows],
     )
 
 
@@ -100,8 +100,8 @@ def _shown(difference: Difference, old: bytes, new: bytes) -> list[str] | None:
     return unified(difference, old, new)
 
 
-def _word(found: Origin, brought: Provider) -> str:
-    both = found.winner is not None and found.winner.node == brought.node == DIRECTORY
+def _role(origin: Origin, provider: Provider) -> str:
+    both = origin.winner is not None and origin.winner.node == provider.node == DIRECTORY
     return "merged" if both else "hidden"
 
 
@@ -110,7 +110,7 @@ def _composed(store: Store, names: Sequence[str]) -> list[tuple[str, Manifest]]:
     try:
         with store.compose(names, conflicts=None, counted=False) as composition:
             return _manifests(store, zip(composition.ids, composition.trees, strict=True))
-    except NoLease:  # who may only read can look at what nothing holds
+    except NoLease:  # the store is read-only for this user
         found = [(w, store.resolve(w.name)) for w in sort_by_priority(names)]
         named = ((with_priority(str(a.signature), w.priority), a.tree) for w, a in found)
         return _manifests(store, named)
@@ -125,7 +125,7 @@ def _may_be_id(name: str) -> bool:
 
 
 def _tree(store: Store | None, name: str) -> tuple[Manifest, bytes]:
-    """Return a tree, and the path where it is."""
+    """Return a tree, and the path of its directory."""
     if store is not None and _may_be_id(name):
         try:
             artifact = store.resolve(name)
@@ -137,8 +137,8 @@ def _tree(store: Store | None, name: str) -> tuple[Manifest, bytes]:
     return read_directory(directory), directory
 
 
-def _document(brought: Provider) -> dict[str, object]:
-    return {"id": brought.id} | entry_document(brought.entry)
+def _document(provider: Provider) -> dict[str, object]:
+    return {"id": provider.id} | entry_document(provider.entry)
 
 
 def _difference_document(difference: Difference, shown: list[str] | None) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""`cas import` and `cas export`: trees come from elsewhere, and go there."""
+"""`cas import` and `cas export`: exchange of trees with other tools."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cas.exchange.export import AlreadyExists, export
 from cas.exchange.import_sstate import Imported, import_sstate
 from cas.exchange.sstate import objects_in
 from cli.options.common import complete_id, json_option, open_store, store_option
-from cli.output.batch import gathering
+from cli.output.batch import collecting
 from cli.output.errors import report
 from cli.output.interruption import summary_on_interrupt
 from cli.output.printing import acknowledge, text_of
@@ -22,7 +22,7 @@ _PATH = click.Path(path_type=bytes)
 
 @click.group("import")
 def import_command() -> None:
-    """Store what other caches hold.
+    """Store artifacts of other caches.
 
     \b
     cas import sstate build/sstate-cache
@@ -38,27 +38,27 @@ def import_sstate_command(ctx: click.Context, paths: tuple[bytes, ...], as_json:
     """Store the sysroots in sstate objects of Yocto's BitBake.
 
     PATH is an object of a do_populate_sysroot task (…_populate_sysroot.tar.zst, or .tgz of old
-    releases), or a directory with any number of them. Its name tells the ID. What is stored
-    already is not read again. The list of files that have to be relocated, if there is one, is
+    releases), or a directory with such objects. The ID is taken from the name. Stored artifacts
+    are not read again. The list of files to relocate, if there is one, becomes
     sysroot-fixmepath/RECIPE in the tree.
 
     \b
     cas import sstate build/sstate-cache
     """
     store = open_store(ctx, create=True)
-    found = list(objects_in(paths))
+    objects = list(objects_in(paths))
     done: list[Imported] = []
-    with gathering("Importing", "objects", len(found), done) as (take, moved):
-        import_sstate(store, found, take, moved)
+    with collecting("Importing", "objects", len(objects), done) as (on_result, on_bytes):
+        import_sstate(store, objects, on_result, on_bytes)
     done.sort(key=lambda imported: imported.path)
     known = sum(imported.known for imported in done)
     refused = [imported.refused for imported in done if imported.refused]
-    stored = [one for one in done if not one.known and not one.refused]
-    counts = f"{len(stored)} stored, {known} known already, {len(refused)} refused"
+    stored = [imported for imported in done if not imported.known and not imported.refused]
+    counts = f"{len(stored)} stored, {known} already stored, {len(refused)} refused"
     acknowledge(
         as_json,
-        {"objects": [_document(one) for one in done]},
-        [*(f"{one.signature}: stored" for one in stored), counts],
+        {"objects": list(map(_document, done))},
+        [*(f"{imported.signature}: stored" for imported in stored), counts],
     )
     for error in refused:
         report(error)
@@ -72,11 +72,12 @@ def import_sstate_command(ctx: click.Context, paths: tuple[bytes, ...], as_json:
 @store_option
 @click.pass_context
 def export_command(ctx: click.Context, name: str, target: bytes, as_json: bool) -> None:
-    """Write what ID is to a new directory, or to an archive.
+    """Write the tree of an artifact to a new directory or archive.
 
-    An archive's name ends in .tar, .tar.gz, .tgz or .tar.zst. One with the name of an sstate object
-    of a sysroot is one. Files in the directory are copies, which may be changed. `cas put` of
-    either gives the same tree again, and so does `cas import` of an sstate object.
+    The name of an archive ends in .tar, .tar.gz, .tgz or .tar.zst. With the name of an sstate
+    object of a sysroot, the archive becomes such an object. Files in a directory are copies that
+    may be changed. `cas put` of either stores the same tree again, and so does `cas import` of an
+    sstate object.
 
     \b
     cas export zlib:9f2c zlib-sysroot
@@ -86,10 +87,11 @@ def export_command(ctx: click.Context, name: str, target: bytes, as_json: bool) 
     if os.path.lexists(target):
         raise AlreadyExists(target)
 
-    def told() -> str:
-        return f"{text_of(target)} is whole" if os.path.lexists(target) else "nothing was written"
+    def state() -> str:
+        done = os.path.lexists(target)
+        return f"{text_of(target)} is complete" if done else "nothing was written"
 
-    with summary_on_interrupt(told), progress("Exporting", "entries") as show:
+    with summary_on_interrupt(state), progress("Exporting", "entries") as show:
         artifact = export(store, name, target, show)
     document = {"id": str(artifact.signature), "tree": artifact.tree, "path": os.fsdecode(target)}
     acknowledge(as_json, document, [f"{artifact.signature}: exported to {text_of(target)}"])

@@ -10,7 +10,7 @@ from cas.gc.policy import Policy
 from cas.model.signature import Signature
 from cas.store import Store
 from cli.options.common import json_option, open_store, read_ids, store_option
-from cli.output.interruption import GOES_ON, summary_on_interrupt
+from cli.output.interruption import RESUMABLE, summary_on_interrupt
 from cli.output.printing import acknowledge, emit, note, table
 from cli.output.progress import progress
 from cli.output.quantities import age, ago_text, number_of, size, size_text
@@ -68,8 +68,8 @@ def gc_command(
     cas gc --keep-from live-signatures.txt
     """
     store = open_store(ctx)
-    live = None if keep_from is None else _live(store, keep_from)
-    plan = store.plan_gc(Policy(max_age, max_size, live, keep_last, grace))
+    kept = None if keep_from is None else _ids_to_keep(store, keep_from)
+    plan = store.plan_gc(Policy(max_age, max_size, kept, keep_last, grace))
     if dry_run:
         _show(plan, as_json)
     else:
@@ -82,27 +82,27 @@ def gc_command(
 
 
 def usual_policy(ctx: click.Context) -> Policy:
-    """Return what `cas gc` without options goes by: what environment and configuration say.
+    """Return the policy of `cas gc` without options, from the environment and the configuration.
 
     Raises BadConfig, OSError.
     """
-    with gc_command.make_context("gc", [], parent=ctx.find_root()) as usual:
-        said = usual.params
-    return Policy(said["max_age"], said["max_size"], None, said["keep_last"], said["grace"])
+    with gc_command.make_context("gc", [], parent=ctx.find_root()) as context:
+        values = context.params
+    return Policy(values["max_age"], values["max_size"], None, values["keep_last"], values["grace"])
 
 
-def _live(store: Store, path: str) -> frozenset[Signature]:
-    """Return what a list of IDs says is to be kept. Raises InputRefused if it keeps nothing."""
-    live = store.matching(_names(path))
-    missing = len(live - store.signatures())
-    if missing == len(live):
+def _ids_to_keep(store: Store, path: str) -> frozenset[Signature]:
+    """Return the IDs that a list keeps. Raises InputRefused if the store has none of them."""
+    kept = store.matching(_names(path))
+    missing = len(kept - store.signatures())
+    if missing == len(kept):
         raise InputRefused(
             "no ID to keep is in the store, so everything would be removed",
-            hint="give the list of the build that uses this store",
+            hint="use the list of the build that uses this store",
         )
     if missing:
         note(f"{missing} of the IDs to keep are not in the store")
-    return live
+    return kept
 
 
 def _names(path: str) -> list[str]:
@@ -110,15 +110,15 @@ def _names(path: str) -> list[str]:
     if not names:
         raise InputRefused(
             "the list of IDs to keep is empty, so everything would be removed",
-            hint="give a list with the IDs that the build uses",
+            hint="use a list of the IDs that the build needs",
         )
     return names
 
 
 def _show(plan: GcPlan, as_json: bool) -> None:
     rows = [
-        (str(one.artifact.signature), size_text(one.frees), ago_text(one.last_used_ns), one.reason)
-        for one in plan.doomed
+        (str(d.artifact.signature), size_text(d.frees), ago_text(d.last_used_ns), d.reason)
+        for d in plan.doomed
     ]
     count = len(plan.doomed)
     lines = table(("ID", "SIZE", "LAST USE", "REASON"), rows) if rows else []
@@ -127,7 +127,7 @@ def _show(plan: GcPlan, as_json: bool) -> None:
         f"{size_text(plan.frees)} would be freed"
     )
     document = {
-        "would_remove": [_document(one) for one in plan.doomed],
+        "would_remove": list(map(_document, plan.doomed)),
         "kept": plan.kept,
         "frees_bytes": plan.frees,
         "store_bytes": plan.size,
@@ -135,22 +135,22 @@ def _show(plan: GcPlan, as_json: bool) -> None:
     emit(as_json, document, lines)
 
 
-def _document(one: Doomed) -> dict[str, object]:
+def _document(doomed: Doomed) -> dict[str, object]:
     return {
-        "id": str(one.artifact.signature),
-        "frees_bytes": one.frees,
-        "last_used_ns": one.last_used_ns,
-        "reason": one.reason,
+        "id": str(doomed.artifact.signature),
+        "frees_bytes": doomed.frees,
+        "last_used_ns": doomed.last_used_ns,
+        "reason": doomed.reason,
     }
 
 
 def _collect(store: Store, plan: GcPlan, as_json: bool) -> None:
-    def told() -> str:
-        there = store.signatures()
-        gone = sum(one.artifact.signature not in there for one in plan.doomed)
-        return f"{gone} of {len(plan.doomed)} artifacts were removed; {GOES_ON}"
+    def summary() -> str:
+        stored = store.signatures()
+        removed = sum(doomed.artifact.signature not in stored for doomed in plan.doomed)
+        return f"{removed} of {len(plan.doomed)} artifacts were removed; {RESUMABLE}"
 
-    with summary_on_interrupt(told), progress("Removing") as show:
+    with summary_on_interrupt(summary), progress("Removing") as show:
         collected = store.gc(plan, show)
     names = [str(artifact.signature) for artifact in collected.artifacts]
     acknowledge(

@@ -1,4 +1,4 @@
-"""`cas key`: keys that say who may tell what a signature means."""
+"""`cas key`: keys that sign artifacts in a remote."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cli.output.printing import emit
 
 @click.group("key")
 def key_command() -> None:
-    """Make keys that sign what is pushed.
+    """Generate keys that sign pushed artifacts.
 
     \b
     cas key generate farm.key
@@ -24,11 +24,11 @@ def key_command() -> None:
 @click.argument("file", type=click.Path(path_type=bytes))
 @json_option
 def key_generate_command(file: bytes, as_json: bool) -> None:
-    """Make a pair of keys.
+    """Generate a key pair.
 
-    FILE gets the private key, and the public one is printed. `cas push --sign-key FILE` signs with
-    it. Stores in whose config.toml the public key is take only what one of the keys there has
-    signed:
+    The private key is written to FILE, and the public key is printed. `cas push --sign-key FILE`
+    signs with the key. A store with public keys in its config.toml accepts only artifacts that one
+    of them has signed:
 
     \b
     trusted_keys = ["ed25519:…"]

@@ -60,7 +60,7 @@ def log_command(
     if last is None and since is None:
         last = 50
     store = os.path.realpath(os.fsencode(resolve_store_path(ctx)))
-    find_store(store, create=False)  # and no index is opened, which may be what is damaged
+    find_store(store, create=False)  # without the index, which may be damaged
     since_ns = 0 if since is None else max(0, time.time_ns() - since)
     wanted = (
         event
@@ -70,11 +70,11 @@ def log_command(
     found = list(itertools.islice(wanted, last))[::-1]
     emit(as_json, list(map(_document, found)) if as_json else None, () if as_json else _rows(found))
     if not found:
-        note("nothing like that is logged")
+        note("the log has no such events")
 
 
 def _is_of(event: Event, pattern: str) -> bool:
-    """Tell whether an event is about an artifact that a pattern matches, or names it."""
+    """Return whether an event concerns, or names, an artifact that the pattern matches."""
     ids = [event.id, *_ID.findall(event.what)] if event.id else _ID.findall(event.what)
     return any(
         fnmatch.fnmatchcase(id_, pattern) or fnmatch.fnmatchcase(id_.partition(":")[0], pattern)
@@ -84,14 +84,14 @@ def _is_of(event: Event, pattern: str) -> bool:
 
 def _rows(events: Sequence[Event]) -> list[str]:
     rows = [
-        (time_of(event.time_ns), event.kind, name_of_user(event.uid), *_told(event))
+        (time_of(event.time_ns), event.kind, name_of_user(event.uid), *_size_and_text(event))
         for event in events
     ]
     return table(("TIME", "EVENT", "BY", "SIZE", "WHAT"), rows)
 
 
-def _told(event: Event) -> tuple[str, str]:
-    """Return the size of an event, and all else that it says."""
+def _size_and_text(event: Event) -> tuple[str, str]:
+    """Return the size of an event, and its ID and description."""
     texts = [text_of(text) for text in (event.id, event.what) if text]
     return size_text(event.bytes) if event.bytes else "", " ".join(texts)
 

@@ -28,7 +28,7 @@ from cli.options.compose import (
     mounting_options,
     names_of,
 )
-from cli.output.interruption import GOES_ON, summary_on_interrupt
+from cli.output.interruption import RESUMABLE, summary_on_interrupt
 from cli.output.printing import acknowledge, emit, text_of
 from cli.output.progress import progress
 from mounter.mounting import Mount, mount
@@ -74,12 +74,12 @@ def mount_command(
     path = absolute_target(target)
     before = read_record(store.path, path)
 
-    def told() -> str:
+    def state() -> str:
         same = read_record(store.path, path) == before
         return "nothing was mounted" if same else f"{text_of(target)} is mounted"
 
     with (
-        summary_on_interrupt(told),
+        summary_on_interrupt(state),
         compose(store, names, f"mount at {target}", overlaps) as composition,
         progress("Making the tree", "files") as show,
     ):
@@ -122,7 +122,7 @@ def umount_command(
     try:
         for cleared in umount_stale(store.path):
             forgotten.append(os.fsdecode(cleared))
-    finally:  # what was forgotten before an error is told, too
+    finally:  # also after an error
         acknowledge(
             as_json,
             {"unmounted": [], "forgotten": forgotten},
@@ -133,12 +133,12 @@ def umount_command(
 def _umount(store: str, target: str, *, forget: bool, as_json: bool) -> None:
     path = resolve_target(target)
 
-    def told() -> str:
+    def state() -> str:
         if read_record(os.path.realpath(os.fsencode(store)), path) is None:
-            return f"nothing of this store is mounted at {text_of(path)} any more"
-        return f"not all of {text_of(path)} was taken away; {GOES_ON}"
+            return f"{text_of(path)} was unmounted"
+        return f"{text_of(path)} was not completely removed; {RESUMABLE}"
 
-    with summary_on_interrupt(told), progress("Removing", "entries") as show:
+    with summary_on_interrupt(state), progress("Removing", "entries") as show:
         umount(store, target, forget=forget, progress=show)
     acknowledge(as_json, {"unmounted": [os.fsdecode(path)], "forgotten": []}, [])
 
@@ -161,31 +161,31 @@ def mounts_command(ctx: click.Context, as_json: bool) -> None:
     from cli.output.quantities import ago_text
     from mounter.listing import all_mounts
 
-    found = list(all_mounts(open_store(ctx).path))
+    mounts = list(all_mounts(open_store(ctx).path))
     rows = [
         (
-            text_of(seen.where),
-            seen.state,
-            seen.strategy,
-            str(len(seen.ids)),
-            ago_text(seen.since_ns),
-            f"{seen.user} ({seen.pid})",
+            text_of(entry.where),
+            entry.state,
+            entry.strategy,
+            str(len(entry.ids)),
+            ago_text(entry.since_ns),
+            f"{entry.user} ({entry.pid})",
         )
-        for seen in found
+        for entry in mounts
     ]
     emit(
         as_json,
         [
             {
-                "where": os.fsdecode(seen.where),
-                "state": seen.state,
-                "strategy": None if seen.state == "running" else seen.strategy,
-                "ids": list(seen.ids),
-                "since_ns": seen.since_ns,
-                "user": seen.user,
-                "pid": seen.pid,
+                "where": os.fsdecode(entry.where),
+                "state": entry.state,
+                "strategy": None if entry.state == "running" else entry.strategy,
+                "ids": list(entry.ids),
+                "since_ns": entry.since_ns,
+                "user": entry.user,
+                "pid": entry.pid,
             }
-            for seen in found
+            for entry in mounts
         ],
         table(("WHERE", "STATE", "STRATEGY", "IDS", "SINCE", "BY"), rows),
     )
@@ -226,22 +226,22 @@ def update_command(
     if ids and drop:
         raise click.UsageError("give IDs or --drop, not both", ctx)
     store = open_store(ctx)
-    there = mounted_ids(store.path, target)
-    source = source_of(resolve_target(target))  # of a mount of the kernel
-    names = [*(ids or remove_ids(remove_ids(there, drop), add, missing_ok=True)), *add]
+    mounted = mounted_ids(store.path, target)
+    source = source_of(resolve_target(target))  # None for a linked tree
+    names = [*(ids or remove_ids(remove_ids(mounted, drop), add, missing_ok=True)), *add]
 
-    def told() -> str:
+    def state() -> str:
         path = resolve_target(target)
-        same = (source_of(path) or mounted_ids(store.path, target)) == (source or there)
-        return f"{text_of(target)} has {'what it had' if same else 'the new composition'}"
+        same = (source_of(path) or mounted_ids(store.path, target)) == (source or mounted)
+        return f"{text_of(target)} has the {'old' if same else 'new'} composition"
 
     with (
-        summary_on_interrupt(told),
+        summary_on_interrupt(state),
         compose(store, names, f"update of {target}", overlaps) as composition,
         progress("Updating", "entries") as show,
     ):
         done = update(composition, target, show)
-    gap = f"; it was missing for {done.gap_ns / 1e6:.3f} ms ({done.why})" if done.why else ""
+    gap = f"; it was empty for {done.gap_ns / 1e6:.3f} ms ({done.why})" if done.why else ""
     acknowledge(
         as_json,
         _document(done.mount, composition) | {"gap_ns": done.gap_ns, "why_gap": done.why},

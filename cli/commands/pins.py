@@ -1,4 +1,4 @@
-"""`cas pin`, `cas unpin` and `cas pins`: what is kept whatever `cas gc` is told."""
+"""`cas pin`, `cas unpin` and `cas pins`: artifacts that `cas gc` keeps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from cli.output.quantities import ago_text
 
 @click.command("pin")
 @click.argument("id_", metavar="ID", shell_complete=complete_id)
-@click.option("--reason", metavar="TEXT", default="", help="Why, for those who ask.")
+@click.option(
+    "--reason", metavar="TEXT", default="", help="Record a reason, which `cas pins` shows."
+)
 @json_option
 @store_option
 @click.pass_context

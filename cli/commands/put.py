@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command("put")
-@click.argument("signature", metavar="ID")
+@click.argument("id_", metavar="ID")
 @click.argument("tree", type=click.Path())
 @click.option("--move", is_flag=True, help="Consume TREE: its files become the store's.")
 @click.option("--replace", is_flag=True, help="Replace the tree of ID if it differs.")
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def put_command(
     ctx: click.Context,
-    signature: str,
+    id_: str,
     tree: str,
     move: bool,
     replace: bool,
@@ -54,27 +54,29 @@ def put_command(
     """
     from cas.model.signature import Signature
 
-    whole = Signature.parse(signature)
+    signature = Signature.parse(id_)
     store = open_store(ctx, create=True)
     if component and move:
-        raise click.UsageError("--component leaves something out, so it cannot be moved", ctx)
-    place = _place_of_component(whole) if component else bytes
+        raise click.UsageError("--component omits files, so the tree cannot be moved", ctx)
+    place = _place_of_component(signature) if component else bytes
     share = None
     if push is not None:
-        from cli.options.remotes import to_push
+        from cli.options.remotes import artifact_pusher
 
-        share = to_push(ctx, push, sign_key)
-    with summary_on_interrupt(partial(_done, store, whole, time.time_ns())):
+        share = artifact_pusher(ctx, push, sign_key)
+    with summary_on_interrupt(partial(_summary, store, signature, time.time_ns())):
         with progress("Storing", "files") as show:
-            result = store.put(whole, tree, move=move, replace=replace, place=place, progress=show)
+            result = store.put(
+                signature, tree, move=move, replace=replace, place=place, progress=show
+            )
         pushed = None if share is None else share(store, result.artifact)
-    _tell(as_json, result, pushed)
+    _print_result(as_json, result, pushed)
 
 
-def _done(store: Store, signature: Signature, began_ns: int) -> str:
-    """Tell whether a put that was interrupted had stored the tree."""
-    found = store.find(signature)
-    stored = found is not None and found.created_ns >= began_ns
+def _summary(store: Store, signature: Signature, began_ns: int) -> str:
+    """Return whether an interrupted put had stored the tree, as text."""
+    artifact = store.find(signature)
+    stored = artifact is not None and artifact.created_ns >= began_ns
     return f"{signature} was stored" if stored else "nothing was stored"
 
 
@@ -84,11 +86,11 @@ def _place_of_component(signature: Signature) -> Place:
     return SstateMapping(signature.recipe).place_of_component
 
 
-def _tell(as_json: bool, result: PutResult, pushed: str | None) -> None:
-    """Print what was stored, and what became of it in the remote."""
+def _print_result(as_json: bool, result: PutResult, pushed: str | None) -> None:
+    """Print the result of a put, and the outcome of its push."""
     artifact = result.artifact
     status = "unchanged" if result.unchanged else "replaced" if result.replaced else "stored"
-    detail(f"of {artifact.files} files, {result.new} had a content that was not in the store")
+    detail(f"{result.new} of {artifact.files} files had new contents")
     acknowledge(
         as_json,
         {

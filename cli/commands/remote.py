@@ -19,7 +19,7 @@ from cli.options.common import complete_id, json_option, open_store, store_optio
 from cli.options.compose import ids_options, names_of
 from cli.options.remotes import Transfer, remote_of, transfer_options
 from cli.options.settings import config_of
-from cli.output.batch import gathering
+from cli.output.batch import collecting
 from cli.output.printing import acknowledge, emit, note
 from cli.output.quantities import size_text
 
@@ -30,15 +30,15 @@ _REFUSALS = {
     Outcome.UNTRUSTED: ExitCode.NO_SIGNATURE,
     Outcome.MISSING: ExitCode.NO_SIGNATURE,
 }
-"""How a command ends if that became of one of its artifacts; the first one of these counts."""
+"""The exit code of a command by the outcomes of its artifacts; the first match counts."""
 
 
 @click.command("push")
 @click.argument("remote")
 @ids_options
-@click.option("--all", "everything", is_flag=True, help="Push all that is in the store.")
-@click.option("--replace", is_flag=True, help="Write all anew, over another tree too.")
-@click.option("--sign-key", metavar="FILE", help="Sign with this key, of `cas key generate`.")
+@click.option("--all", "everything", is_flag=True, help="Push all artifacts of the store.")
+@click.option("--replace", is_flag=True, help="Write everything again, and replace other trees.")
+@click.option("--sign-key", metavar="FILE", help="Sign with this key from `cas key generate`.")
 @transfer_options
 @json_option
 @store_option
@@ -52,14 +52,14 @@ def push_command(
     replace: bool,
     sign_key: str | None,
     as_json: bool,
-    **how: Unpack[Transfer],
+    **transfer: Unpack[Transfer],
 ) -> None:
-    """Share artifacts by writing them to REMOTE.
+    """Upload artifacts to REMOTE.
 
-    REMOTE is a name of the store's config.toml, or s3://BUCKET/PREFIX, gs://…, az://…, or
-    file:///DIR. Credentials and endpoint come from where they do for other programs
-    (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ~/.aws/credentials, …). What is there already is not
-    sent again. An ID that is there with another tree is not pushed, unless with --replace.
+    REMOTE is s3://BUCKET/PREFIX, gs://…, az://… or file:///DIR, or a name from the store's
+    config.toml. The usual settings for credentials and endpoint apply (AWS_ACCESS_KEY_ID,
+    AWS_ENDPOINT_URL, ~/.aws/credentials, …). Existing contents are not sent again. An ID that has
+    another tree in the remote is only pushed with --replace.
 
     \b
     cas push s3://artifacts/yocto zlib openssl
@@ -74,20 +74,20 @@ def push_command(
 
         key = read_key(sign_key)
     config = config_of(ctx)
-    terms = PushOptions(key, replace, config.trusted_keys)
+    options = PushOptions(key, replace, config.trusted_keys)
     if config.trusted_keys and key is None:
-        note("without --sign-key, this store itself would not take what is pushed")
+        note("this store has trusted keys, so it would refuse artifacts pushed without --sign-key")
     if everything:
         artifacts = store.artifacts()
     else:
         artifacts = [store.resolve(name) for name in names_of(ctx, ids, from_file)]
     done: list[Pushed] = []
-    chosen = remote_of(config, remote, how)
+    chosen = remote_of(config, remote, transfer)
     try:
-        with gathering("Pushing", "artifacts", len(artifacts), done) as (take, moved):
-            push_to(store, chosen, terms, artifacts, take, moved)
+        with collecting("Pushing", "artifacts", len(artifacts), done) as (on_result, on_bytes):
+            push_to(store, chosen, options, artifacts, on_result, on_bytes)
     finally:
-        _tell(as_json, done, [{"sent_bytes": one.sent} for one in done])
+        _print_results(as_json, done, [{"sent_bytes": result.sent} for result in done])
     ctx.exit(_code(done))
 
 
@@ -104,12 +104,13 @@ def pull_command(
     ids: tuple[str, ...],
     from_file: str | None,
     as_json: bool,
-    **how: Unpack[Transfer],
+    **transfer: Unpack[Transfer],
 ) -> None:
-    """Store artifacts that are in REMOTE, and not here yet.
+    """Download artifacts from REMOTE that the store lacks.
 
-    IDs have to be whole. REMOTE is what it is for `cas push`, or a mirror: https://HOST/PATH. All
-    that comes is checked. Exits with 3 if some are missing there; the others are stored.
+    IDs have to be complete. REMOTE is as for `cas push`, or a read-only mirror: https://HOST/PATH.
+    All data is verified. If REMOTE lacks some artifacts, the others are stored, and the command
+    exits with 3.
 
     \b
     cas pull s3://artifacts/yocto zlib:core2-64:do_populate_sysroot:9f2c41d0
@@ -118,19 +119,20 @@ def pull_command(
     signatures = [Signature.parse(name) for name in names_of(ctx, ids, from_file)]
     store, config = open_store(ctx, create=True), config_of(ctx)
     done: list[Pulled] = []
-    chosen = remote_of(config, remote, how)
+    chosen = remote_of(config, remote, transfer)
     try:
-        with gathering("Pulling", "artifacts", len(set(signatures)), done) as (take, moved):
-            pull_from(store, chosen, config.trusted_keys, signatures, take, moved)
+        number = len(set(signatures))
+        with collecting("Pulling", "artifacts", number, done) as (on_result, on_bytes):
+            pull_from(store, chosen, config.trusted_keys, signatures, on_result, on_bytes)
     finally:
-        counts = [{"fetched_bytes": one.fetched, "new_bytes": one.new_bytes} for one in done]
-        _tell(as_json, done, counts)
+        counts = [{"fetched_bytes": r.fetched, "new_bytes": r.new_bytes} for r in done]
+        _print_results(as_json, done, counts)
     ctx.exit(_code(done))
 
 
 @click.group("remote")
 def remote_command() -> None:
-    """Ask what is in a remote.
+    """List or look up the artifacts of a remote.
 
     \b
     cas remote ls s3://artifacts/yocto
@@ -145,19 +147,19 @@ def remote_command() -> None:
 @store_option
 @click.pass_context
 def remote_ls_command(
-    ctx: click.Context, remote: str, pattern: str, as_json: bool, **how: Unpack[Transfer]
+    ctx: click.Context, remote: str, pattern: str, as_json: bool, **transfer: Unpack[Transfer]
 ) -> None:
     """List the IDs in REMOTE.
 
-    With PATTERN those whose recipe or whole ID it matches, as in a shell. A mirror by HTTP cannot
-    tell.
+    PATTERN selects them by recipe or complete ID, with shell wildcards. Mirrors, which are read by
+    HTTP, cannot be listed.
 
     \b
     cas remote ls s3://artifacts/yocto 'lib*'
     """
     found = sorted(
         str(signature)
-        for signature in recorded_in(remote_of(config_of(ctx), remote, how))
+        for signature in recorded_in(remote_of(config_of(ctx), remote, transfer))
         if fnmatch.fnmatchcase(signature.recipe, pattern)
         or fnmatch.fnmatchcase(str(signature), pattern)
     )
@@ -172,49 +174,57 @@ def remote_ls_command(
 @store_option
 @click.pass_context
 def remote_has_command(
-    ctx: click.Context, remote: str, ids: tuple[str, ...], as_json: bool, **how: Unpack[Transfer]
+    ctx: click.Context,
+    remote: str,
+    ids: tuple[str, ...],
+    as_json: bool,
+    **transfer: Unpack[Transfer],
 ) -> None:
-    """Tell whether all IDs are in REMOTE.
+    """Check whether REMOTE has all IDs.
 
-    Exits with 0 if they are, else with 3, and prints the missing ones.
+    Exits with 0 if it has; otherwise prints the missing IDs and exits with 3.
 
     \b
     cas remote has s3://artifacts/yocto zlib:core2-64:do_populate_sysroot:9f2c41d0
     """
     signatures, config = [Signature.parse(text) for text in ids], config_of(ctx)
-    chosen = remote_of(config, remote, how)
-    found = missing_in(chosen, config.trusted_keys, signatures)
-    missing = [str(one.signature) for one in found]
+    chosen = remote_of(config, remote, transfer)
+    lacking = missing_in(chosen, config.trusted_keys, signatures)
+    missing = [str(result.signature) for result in lacking]
     emit(as_json, {"missing": missing}, missing)
-    for one in found:
-        if one.why:
-            note(f"{one.signature}: {one.why}")
+    _print_reasons(lacking)
     if missing:
         ctx.exit(ExitCode.NO_SIGNATURE)
 
 
-def _tell(as_json: bool, done: Sequence[Pulled | Pushed], counts: Sequence[dict[str, int]]) -> None:
-    """Print what became of artifacts, also of those before an error."""
+def _print_results(
+    as_json: bool, done: Sequence[Pulled | Pushed], counts: Sequence[dict[str, int]]
+) -> None:
+    """Print the results of artifacts, also of those before an error."""
     documents = [
-        {"id": str(one.signature), "status": one.outcome.value, **count, "reason": one.why or None}
-        for one, count in zip(done, counts, strict=True)
+        {"id": str(r.signature), "status": r.outcome.value, **count, "reason": r.why or None}
+        for r, count in zip(done, counts, strict=True)
     ]
     documents.sort(key=lambda document: str(document["id"]))
     if not done and sys.exc_info()[0] is not None:
-        acknowledge(as_json, {"artifacts": []}, ())  # what went wrong is told elsewhere
+        acknowledge(as_json, {"artifacts": []}, ())  # the error is reported elsewhere
         return
-    outcomes = Counter(one.outcome for one in done)
+    outcomes = Counter(result.outcome for result in done)
     size = sum(count.get("sent_bytes", 0) + count.get("fetched_bytes", 0) for count in counts)
-    many = ", ".join(f"{outcomes[one]} {one.value}" for one in Outcome if outcomes[one])
-    told = [f"{document['id']}: {document['status']}" for document in documents]
-    acknowledge(
-        as_json, {"artifacts": documents}, [*told, f"{many or 'nothing to do'}; {size_text(size)}"]
-    )
-    for one in done:
-        if one.why:
-            note(f"{one.signature}: {one.why}")
+    summary = ", ".join(f"{outcomes[o]} {o.value}" for o in Outcome if outcomes[o])
+    lines = [f"{document['id']}: {document['status']}" for document in documents]
+    lines.append(f"{summary or 'nothing to do'}; {size_text(size)}")
+    acknowledge(as_json, {"artifacts": documents}, lines)
+    _print_reasons(done)
+
+
+def _print_reasons(results: Sequence[Pulled | Pushed]) -> None:
+    for result in results:
+        if result.why:
+            note(f"{result.signature}: {result.why}")
 
 
 def _code(done: Sequence[Pulled | Pushed]) -> ExitCode:
-    outcomes = {one.outcome for one in done}
-    return next((code for one, code in _REFUSALS.items() if one in outcomes), ExitCode.DONE)
+    outcomes = {result.outcome for result in done}
+    codes = (code for outcome, code in _REFUSALS.items() if outcome in outcomes)
+    return next(codes, ExitCode.DONE)

@@ -141,9 +141,11 @@ def _run(ctx: click.Context, command: Sequence[str], options: dict[str, Any]) ->
             trace, report = options["trace"], options["report"] or options["json_report"]
             if trace is None and report is None:
                 return run_plans(command, plans, note, sandbox, progress=show)
-            from cli.commands.run_reports import run_written
+            from cli.commands.run_reports import run_with_reports
 
-            return run_written(command, plans, conflicts, sandbox, show, trace=trace, report=report)
+            return run_with_reports(
+                command, plans, conflicts, sandbox, show, trace=trace, report=report
+            )
 
 
 def _wanted(ctx: click.Context, store: Store, options: dict[str, Any]) -> dict[str, list[str]]:

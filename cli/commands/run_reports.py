@@ -1,4 +1,4 @@
-"""What `cas run` writes to files: how a command was run, and what of its sysroots it used."""
+"""The reports of `cas run`: how a command ran, and the files of its sysroots that it used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mounter.trace.opened_files import ArtifactUse, untouched_ids
 from mounter.trace.tracer import Tracer
 
 
-def run_written(
+def run_with_reports(
     command: Sequence[str],
     plans: Sequence[Plan],
     conflicts: Sequence[Sequence[Conflict]],
@@ -32,15 +32,15 @@ def run_written(
     trace: str | None,
     report: str | None,
 ) -> int:
-    """Run a command like `run_plans`; write what it used, and how it was run; return its code.
+    """Run a command like `run_plans`, write the reports, and return the exit code.
 
     The files at the paths `trace` and `report` are opened first, and are empty until the command
-    ends. What goes wrong afterwards is told, and changes nothing. `conflicts` are those of each
-    plan. Raises TraceRefused, and what `run_plans` raises.
+    ends. If they cannot be written then, this is only reported. `conflicts` has the conflicts of
+    each plan. Raises TraceRefused, and the exceptions of `run_plans`.
     """
     notes: list[str] = []
 
-    def tell(text: str) -> None:
+    def on_note(text: str) -> None:
         notes.append(text)
         note(text)
 
@@ -53,12 +53,12 @@ def run_written(
         if trace is not None:
             tracer = stack.enter_context(Tracer(plans, [bind.target for bind in sandbox.binds]))
             if not tracer.complete:
-                tell("a new path in a sysroot hides from --trace what else is in that directory")
+                on_note("--trace does not see the files beside a path that is bound into a sysroot")
         began_ns, began = time.time_ns(), time.monotonic()
-        ran = run_plans_detailed(command, plans, tell, sandbox, tracer, progress)
+        ran = run_plans_detailed(command, plans, on_note, sandbox, tracer, progress)
         seconds = round(time.monotonic() - began, 3)
-        used = None if tracer is None else _used(plans, tracer, ran.code)
-        how = _how(plans, conflicts, ran) | {"notes": notes, "trace": used}
+        used = None if tracer is None else _trace_document(plans, tracer, ran.code)
+        how = _run_document(plans, conflicts, ran) | {"notes": notes, "trace": used}
         _write(files[0], used)
         _write(files[1], {"began_ns": began_ns, "seconds": seconds} | how)
     return ran.code
@@ -68,17 +68,17 @@ def _write(file: FileIO | None, document: object) -> None:
     if file is None:
         return
     try:
-        found = os.fstat(file.fileno())
-        if stat.S_ISREG(found.st_mode) and not found.st_nlink:
+        status = os.fstat(file.fileno())
+        if stat.S_ISREG(status.st_mode) and not status.st_nlink:
             raise InputRefused("it was removed meanwhile")
         with open(file.fileno(), "w", closefd=False) as text:
             text.write(json.dumps(document, indent=2) + "\n")
     except (CasError, OSError, MemoryError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error) or "no memory"
-        note(f"{text_of(os.fsencode(file.name))} could not be written: {why}")
+        reason = error.strerror if isinstance(error, OSError) else str(error) or "out of memory"
+        note(f"{text_of(os.fsencode(file.name))} could not be written: {reason}")
 
 
-def _how(
+def _run_document(
     plans: Sequence[Plan], conflicts: Sequence[Sequence[Conflict]], ran: RunResult
 ) -> dict[str, object]:
     return {
@@ -96,7 +96,7 @@ def _how(
     }
 
 
-def _used(plans: Sequence[Plan], tracer: Tracer, code: int) -> dict[str, object]:
+def _trace_document(plans: Sequence[Plan], tracer: Tracer, code: int) -> dict[str, object]:
     return {
         "complete": tracer.complete,
         "exit_code": code,
@@ -107,7 +107,7 @@ def _used(plans: Sequence[Plan], tracer: Tracer, code: int) -> dict[str, object]
 def _sysroot(plan: Plan, used: Sequence[ArtifactUse], complete: bool) -> dict[str, object]:
     return {
         "target": os.fsdecode(plan.target),
-        "artifacts": [_artifact(one) for one in used],
+        "artifacts": list(map(_artifact, used)),
         "untouched": untouched_ids(used) if complete else None,
     }
 

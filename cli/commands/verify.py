@@ -22,7 +22,7 @@ from cli.options.common import (
     store_option,
 )
 from cli.options.settings import store_path
-from cli.output.interruption import GOES_ON, summary_on_interrupt
+from cli.output.interruption import RESUMABLE, summary_on_interrupt
 from cli.output.printing import acknowledge, emit, is_quiet
 from cli.output.progress import progress
 from cli.output.quantities import number_of
@@ -54,16 +54,16 @@ def verify_command(
     cas verify --repair
     """
     if repair and quick:
-        raise click.UsageError("--repair needs to read everything: give it without --quick", ctx)
+        raise click.UsageError("use --repair without --quick, since it has to read everything", ctx)
     done: list[str] = []
-    with summary_on_interrupt(lambda: _healed(done) if repair else "nothing was changed"):
-        findings = _examine(ctx, ids, done, quick=quick, repair=repair, as_json=as_json)
+    with summary_on_interrupt(lambda: _repair_summary(done) if repair else "nothing was changed"):
+        findings = _check_and_repair(ctx, ids, done, quick=quick, repair=repair, as_json=as_json)
     _show(findings, done, as_json)
     damaged = any(found.kind.is_damage for found in findings)
     ctx.exit(ExitCode.DAMAGED if damaged else ExitCode.DONE)
 
 
-def _examine(
+def _check_and_repair(
     ctx: click.Context,
     ids: tuple[str, ...],
     done: list[str],
@@ -72,7 +72,7 @@ def _examine(
     repair: bool,
     as_json: bool,
 ) -> list[Finding]:
-    """Return what is wrong, after a `repair` if there is to be one; `done` gets what that did."""
+    """Return the faults, after a repair with `repair`; its steps are added to `done`."""
     if repair:
         done += _repair_index(store_path(ctx))
     damage = index_damage(store_path(ctx), quick=quick)
@@ -80,7 +80,9 @@ def _examine(
         _show([Finding(FaultKind.INDEX, b"index/data.mdb", damage)], done, as_json)
         ctx.exit(ExitCode.DAMAGED)
     if damage is not None:
-        raise StoreDamaged(damage, hint="`cas rebuild-index` makes the index again from the store")
+        raise StoreDamaged(
+            damage, hint="run `cas rebuild-index`, which rebuilds the index from the store"
+        )
     store = open_store(ctx)
     findings = _verify(store, ids, quick=quick)
     done += store.repair(findings) if repair else ()
@@ -89,8 +91,8 @@ def _examine(
     return findings
 
 
-def _healed(done: list[str]) -> str:
-    return f"{len(done)} things were repaired; {GOES_ON}"
+def _repair_summary(done: list[str]) -> str:
+    return f"{number_of(len(done), 'fault')} repaired; {RESUMABLE}"
 
 
 @click.command("rebuild-index")
@@ -109,10 +111,10 @@ def rebuild_index_command(ctx: click.Context, as_json: bool) -> None:
     path = resolve_store_path(ctx)
     before = _index_of(path)
 
-    def told() -> str:
-        return "the index is as it was" if _index_of(path) == before else "there is a new index"
+    def state() -> str:
+        return "the index was not changed" if _index_of(path) == before else "the index was rebuilt"
 
-    with summary_on_interrupt(told), progress("Reading", "artifacts") as show:
+    with summary_on_interrupt(state), progress("Reading", "artifacts") as show:
         rebuilt = rebuild_index(path, show)
     count = number_of(len(rebuilt.artifacts), "artifact")
     acknowledge(
@@ -124,27 +126,27 @@ def rebuild_index_command(ctx: click.Context, as_json: bool) -> None:
         },
         [
             *(f"lost {text}" for text in rebuilt.lost),
-            f"{count} with a record again, {len(rebuilt.lost)} without",
+            f"{count} restored, {len(rebuilt.lost)} lost",
         ],
     )
 
 
 def _index_of(store: str) -> int | None:
-    """Return the number of the file that is a store's index, if there is one."""
+    """Return the inode number of a store's index, None if it does not exist."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return os.stat(os.path.join(store, "index/data.mdb")).st_ino
     return None
 
 
 def _repair_index(store: str) -> Iterator[str]:
-    """Give a store what it lacks, and a new index if it needs one; yield what was done."""
+    """Restore missing parts of a store, and rebuild a damaged index; yield the steps as text."""
     if not os.path.exists(os.path.join(store, "format")):
         return
     restore_store(os.path.realpath(os.fsencode(store)))
     if index_damage(store, records=True) is not None:
         rebuilt = rebuild_index(store)
         yield from (f"lost {text}" for text in rebuilt.lost)
-        yield f"made the index again, of {number_of(len(rebuilt.artifacts), 'artifact')}"
+        yield f"rebuilt the index of {number_of(len(rebuilt.artifacts), 'artifact')}"
 
 
 def _verify(store: Store, ids: tuple[str, ...], *, quick: bool) -> list[Finding]:
@@ -164,9 +166,9 @@ def _show(findings: list[Finding], done: list[str], as_json: bool) -> None:
         }
         for found in findings
     ]
-    summary = "all is well"
+    summary = "no faults found"
     if findings:
-        summary = f"{damage} damaged, {len(findings) - damage} out of order"
+        summary = f"{damage} damaged, {len(findings) - damage} other faults"
     emit(
         as_json,
         {"findings": documents, "repaired": done},

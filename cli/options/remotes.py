@@ -1,4 +1,4 @@
-"""What the commands share that speak to remotes: which, with what credentials, and --remote."""
+"""Remotes on the command line: their names, options and credentials, pulls and pushes."""
 
 from __future__ import annotations
 
@@ -33,37 +33,38 @@ _AWS_NAMES = {
     "region": "aws_region",
     "endpoint_url": "aws_endpoint_url",
 }
-"""What AWS calls a setting in its files, and what obstore calls it."""
-_PLACES = ("aws_region", "aws_endpoint_url")
+"""The settings of obstore, by their names in the files of AWS."""
+_LOCATION_SETTINGS = ("aws_region", "aws_endpoint_url")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Transfer(TypedDict):
-    """What the options of `transfer_options` said."""
+    """The values of `transfer_options`."""
 
     jobs: int
     timeout: float | None
 
 
 def transfer_options(function: _Function) -> _Function:
-    """Add --jobs and --timeout; the command gets them as keywords, see Transfer."""
+    """Add --jobs and --timeout; the command is called with the keywords of Transfer."""
     function = click.option(
         "--timeout",
         type=seconds,
         metavar="S",
-        help="Give up when nothing comes for S seconds (60, or config.toml's).",
+        help="Give up after S seconds without data (default: 60, or the config.toml value).",
     )(function)
     return click.option(
         "--jobs",
         type=click.IntRange(1, 256),
         default=JOBS,
         show_default=True,
-        help="How many requests there are at once.",
+        help="Send N requests at a time.",
+        metavar="N",
     )(function)
 
 
-def remote_of(config: Config, text: str, how: Transfer | None = None) -> RemoteConfig:
-    """Return the remote that a URL or a name of the configuration stands for.
+def remote_of(config: Config, text: str, transfer: Transfer | None = None) -> RemoteConfig:
+    """Return the remote of a URL, or of a name in the configuration.
 
     Raises InputRefused, OSError.
     """
@@ -71,8 +72,8 @@ def remote_of(config: Config, text: str, how: Transfer | None = None) -> RemoteC
     if "://" not in url:
         known = ", ".join(sorted(config.remotes)) or "none"
         raise InputRefused(
-            f"{text} is no URL, and not the name of a remote",
-            hint=f"give s3://BUCKET/PREFIX or the like; names in the store's config.toml: {known}",
+            f"{text} is neither a URL nor the name of a remote",
+            hint=f"use a URL such as s3://BUCKET/PREFIX, or a name in config.toml ({known})",
         )
     try:
         parts = urlsplit(url)
@@ -83,17 +84,17 @@ def remote_of(config: Config, text: str, how: Transfer | None = None) -> RemoteC
     if refused:
         raise InputRefused(
             f"{url.rpartition('@')[2]} is not a remote",
-            hint="give s3://BUCKET/PREFIX, gs://…, az://…, https://… or file:///DIR, without "
-            "credentials, which come from the environment",
+            hint="use s3://BUCKET/PREFIX, gs://…, az://…, https://… or file:///DIR; credentials "
+            "belong in the environment",
         )
     url = f"{parts.scheme.lower()}:{url.partition(':')[2]}"
-    timeout_s = (how and how["timeout"]) or config.remote_timeout_s
+    timeout_s = (transfer and transfer["timeout"]) or config.remote_timeout_s
     options = _aws_options() if url.startswith("s3") else {}
-    return RemoteConfig(url, options, timeout_s, how["jobs"] if how else JOBS)
+    return RemoteConfig(url, options, timeout_s, transfer["jobs"] if transfer else JOBS)
 
 
 def _aws_options() -> dict[str, str]:
-    """Return what AWS's files say, as far as the environment, which obstore reads, does not."""
+    """Return the settings in AWS's files that the environment, which obstore reads, lacks."""
     import configparser
 
     parser = configparser.RawConfigParser()
@@ -116,7 +117,7 @@ def _aws_options() -> dict[str, str]:
                 if parser.has_option(section, theirs)
             }
     if "AWS_ACCESS_KEY_ID" in os.environ:
-        found = {name: found[name] for name in _PLACES if name in found}
+        found = {name: found[name] for name in _LOCATION_SETTINGS if name in found}
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"):
         if name in os.environ:
             _check_address(name, os.environ[name])
@@ -132,51 +133,54 @@ def _aws_options() -> dict[str, str]:
 
 
 def _check_address(name: str, value: str) -> None:
-    """Raise InputRefused for an address that obstore would stumble over."""
+    """Raise InputRefused for an address that obstore cannot use."""
     try:
         parts = urlsplit(value)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        sound = False
-    if not sound or not re.fullmatch(r"[!-~]+", value):
+        valid = False
+    if not valid or not re.fullmatch(r"[!-~]+", value):
         raise InputRefused(
-            f"{name} is {value[:100]!r}, no address", hint="give http:// or https://, and a host"
+            f"{name} is {value[:100]!r}, which is not an address",
+            hint="set it to http:// or https:// and a host",
         )
 
 
 def pull_missing(ctx: click.Context, store: Store, remote: str, names: Iterable[str]) -> None:
-    """Pull those of `names` that are whole IDs and missing here, as far as it can be.
+    """Pull the artifacts of those `names` that are complete IDs and are not in the store.
 
-    What cannot be had is told, and is no error: a build goes on as with an empty cache. Raises
+    A failure is only reported, so that a build continues as with an empty cache. Raises
     InputRefused, BadConfig, OSError.
     """
     config = config_of(ctx)
     chosen = remote_of(config, remote)
-    missing = [s for s in map(_whole, names) if s is not None and store.find(s) is None]
+    missing = [s for s in map(_complete_id, names) if s is not None and store.find(s) is None]
     if not missing:
         return
     from cas.remote.processes import pull_from
 
     done: list[Pulled] = []
     total = 0
-    with _told("not pulled"), progress("Pulling") as shown:
+    with _failures_reported("not pulled"), progress("Pulling") as shown:
 
-        def moved(size: int) -> None:
+        def on_bytes(size: int) -> None:
             nonlocal total
             total += size
             shown.update(0, size=total)
 
-        pull_from(store, chosen, config.trusted_keys, missing, done.append, moved)
-    for one in done:
-        _tell(one)
+        pull_from(store, chosen, config.trusted_keys, missing, done.append, on_bytes)
+    for result in done:
+        _report_reason(result)
 
 
-def to_push(ctx: click.Context, remote: str, key: str | None) -> Callable[[Store, Artifact], str]:
-    """Return what pushes an artifact, signed with the key in the file `key`, if it can be.
+def artifact_pusher(
+    ctx: click.Context, remote: str, key: str | None
+) -> Callable[[Store, Artifact], str]:
+    """Return a function that pushes an artifact, signed with the key in the file `key`.
 
-    That it cannot is told, and is no error: it is stored. What pushes returns what became of it in
-    a word, which is "failed" if the remote could not be used. Raises InputRefused, NoRemotes,
-    BadKey, BadConfig, OSError.
+    A failure is only reported, since the artifact is stored. The function returns the outcome, or
+    "failed" if the remote could not be used. Raises InputRefused, NoRemotes, BadKey, BadConfig,
+    OSError.
     """
     from cas.remote.processes import push_to, refuse_read_only
     from cas.remote.push import PushOptions
@@ -189,35 +193,35 @@ def to_push(ctx: click.Context, remote: str, key: str | None) -> Callable[[Store
 
     def push(store: Store, artifact: Artifact) -> str:
         done: list[Pushed] = []
-        with _told("not pushed"):
+        with _failures_reported("not pushed"):
             push_to(store, chosen, terms, [artifact], done.append)
-        for one in done:
-            _tell(one)
+        for result in done:
+            _report_reason(result)
         return done[0].outcome.value if done else "failed"
 
     return push
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Tell what goes wrong, but for mistakes in what was asked for, which are raised."""
+def _failures_reported(summary: str) -> Iterator[None]:
+    """Report failures of a remote instead of raising them. Raises InputRefused, NoRemotes."""
     try:
         yield
     except (InputRefused, NoRemotes):
         raise
     except (CasError, OSError) as error:
-        said = error.message if isinstance(error, CasError) else error.strerror or str(error)
+        message = error.message if isinstance(error, CasError) else error.strerror or str(error)
         hint = error.hint if isinstance(error, CasError) else hint_for(error)
-        note(f"{what}: {said}{f' ({hint})' if hint else ''}")
+        note(f"{summary}: {message}{f' ({hint})' if hint else ''}")
 
 
-def _tell(one: Pulled | Pushed) -> None:
-    if one.why:
-        note(f"{one.signature} in the remote: {one.why}")
+def _report_reason(result: Pulled | Pushed) -> None:
+    if result.why:
+        note(f"{result.signature} in the remote: {result.why}")
 
 
-def _whole(name: str) -> Signature | None:
-    """Return the signature that a name is, with or without a priority; None if it is none."""
+def _complete_id(name: str) -> Signature | None:
+    """Parse a complete ID, with or without a priority; return None for an abbreviation."""
     try:
         return Signature.parse(name.partition("@")[0])
     except BadSignature:

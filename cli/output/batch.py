@@ -1,4 +1,4 @@
-"""Batch progress."""
+"""Progress and results of commands that process many items."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from cli.output.interruption import GOES_ON, summary_on_interrupt
+from cli.output.interruption import RESUMABLE, summary_on_interrupt
 from cli.output.progress import progress
 
 _Done = TypeVar("_Done")
 
 
 @contextlib.contextmanager
-def gathering(
-    label: str, things: str, wanted: int, done: list[_Done]
+def collecting(
+    label: str, things: str, total: int, done: list[_Done]
 ) -> Iterator[tuple[Callable[[_Done], None], Callable[[int], None]]]:
     """Yield two callbacks, for a finished item and for bytes; both update the progress bar.
 
-    If the block is interrupted or fails, the message counts the finished items.
+    Finished items are appended to `done`. If the block is interrupted or fails, the message counts
+    them.
     """
-    total = 0
+    moved_bytes = 0
 
-    def told() -> str:
-        return f"{len(done)} of {wanted} {things} were done; {GOES_ON}"
+    def summary() -> str:
+        return f"{len(done)} of {total} {things} were done; {RESUMABLE}"
 
-    with summary_on_interrupt(told, of_errors=True), progress(label, things) as shown:
+    with summary_on_interrupt(summary, of_errors=True), progress(label, things) as shown:
 
-        def take(one: _Done) -> None:
-            done.append(one)
-            moved(0)
+        def on_result(item: _Done) -> None:
+            done.append(item)
+            on_bytes(0)
 
-        def moved(size: int) -> None:
-            nonlocal total
-            total += size
-            shown.update(len(done), wanted, total)
+        def on_bytes(size: int) -> None:
+            nonlocal moved_bytes
+            moved_bytes += size
+            shown.update(len(done), total, moved_bytes)
 
-        yield take, moved
+        yield on_result, on_bytes

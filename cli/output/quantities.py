@@ -1,4 +1,4 @@
-"""Amounts on the command line: spans of time, days and sizes, read and shown."""
+"""Quantities on the command line: durations, dates and sizes, parsed and printed."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ _AMOUNT = re.compile(r"([0-9]{1,15})([A-Za-z]*)")
 
 
 def age(text: str) -> int:
-    """Read a span of time such as `30d`; return nanoseconds. Raises click.BadParameter."""
-    found = _AMOUNT.fullmatch(text)
-    if found is None or found[2] not in _SECONDS:
-        raise click.BadParameter(f"{text!r} is no span of time: give a number and s, m, h, d or w")
-    return int(found[1]) * _SECONDS[found[2]] * 10**9
+    """Parse a duration such as `30d`; return nanoseconds. Raises click.BadParameter."""
+    match = _AMOUNT.fullmatch(text)
+    if match is None or match[2] not in _SECONDS:
+        raise click.BadParameter(f"{text!r} is not a number followed by s, m, h, d or w")
+    return int(match[1]) * _SECONDS[match[2]] * 10**9
 
 
 def seconds(text: str) -> float:
-    """Read a number of seconds, from 0.1 to a million. Raises click.BadParameter."""
+    """Parse a number of seconds, from 0.1 to a million. Raises click.BadParameter."""
     try:
-        found = float(text)
+        number = float(text)
     except ValueError:
-        found = 0
-    if not 0.1 <= found <= 1e6:
-        raise click.BadParameter(f"{text!r} is no number of seconds from 0.1 on")
-    return found
+        number = 0
+    if not 0.1 <= number <= 1e6:
+        raise click.BadParameter(f"{text!r} is not a number of seconds from 0.1 to 1000000")
+    return number
 
 
 def size(text: str) -> int:
-    """Read a size such as `50G`, in units of 1024; return bytes. Raises click.BadParameter."""
-    found = _AMOUNT.fullmatch(text)
-    unit = "" if found is None else found[2].upper().removesuffix("B").removesuffix("I")
-    if found is None or unit not in _BYTES:
-        raise click.BadParameter(f"{text!r} is no size: give a number, and K, M, G or T")
-    return int(found[1]) * _BYTES[unit]
+    """Parse a size such as `50G`, in units of 1024; return bytes. Raises click.BadParameter."""
+    match = _AMOUNT.fullmatch(text)
+    unit = "" if match is None else match[2].upper().removesuffix("B").removesuffix("I")
+    if match is None or unit not in _BYTES:
+        raise click.BadParameter(f"{text!r} is not a size, such as 500M, 50G or 2T")
+    return int(match[1]) * _BYTES[unit]
 
 
 def span_text(nanoseconds: int) -> str:
-    """Return how long something took, for a person."""
+    """Return a duration for people."""
     seconds = nanoseconds / 1e9
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
@@ -52,7 +52,7 @@ def span_text(nanoseconds: int) -> str:
 
 
 def ago_text(moment_ns: int, now_ns: int | None = None) -> str:
-    """Return for a person how long ago a time was, both in nanoseconds since 1970."""
+    """Return a time, in nanoseconds since 1970, relative to now for people."""
     past = ((time.time_ns() if now_ns is None else now_ns) - moment_ns) // 10**9
     amount, unit = abs(past), "second"
     if amount < _SECONDS["m"]:
@@ -66,12 +66,12 @@ def ago_text(moment_ns: int, now_ns: int | None = None) -> str:
 
 
 def number_of(count: int, thing: str) -> str:
-    """Return how many there are of something that has a regular plural, digits in groups."""
+    """Return a count and a noun with a regular plural, such as `1,200 files`."""
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def size_text(size: int) -> str:
-    """Return a number of bytes for a person, in units of 1024."""
+    """Return a number of bytes for people, in units of 1024."""
     amount = float(size)
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if round(amount, 1) < 1024:
@@ -81,7 +81,7 @@ def size_text(size: int) -> str:
 
 
 def signed_text(size: int) -> str:
-    """Return a number of bytes that may be less than zero for a person."""
+    """Return a number of bytes, maybe negative, for people."""
     return f"-{size_text(-size)}" if size < 0 else size_text(size)
 
 

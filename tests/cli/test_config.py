@@ -79,7 +79,7 @@ def test_gc_uses_the_limits_of_the_file(conflicting: Cas, monkeypatch: pytest.Mo
         ('strategy = "linked"', "strategy: 'linked' is not one of"),
         ('allow_overlap = "x"', "allow_overlap must be a list of strings"),
         ("allow_overlap = [1]", "allow_overlap must be a list of strings"),
-        ('[gc]\nmax_age = "30y"', "gc.max_age: '30y' is no span of time"),
+        ('[gc]\nmax_age = "30y"', "gc.max_age: '30y' is not a number followed by"),
         ("[gc]\nmax_size = 1.5", "gc must be a table"),
         ("[gc]\nkeep_last = 0", "gc.keep_last: 0 is not in the range"),
         ("[gc]\nmaxage = 1", "there is no setting `gc.maxage`; did you mean gc.max_age"),

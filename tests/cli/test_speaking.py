@@ -31,7 +31,7 @@ def test_verbose_reports_what_was_used_and_the_time(cas: Cas, tree: Path) -> Non
     ).replace("0 bytes new", "2 bytes new")
     store, contents, took = done.stderr.splitlines()
     assert store == f"cas: the store is {cas.store} (--store)"
-    assert contents == "cas: of 3 files, 2 had a content that was not in the store"
+    assert contents == "cas: 2 of 3 files had new contents"
     assert took.startswith("cas: put took ")
     assert "cas: of 3 files, 0 had" in again.stderr
 

@@ -11,7 +11,7 @@ import pytest
 
 from cas.disk.mount_records import read_record
 from cas.store import Store
-from cli.output.interruption import GOES_ON
+from cli.output.interruption import RESUMABLE
 from tests.helpers.actions import ACTIONS, NEW, Bench, cases
 from tests.helpers.injection import Outcome, Prepared
 from tests.helpers.support import CAS, ROOT, Cas
@@ -60,16 +60,16 @@ def _truth(cas: Cas, name: str) -> str:
         gone = "all named artifacts were removed; `cas gc` frees the rest of their space"
         return "nothing was removed" if found else gone
     if command == "gc":
-        return f"{int(found is None)} of 1 artifacts were removed; {GOES_ON}"
+        return f"{int(found is None)} of 1 artifacts were removed; {RESUMABLE}"
     if command == "mount":
         there = target.is_dir() and os.listdir(target)
         return "target is mounted" if there else "nothing was mounted"
     if command == "update":
         new = (target / "new").exists()
-        return f"target has {'the new composition' if new else 'what it had'}"
+        return f"target has the {'new' if new else 'old'} composition"
     if read_record(os.fsencode(cas.store), os.fsencode(target)):
-        return f"not all of {target} was taken away; {GOES_ON}"
-    return f"nothing of this store is mounted at {target} any more"
+        return f"{target} was not completely removed; {RESUMABLE}"
+    return f"{target} was unmounted"
 
 
 _ACTIONS = [name for name in ACTIONS if ROOT or "overlay" not in name]

@@ -227,7 +227,7 @@ class Worker:
         self._cas("unpin", name)
 
     def verify_by_command(self) -> None:
-        assert self._cas("verify", "--quick") == "all is well\n"
+        assert self._cas("verify", "--quick") == "no faults found\n"
 
     def verify(self) -> None:
         with Store(self.store, create=True) as store:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.per_user
 
 STRATEGIES = ["hardlink", "copy", *(["overlay"] if ROOT else [])]
 
-_GAP = re.compile(r"it was missing for [0-9]+\.[0-9]{3} ms \(.+\)")
+_GAP = re.compile(r"it was empty for [0-9]+\.[0-9]{3} ms \(.+\)")
 
 # Opens a file in a loop while another one exists; prints failures and contents.
 _LOOP = """

@@ -305,7 +305,7 @@ def test_remote_error_names_the_cause(
     assert "check the credentials" in cas("push", s3(work), ZLIB, code=1).stderr
     for address in ("", "127.0.0.1:80"):
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        assert "no address" in said(s3(work), code=8)
+        assert "is not an address" in said(s3(work), code=8)
     (port,) = free_ports(1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     assert "no connection" in said(s3(work), code=1)

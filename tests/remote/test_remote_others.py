@@ -282,7 +282,7 @@ def test_wrong_arguments_are_reported_before_anything_is_done(
 ) -> None:
     for text in ("nan", "inf", "1e15", "0", "-1", "soon"):
         said = cas("remote", "has", "--timeout", text, "http://127.0.0.1:1/x", ZLIB, code=2).stderr
-        assert "is no number of seconds" in said
+        assert "is not a number of seconds" in said
     assert (
         "is a read-only mirror"
         in cas("put", "--push", "http://mirror/x", ZLIB, trees[ZLIB], code=8).stderr
@@ -298,11 +298,11 @@ def test_wrong_arguments_are_reported_before_anything_is_done(
         assert "is not a private Ed25519 key" in said
     for address in ("http://[::1", "http://", "http://a b", "http://127.0.0.1:99999", "host:8333"):
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        assert "no address" in cas("remote", "has", "s3://b/p", ZLIB, code=8).stderr
+        assert "is not an address" in cas("remote", "has", "s3://b/p", ZLIB, code=8).stderr
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     (work / "config").write_text("[default]\nendpoint_url = 127.0.0.1:8333\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(work / "config"))
-    assert "no address" in cas("remote", "has", "s3://b/p", ZLIB, code=8).stderr
+    assert "is not an address" in cas("remote", "has", "s3://b/p", ZLIB, code=8).stderr
 
 
 def test_untrusted_and_forbidden_records_are_not_called_missing(

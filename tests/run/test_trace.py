@@ -189,7 +189,7 @@ def test_trace_with_a_new_path_in_a_sysroot_is_incomplete(
     document = _traced(cas, *options)
     assert not document["complete"]
     assert document["sysroots"][0]["untouched"] is None
-    assert "hides from --trace" in cas("run", "--trace", "used.json", *options).stderr
+    assert "does not see the files beside" in cas("run", "--trace", "used.json", *options).stderr
     document = _traced(cas, "--rw", *options)
     assert _used(document) == {A: ["usr/include/a.h"], B: []}
 

@@ -94,7 +94,7 @@ def test_sstate_directory_is_imported(tmp_path: Path, cas: Cas) -> None:
     ):
         (local / "4c/f1" / name).write_text("not for us")
     said = cas("import", "sstate", local).stdout
-    assert "4 stored, 0 known already, 0 refused" in said
+    assert "4 stored, 0 already stored, 0 refused" in said
     listed = {one["id"].split(":")[0] for one in cas.json("ls")}
     assert listed == {"zlib", "tool-native", "old", "linked"}
     assert cas("files", "tool-native").stdout.split()[-1] == "usr/bin/tool"
@@ -105,7 +105,7 @@ def test_known_sstate_object_is_not_read_again(tmp_path: Path, cas: Cas) -> None
     path = write_sstate(tmp_path / "sstate", "zlib", TARGET)
     cas("import", "sstate", path)
     path.write_bytes(b"no archive any more")
-    assert "0 stored, 1 known already, 0 refused" in cas("import", "sstate", path).stdout
+    assert "0 stored, 1 already stored, 0 refused" in cas("import", "sstate", path).stdout
 
 
 def test_refused_sstate_object_does_not_stop_the_others(tmp_path: Path, cas: Cas) -> None:
@@ -119,7 +119,7 @@ def test_refused_sstate_object_does_not_stop_the_others(tmp_path: Path, cas: Cas
     secret.unlink()
     secret.symlink_to("nowhere")
     done = cas("import", "sstate", sstate, code=ExitCode.REFUSED)
-    assert "1 stored, 0 known already, 4 refused" in done.stdout
+    assert "1 stored, 0 already stored, 4 refused" in done.stdout
     for path in (hostile, beside, cut, secret):
         assert str(path) in done.stderr
     assert "sysroot-destdir/../../etc/passwd" in done.stderr
@@ -152,7 +152,7 @@ def test_linked_directories_are_entered_once(tmp_path: Path, cas: Cas) -> None:
     (tmp_path / "sstate").mkdir()
     (tmp_path / "sstate/4c").symlink_to(tmp_path / "mirror/4c")
     (tmp_path / "mirror/4c/loop").symlink_to(tmp_path / "sstate")
-    assert "1 stored, 0 known already" in cas("import", "sstate", tmp_path / "sstate").stdout
+    assert "1 stored, 0 already stored" in cas("import", "sstate", tmp_path / "sstate").stdout
 
 
 def test_file_that_is_not_an_sstate_object_is_refused(tmp_path: Path, cas: Cas) -> None:

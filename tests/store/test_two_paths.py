@@ -51,7 +51,7 @@ def test_mount_through_one_path_is_in_use_through_the_other(
         there("gc", "--max-age", "0d", "--grace", "0d")
         assert snapshot(work / "target") == snapshot(work / "tree")
         assert "a:t:12345678" in there("which", "target/usr/x").stdout
-        assert there("verify").stdout == "all is well\n"
+        assert there("verify").stdout == "no faults found\n"
         there("umount", "target")
         assert not (work / "target").exists()
         assert here.json("mounts") == []
@@ -126,7 +126,7 @@ def test_store_is_not_put_through_its_other_path(cas: Cas, other: Cas, work: Pat
         assert "is inside the store" in done.stderr
     assert snapshot(cas.store / "objects") == before
     assert not os.path.exists(inside)
-    assert cas("verify").stdout == "all is well\n"
+    assert cas("verify").stdout == "no faults found\n"
 
 
 @pytest.mark.skipif(not ROOT, reason="needs privileges to mount")

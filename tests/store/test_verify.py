@@ -81,7 +81,7 @@ def _repaired(cas: Cas) -> list[str]:
     """Repair, assert that the store is sound, and return the repairs."""
     document = cas.json("verify", "--repair")
     assert document["findings"] == []
-    assert cas("verify").stdout == "all is well\n"
+    assert cas("verify").stdout == "no faults found\n"
     done: list[str] = document["repaired"]
     return done
 
@@ -94,7 +94,7 @@ def test_sound_store_verifies_while_in_use(cas: Cas, work: Path, trees: None) ->
         before = snapshot(cas.store)
         for options in ([], ["--quick"], ["a", "b"], ["--quick", "a"]):
             done = cas("verify", *options)
-            assert (done.stdout, done.stderr) == ("all is well\n", "")
+            assert (done.stdout, done.stderr) == ("no faults found\n", "")
         assert snapshot(cas.store) == before
         task.communicate("\n")
     cas("umount", "linked")
@@ -230,7 +230,7 @@ def test_repair_rebuilds_a_lost_index_and_verify_does_not(
     assert "cas rebuild-index" in cas("verify", code=6).stderr
     assert _kinds(cas, "--quick") == {"index"}
     assert snapshot(cas.store) == before
-    assert "made the index again, of 3 artifacts" in _repaired(cas)
+    assert "rebuilt the index of 3 artifacts" in _repaired(cas)
     assert {artifact["recipe"] for artifact in cas.json("ls")} == {"a", "b", "twin"}
     assert len(cas.json("pins")) == 1
     assert snapshot(_layer(cas, "a")) == snapshot(work / "a")
@@ -248,7 +248,7 @@ def test_lost_directory_is_reported_and_init_restores_it(
         done = cas(*command, code=6)
         assert done.stderr.startswith(f"cas: {path} is missing\nhint: `cas init`")
     cas("init")
-    assert cas("verify").stdout == "all is well\n"
+    assert cas("verify").stdout == "no faults found\n"
     cas("run", "--sysroot", "s=a", "--", "cat", "s/usr/a")
 
 
@@ -529,7 +529,7 @@ def test_foreign_links_and_names_are_reported_and_kept(cas: Cas, work: Path, tre
     text = cas("verify", "--repair").stdout
     assert "has 1 more links than the store made (a:t:12345678)" in text
     assert "stray: mine does not belong to a store" in text
-    assert text.endswith("0 damaged, 4 out of order\n")
+    assert text.endswith("0 damaged, 4 other faults\n")
     assert (work / "mine").read_text() == "only in a"
 
 
@@ -604,12 +604,12 @@ def test_lost_index_is_rebuilt(
     for command in (["verify"], *(others if harm is not _cut else ())):
         done = cas(*command, code=6)
         assert "cas rebuild-index" in done.stderr, done.stderr
-    assert cas("rebuild-index").stdout == "3 artifacts with a record again, 0 without\n"
+    assert cas("rebuild-index").stdout == "3 artifacts restored, 0 lost\n"
 
     after = {row["id"]: {**row, "stored_ns": 0} for row in cas.json("ls")}
     assert after == before
     assert [pin["reason"] for pin in cas.json("pins")] == ["why"]
-    assert cas("verify").stdout == "all is well\n"
+    assert cas("verify").stdout == "no faults found\n"
     cas("mount", "target", "a", "b")
     assert (work / "target/usr/b").read_text() == "only in b"
     cas("umount", "target")
@@ -771,7 +771,7 @@ def test_put_rereads_objects_if_times_are_coarse(cas: Cas, work: Path) -> None:
     there = replace(cas, store=work / "disk/store")
     tree = make(work / "tree", {"usr/x": "right"})
     there("put", "a:t:12345678", tree)
-    assert there("verify").stdout == "all is well\n"
+    assert there("verify").stdout == "no faults found\n"
 
     _write(_layer(there, "a") / "usr/x", _flip)
     there("put", "b:t:12345678", make(work / "other", {"usr/y": "right"}))
