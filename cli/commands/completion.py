@@ -10,7 +10,7 @@ _BASH = r"""_cas_completion() {
     read -ra words <<< "$line"
     [[ $line == *[[:space:]] ]] && words+=("")
     word=${words[-1]} before=
-    # Bash begins a new word after each of these: what comes before it is on the line already.
+    # Bash begins a new word after each of these, so the text before it is on the line already.
     [[ $COMP_WORDBREAKS == *:* ]] && breaks+=:
     [[ $COMP_WORDBREAKS == *=* ]] && breaks+==
     [[ -n $breaks ]] && before=${word%"${word##*[$breaks]}"}
@@ -25,9 +25,9 @@ _BASH = r"""_cas_completion() {
 }
 complete -o nosort -F _cas_completion cas
 """
-"""Click's own knows nothing of words with colons."""
+"""Click's own script does not handle words with colons."""
 _ALL_COMMAS = ('string split ","', 'string split --max 1 ","')
-"""Click's own for fish drops what comes after a second comma."""
+"""Click's own script for fish drops the text after a second comma."""
 
 
 @click.command("completion")

@@ -29,7 +29,7 @@ def config_command(ctx: click.Context, show: bool, as_json: bool) -> None:
     CAS_STRATEGY=hardlink cas config
     """
     config = config_of(ctx)
-    settings = [(one.name, *_found(ctx, one, config)) for one in SETTINGS]
+    settings = [(setting.name, *_value_and_origin(ctx, setting, config)) for setting in SETTINGS]
     for name in ("trusted_keys", "remote_timeout_s"):
         value = getattr(config, name)
         settings.append((name, value, "file" if value != getattr(Config(), name) else "default"))
@@ -45,10 +45,10 @@ def config_command(ctx: click.Context, show: bool, as_json: bool) -> None:
     emit(as_json, document, [f"file: {text_of(where)}", *table(("SETTING", "VALUE", "FROM"), rows)])
 
 
-def _found(ctx: click.Context, setting: Setting, config: Config) -> tuple[Any, str]:
-    """Return the value of a setting as it was given, and where."""
-    if said := os.environ.get(setting.variable):
-        return said, setting.variable
+def _value_and_origin(ctx: click.Context, setting: Setting, config: Config) -> tuple[Any, str]:
+    """Return the value of a setting as written, and its origin."""
+    if value := os.environ.get(setting.variable):
+        return value, setting.variable
     option, value = setting.parameter(ctx), setting.of(config)
     if value is None:
         return option.to_info_dict().get("default"), "default"

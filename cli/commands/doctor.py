@@ -1,4 +1,4 @@
-"""`cas doctor`."""
+"""`cas doctor`: checks the machine and the store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def doctor_command(ctx: click.Context, as_json: bool) -> None:
     with progress("Trying links", "links") as show:
         findings = list(probe(place, show))
     if os.path.exists(path) and not place.startswith(os.fsencode(path)):
-        where = f"read-only for this user; the above was tried in {quoted(place)}"
+        where = f"read-only for this user; the checks above used {quoted(place)}"
         findings.append(ProbeResult("store writable", False, where))
     store, code = _store_health(path)
     findings.append(store)
@@ -51,9 +51,10 @@ def doctor_command(ctx: click.Context, as_json: bool) -> None:
 
 
 def _writable(store: bytes) -> bytes:
-    """Return the store's `tmp`, or where there is none the directory that it would be made in.
+    """Return the directory for the checks.
 
-    Where that cannot be written, return the directory for temporary files.
+    It is the store's `tmp`, or the directory in which the store would be created, or, if that is
+    not writable, the directory for temporary files.
     """
     if os.path.isdir(os.path.join(store, b"tmp")):
         store = os.path.join(store, b"tmp")

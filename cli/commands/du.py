@@ -27,16 +27,19 @@ def du_command(
     cas du zlib openssl
     cas du --from deps.txt
     """
-    usage = open_store(ctx).disk_usage(names_of(ctx, ids, from_file))
+    combined = open_store(ctx).disk_usage(names_of(ctx, ids, from_file))
     each = [
-        (str(one.artifact.signature), one.total, one.own, one.total - one.own) for one in usage.each
+        (str(usage.artifact.signature), usage.total, usage.own, usage.total - usage.own)
+        for usage in combined.each
     ]
     names = ("id", "disk_bytes", "own_bytes", "shared_bytes")
     document = {
-        "artifacts": [dict(zip(names, one, strict=True)) for one in each],
-        "disk_bytes": usage.total,
-        "frees_bytes": usage.frees,
+        "artifacts": [dict(zip(names, values, strict=True)) for values in each],
+        "disk_bytes": combined.total,
+        "frees_bytes": combined.frees,
     }
     rows = [(id_, *map(size_text, sizes)) for id_, *sizes in each]
-    last = f"{size_text(usage.total)} in all; {size_text(usage.frees)} freed if all are removed"
+    last = (
+        f"{size_text(combined.total)} in all; {size_text(combined.frees)} freed if all are removed"
+    )
     emit(as_json, document, [*table(("ID", "SIZE", "OWN", "SHARED"), rows), last])

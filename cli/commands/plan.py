@@ -1,4 +1,4 @@
-"""`cas plan`."""
+"""`cas plan`: shows how a sysroot would be mounted, without mounting it."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def plan_command(
     names = names_of(ctx, ids, from_file)
     store = open_pulled(ctx, remote, names)
     with compose(store, names, f"plan for {target}", overlaps) as composition:
-        wanted = planned(composition, target, Strategy(strategy), writable=rw, upper=upper)
-        plan = decide(wanted, private=private)
+        request = planned(composition, target, Strategy(strategy), writable=rw, upper=upper)
+        plan = decide(request, private=private)
         conflicts = conflict_documents(composition.conflicts)
         emit(as_json, plan.encode() | {"conflicts": conflicts}, _lines(plan, len(conflicts)))
 
@@ -69,9 +69,9 @@ def _lines(plan: Plan, conflicts: int) -> list[str]:
     for artifact in plan.artifacts:
         names.setdefault(artifact.tree, []).append(artifact.id)
     lines = [f"target: {text_of(plan.target)}", f"strategy: {plan.strategy.value}"]
-    lines += [f"not by {reason}" for reason in plan.reasons]
+    lines += [f"refused: {reason}" for reason in plan.reasons]
     if plan.writable:
-        lines.append(f"changes: {'thrown away' if plan.upper is None else text_of(plan.upper)}")
+        lines.append(f"changes: {'discarded' if plan.upper is None else text_of(plan.upper)}")
     lines += [f"conflicts: {conflicts}", "layers, top first:"]
     lines += [
         f"  {os.path.join(os.fsdecode(plan.store), 'layers', tree)}"

@@ -61,14 +61,16 @@ def report_command(ctx: click.Context, path: bytes, by: str, days: int, as_json:
     cas report --by task --days 90 store.html
     """
     if path == b"-" and as_json:
-        raise click.UsageError("--json tells where the page is, and so needs a FILE", ctx)
+        raise click.UsageError(
+            "--json needs a FILE, since both would be written to standard output", ctx
+        )
     store = open_store(ctx)
     if path != b"-":
-        path = _fit(path, store)
-    data = page(_looked_at(ctx, store, by, days)).encode()
+        path = _output_path(path, store)
+    data = page(_report(ctx, store, by, days)).encode()
     if path == b"-":
         with adding_path(STANDARD_OUTPUT):
-            if sys.stdout is not None:  # as it is when a caller has closed it
+            if sys.stdout is not None:  # None if the caller has closed it
                 sys.stdout.buffer.write(data)
         return
     _replace(path, data)
@@ -76,13 +78,13 @@ def report_command(ctx: click.Context, path: bytes, by: str, days: int, as_json:
     acknowledge(as_json, document, [f"written to {text_of(path)}"])
 
 
-def _looked_at(ctx: click.Context, store: Store, by: str, days: int) -> Report:
+def _report(ctx: click.Context, store: Store, by: str, days: int) -> Report:
     now = time.time_ns()
     policy = usual_policy(ctx)
     plan = store.plan_gc(policy)
-    doomed = {one.artifact.signature for one in plan.doomed}
+    doomed = {candidate.artifact.signature for candidate in plan.doomed}
     pinned = {pin.signature for pin in store.pins()}
-    found = _since_made(store, store.statistics(days))
+    statistics = _since_creation(store, store.statistics(days))
 
     def age_and_fate(artifact: Artifact) -> str:
         signature = artifact.signature
@@ -98,7 +100,7 @@ def _looked_at(ctx: click.Context, store: Store, by: str, days: int) -> Report:
         store.path,
         now,
         by,
-        found,
+        statistics,
         groups,
         ages,
         len(doomed),
@@ -108,28 +110,28 @@ def _looked_at(ctx: click.Context, store: Store, by: str, days: int) -> Report:
     )
 
 
-def _since_made(store: Store, found: Statistics) -> Statistics:
-    """Return statistics without the days before the store was made."""
-    made = os.stat(os.path.join(store.path, b"format")).st_mtime_ns // DAY_NS
-    lived = tuple(day for day in found.days if day.day >= made)
-    return found._replace(days=lived or found.days[-1:])
+def _since_creation(store: Store, statistics: Statistics) -> Statistics:
+    """Return statistics without the days before the store was created."""
+    created = os.stat(os.path.join(store.path, b"format")).st_mtime_ns // DAY_NS
+    days = tuple(day for day in statistics.days if day.day >= created)
+    return statistics._replace(days=days or statistics.days[-1:])
 
 
-def _fit(path: bytes, store: Store) -> bytes:
-    """Return the whole path of a file to write, links followed. Raises InputRefused, OSError."""
+def _output_path(path: bytes, store: Store) -> bytes:
+    """Return the real path of the page to write. Raises InputRefused, OSError."""
     path = os.path.realpath(path)
     if is_within(path, store.path):
-        hint = "give a path outside of the store"
+        hint = "choose a path outside of the store"
         raise InputRefused(f"{quoted(path)} is in the store", hint=hint)
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(os.stat(path).st_mode):
-            hint = "give another path, or - for standard output"
-            raise InputRefused(f"{quoted(path)} is there, and no file", hint=hint)
+            hint = "choose another path, or - for standard output"
+            raise InputRefused(f"{quoted(path)} is not a regular file", hint=hint)
     return path
 
 
 def _replace(path: bytes, data: bytes) -> None:
-    """Write a file as a whole, or not at all. Raises OSError."""
+    """Replace a file atomically. Raises OSError."""
     directory, name = os.path.split(path)
     unfinished = os.path.join(directory, temporary_name(name))
     try:

@@ -1,4 +1,4 @@
-"""`cas stats`: what the store holds, what it saves, and how much it is used."""
+"""`cas stats`: the contents of the store, its savings, and its use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BY: dict[str, Callable[[Artifact], str]] = {
     "arch": lambda artifact: artifact.signature.arch or "-",
     "task": lambda artifact: artifact.signature.task,
 }
-"""What artifacts are told apart by: for each choice, what an artifact belongs to."""
+"""The choices of --by: functions that return the group of an artifact."""
 
 
 @click.command("stats")
@@ -51,13 +51,13 @@ def stats_command(ctx: click.Context, by: str | None, days: int, as_json: bool) 
     cas stats --by recipe --days 30
     """
     store = open_store(ctx)
-    found = store.statistics(days)
+    statistics = store.statistics(days)
     frees = store.plan_gc(usual_policy(ctx)).frees
     groups = None if by is None else _groups(store, BY[by])
-    lines = [*_summary(found, frees), "", *_days(found.days)]
+    lines = [*_summary(statistics, frees), "", *_days(statistics.days)]
     if by is not None and groups is not None:
         lines += ["", *_group_lines(by, groups)]
-    emit(as_json, _document(found, frees, groups), lines)
+    emit(as_json, _document(statistics, frees, groups), lines)
 
 
 def _groups(store: Store, name_of: Callable[[Artifact], str]) -> list[Group]:
@@ -68,12 +68,12 @@ def _groups(store: Store, name_of: Callable[[Artifact], str]) -> list[Group]:
 def _summary(found: Statistics, frees: int) -> Iterator[str]:
     space, ever = found.space, found.ever
     yield f"artifacts        {found.artifacts}, of {found.trees} different trees"
-    yield f"their size       {size_text(found.logical)} in {number_of(found.files, 'file')}"
+    yield f"size             {size_text(found.logical)} in {number_of(found.files, 'file')}"
     yield f"on the disk      {size_text(space.disk)}, with {space.contents} contents of " + (
         size_text(space.content_bytes)
     )
     yield f"saved by sharing {size_text(found.saved)}"
-    yield f"saved by mounts  {ever.entries} files, directories and links that nobody made, of " + (
+    yield f"saved by mounts  {ever.entries} files, directories and links not created, of " + (
         number_of(ever.overlays, "sysroot")
     )
     yield f"cas has          {_rate(ever.has_hits, ever.has_misses)}"
@@ -93,14 +93,19 @@ def _days(days: tuple[Day, ...]) -> list[str]:
             str(day.put),
             str(day.gone),
             signed_text(day.put_bytes - day.freed_bytes),
-            *map(str, (*day.counts[:4], day.counts.overlays, day.damaged)),
+            str(day.counts.has_hits),
+            str(day.counts.has_misses),
+            str(day.counts.mount_hits),
+            str(day.counts.mount_misses),
+            str(day.counts.overlays),
+            str(day.damaged),
         )
         for day in days
-        if any(day.counts) or any(day[2:])
+        if day != Day(day.day, Counts())
     ]
     header = ("DAY", "PUT", "GONE", "GREW")
-    asked = ("HAD", "MISSED", "USED", "LACKED", "MOUNTS", "DAMAGED")
-    return table((*header, *asked), rows)
+    uses = ("HAD", "MISSED", "USED", "LACKED", "MOUNTS", "DAMAGED")
+    return table((*header, *uses), rows)
 
 
 def _group_lines(by: str, groups: list[Group]) -> list[str]:

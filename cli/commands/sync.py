@@ -26,8 +26,10 @@ def sync_command(ctx: click.Context, as_json: bool) -> None:
     """
     store = open_store(ctx)
     with (
-        summary_on_interrupt(lambda: "not all is on the disk"),
+        summary_on_interrupt(lambda: "some artifacts are not safe yet"),
         progress("Writing to the disk") as show,
     ):
         count = store.sync(show)
-    acknowledge(as_json, {"artifacts": count}, [f"{number_of(count, 'artifact')} safe now"])
+    acknowledge(
+        as_json, {"artifacts": count}, [f"{number_of(count, 'artifact')} written to the disk"]
+    )

@@ -283,8 +283,8 @@ def test_unwritable_report_file_is_an_error(cas: Cas, work: Path) -> None:
     for path, code, said in (
         ("no/page.html", 1, f"cas: No such file or directory: {work}/no/page.html\n"),
         ("store/page.html", 8, f"cas: {work}/store/page.html is in the store\n"),
-        (".", 8, f"cas: {work} is there, and no file\n"),
-        ("pipe", 8, f"cas: {work}/pipe is there, and no file\n"),
+        (".", 8, f"cas: {work} is not a regular file\n"),
+        ("pipe", 8, f"cas: {work}/pipe is not a regular file\n"),
         ("x" * 256, 1, f"cas: File name too long: {work}/{'x' * 256}\n"),
     ):
         assert cas("report", path, code=code).stderr.startswith(said)
