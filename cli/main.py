@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import keyword
 import os
 import signal
 import sys
@@ -24,57 +25,18 @@ from cli.output.printing import STANDARD_OUTPUT, detail
 from cli.output.quantities import span_text
 
 _SECTIONS = {
-    "Store the output of tasks": {
-        "init": "init",
-        "put": "put",
-        "import": "exchange",
-        "rm": "put",
-    },
-    "Inspect artifacts": {
-        "has": "show",
-        "ls": "show",
-        "show": "show",
-        "files": "show",
-        "du": "du",
-        "stats": "stats",
-        "log": "log",
-        "report": "report",
-        "diff": "compare",
-        "which": "compare",
-        "export": "exchange",
-    },
-    "Make sysroots": {
-        "run": "run",
-        "mount": "mount",
-        "umount": "mount",
-        "update": "mount",
-        "mounts": "mount",
-        "plan": "plan",
-    },
-    "Share with other machines": {
-        "push": "remote",
-        "pull": "remote",
-        "remote": "remote",
-        "key": "key",
-    },
-    "Maintain the store": {
-        "gc": "gc",
-        "pin": "pins",
-        "unpin": "pins",
-        "pins": "pins",
-        "verify": "verify",
-        "sync": "sync",
-        "rebuild-index": "verify",
-    },
-    "Set up": {
-        "config": "config",
-        "doctor": "doctor",
-        "completion": "completion",
-    },
-}
-"""The commands by purpose, in the order of `cas --help`, each with its module in `cli/commands`."""
+    "Store the output of tasks": ("init", "put", "import", "rm"),
+    "Inspect artifacts": (
+        "has", "ls", "show", "files", "du", "stats", "log", "report", "diff", "which", "export",
+    ),
+    "Make sysroots": ("run", "mount", "umount", "update", "mounts", "plan"),
+    "Share with other machines": ("push", "pull", "remote", "key"),
+    "Maintain the store": ("gc", "pin", "unpin", "pins", "verify", "sync", "rebuild-index"),
+    "Set up": ("config", "doctor", "completion"),
+}  # fmt: skip
+"""The commands by purpose, in the order of `cas --help`."""
 
-_COMMANDS = {name: module for names in _SECTIONS.values() for name, module in names.items()}
+COMMANDS = [name for names in _SECTIONS.values() for name in names]
 
 
 class _LazyGroup(click.Group):
@@ -82,22 +44,24 @@ class _LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands, in the order of the help."""
-        return list(_COMMANDS)
+        return COMMANDS
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return a command."""
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"cli.commands.{_COMMANDS[cmd_name]}")
-        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
+        name = cmd_name.replace("-", "_")
+        module_name = f"{name}_" if keyword.iskeyword(name) else name
+        module = importlib.import_module(f"cli.commands.{module_name}")
+        command: click.Command = getattr(module, f"{name}_command")
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command and its arguments; suggest a similar name for an unknown command."""
-        if args[0] not in _COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
-            near = suggestion(args[0], _COMMANDS)
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            near = suggestion(args[0], COMMANDS)
             ctx.fail(f"there is no command {args[0]!r}{f'; {near}' if near else ''}")
         return super().resolve_command(ctx, args)
 
@@ -116,7 +80,7 @@ class _LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands, grouped by purpose."""
-        width = max(map(len, _COMMANDS))
+        width = max(map(len, COMMANDS))
         for title, names in _SECTIONS.items():
             with formatter.section(title):
                 commands = [(name, self.get_command(ctx, name)) for name in names]

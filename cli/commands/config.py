@@ -8,16 +8,14 @@ from typing import Any
 import click
 
 from cas.config import Config
-from cli.options.common import json_option, store_option
+from cli.options.common import standard_options
 from cli.options.settings import SETTINGS, Setting, config_file, config_of
 from cli.output.printing import emit, table, text_of
 
 
 @click.command("config")
 @click.option("--show", is_flag=True, help="Show all settings (the default).")
-@json_option
-@store_option
-@click.pass_context
+@standard_options
 def config_command(ctx: click.Context, show: bool, as_json: bool) -> None:
     """Show all settings, and where each is set.
 

@@ -11,7 +11,7 @@ from cas.errors import CasError, ExitCode
 from cas.index.format import NoStore
 from cas.store import Store
 from cas.system.text import quoted
-from cli.options.common import json_option, store_option
+from cli.options.common import standard_options
 from cli.options.settings import store_path
 from cli.output.printing import emit
 from cli.output.progress import progress
@@ -20,9 +20,7 @@ from mounter.probe import ProbeResult, probe
 
 
 @click.command("doctor")
-@json_option
-@store_option
-@click.pass_context
+@standard_options
 def doctor_command(ctx: click.Context, as_json: bool) -> None:
     """Check this machine and the store.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.options.common import json_option, open_store, store_option
+from cli.options.common import open_store, standard_options
 from cli.options.compose import ids_options, names_of
 from cli.output.printing import emit, table
 from cli.output.quantities import size_text
@@ -12,9 +12,7 @@ from cli.output.quantities import size_text
 
 @click.command("du")
 @ids_options
-@json_option
-@store_option
-@click.pass_context
+@standard_options
 def du_command(
     ctx: click.Context, ids: tuple[str, ...], from_file: str | None, as_json: bool
 ) -> None:

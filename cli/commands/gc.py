@@ -9,7 +9,7 @@ from cas.gc.collector import Doomed, GcPlan
 from cas.gc.policy import Policy
 from cas.model.signature import Signature
 from cas.store import Store
-from cli.options.common import json_option, open_store, read_ids, store_option
+from cli.options.common import open_store, read_ids, standard_options
 from cli.output.interruption import RESUMABLE, summary_on_interrupt
 from cli.output.printing import acknowledge, emit, note, table
 from cli.output.progress import progress
@@ -42,9 +42,7 @@ from cli.output.quantities import age, ago_text, number_of, size, size_text
     help="Always keep artifacts stored or used within AGE.",
 )
 @click.option("--dry-run", is_flag=True, help="Only show which artifacts would be removed.")
-@json_option
-@store_option
-@click.pass_context
+@standard_options
 def gc_command(
     ctx: click.Context,
     max_age: int | None,

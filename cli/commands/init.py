@@ -10,7 +10,7 @@ import click
 from cas.disk.group_sharing import is_shared
 from cas.index.format import restore_store
 from cas.store import Store
-from cli.options.common import json_option, resolve_store_path, store_option
+from cli.options.common import resolve_store_path, standard_options
 from cli.output.interruption import RESUMABLE, summary_on_interrupt
 from cli.output.printing import acknowledge, text_of
 from cli.output.progress import progress
@@ -21,9 +21,7 @@ from cli.output.progress import progress
 @click.option(
     "--group", metavar="GROUP", help="The group of --shared; by default, that of the directory."
 )
-@json_option
-@store_option
-@click.pass_context
+@standard_options
 def init_command(ctx: click.Context, shared: bool, group: str | None, as_json: bool) -> None:
     """Create an empty store. The first `cas put` also creates a missing store.
 

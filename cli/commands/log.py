@@ -14,7 +14,7 @@ import click
 from cas.disk.log import Event, EventKind, read_log
 from cas.index.format import find_store
 from cas.system.text import name_of_user
-from cli.options.common import complete_id, json_option, resolve_store_path, store_option
+from cli.options.common import complete_id, resolve_store_path, standard_options
 from cli.output.printing import emit, note, table, text_of, time_of
 from cli.output.quantities import age, size_text
 
@@ -35,9 +35,7 @@ _KINDS = click.Choice([kind.value for kind in EventKind])
     metavar="N",
     help="Show only the last N events; 50 without this and --since.",
 )
-@json_option
-@store_option
-@click.pass_context
+@standard_options
 def log_command(
     ctx: click.Context,
     pattern: str | None,

@@ -7,16 +7,16 @@ from typing import Unpack
 
 import click
 
-from cli.options.common import json_option, open_pulled, remote_option, store_option
+from cli.options.common import open_pulled, remote_option, standard_options
 from cli.options.compose import (
     Overlaps,
     compose,
-    conflict_documents,
     conflict_options,
     ids_options,
     mounting_options,
     names_of,
 )
+from cli.output.documents import conflict_documents
 from cli.output.printing import emit, text_of
 from mounter.handover import decide
 from mounter.mounting import planned
@@ -30,9 +30,7 @@ from mounter.plan import Plan, Strategy
 @click.option("--private", is_flag=True, help="Plan for private namespaces, like `cas run`.")
 @mounting_options
 @remote_option
-@json_option
-@store_option
-@click.pass_context
+@standard_options
 def plan_command(
     ctx: click.Context,
     target: str,

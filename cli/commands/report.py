@@ -23,7 +23,7 @@ from cas.system.text import quoted
 from cas.usage.statistics import Statistics
 from cli.commands.gc import usual_policy
 from cli.commands.stats import BY
-from cli.options.common import json_option, open_store, store_option
+from cli.options.common import open_store, standard_options
 from cli.output.printing import STANDARD_OUTPUT, acknowledge, text_of
 from cli.output.progress import progress
 from cli.report_page.data import EVENTS, Report, age_of
@@ -47,9 +47,7 @@ from cli.report_page.page import page
     metavar="N",
     help="Show the last N days (UTC).",
 )
-@json_option
-@store_option
-@click.pass_context
+@standard_options
 def report_command(ctx: click.Context, path: bytes, by: str, days: int, as_json: bool) -> None:
     """Write an HTML overview of the store.
 

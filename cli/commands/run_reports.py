@@ -13,7 +13,7 @@ from io import FileIO
 from cas.errors import CasError, InputRefused
 from cas.model.conflicts import Conflict
 from cas.system.progress import Progress
-from cli.options.compose import conflict_documents
+from cli.output.documents import conflict_documents
 from cli.output.printing import note, text_of
 from mounter.plan import Plan
 from mounter.running import RunResult, run_plans_detailed

@@ -11,7 +11,7 @@ from cas.model.artifact import Artifact
 from cas.store import Store
 from cas.usage.statistics import Day, Group, Statistics
 from cli.commands.gc import usual_policy
-from cli.options.common import json_option, open_store, store_option
+from cli.options.common import open_store, standard_options
 from cli.output.printing import emit, table
 from cli.output.progress import progress
 from cli.output.quantities import date_text, number_of, signed_text, size_text
@@ -34,9 +34,7 @@ BY: dict[str, Callable[[Artifact], str]] = {
     metavar="N",
     help="Show each of the last N days (UTC).",
 )
-@json_option
-@store_option
-@click.pass_context
+@standard_options
 def stats_command(ctx: click.Context, by: str | None, days: int, as_json: bool) -> None:
     """Show the contents of the store, its savings, and its use.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.options.common import json_option, open_store, store_option
+from cli.options.common import open_store, standard_options
 from cli.output.interruption import summary_on_interrupt
 from cli.output.printing import acknowledge
 from cli.output.progress import progress
@@ -12,9 +12,7 @@ from cli.output.quantities import number_of
 
 
 @click.command("sync")
-@json_option
-@store_option
-@click.pass_context
+@standard_options
 def sync_command(ctx: click.Context, as_json: bool) -> None:
     """Write everything to the disk.
 

@@ -1,8 +1,7 @@
-"""`cas verify` and `cas rebuild-index`: checks and repairs of the store."""
+"""`cas verify`: checks and repairs the store."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 
@@ -14,16 +13,10 @@ from cas.index.format import restore_store
 from cas.store import Store
 from cas.verify.index_check import index_damage
 from cas.verify.rebuild_index import rebuild_index
-from cli.options.common import (
-    complete_id,
-    json_option,
-    open_store,
-    resolve_store_path,
-    store_option,
-)
+from cli.options.common import complete_id, open_store, standard_options
 from cli.options.settings import store_path
 from cli.output.interruption import RESUMABLE, summary_on_interrupt
-from cli.output.printing import acknowledge, emit, is_quiet
+from cli.output.printing import emit, is_quiet
 from cli.output.progress import progress
 from cli.output.quantities import number_of
 
@@ -34,9 +27,7 @@ from cli.output.quantities import number_of
 @click.option(
     "--repair", is_flag=True, help="Repair damage, or quarantine what cannot be repaired."
 )
-@json_option
-@store_option
-@click.pass_context
+@standard_options
 def verify_command(
     ctx: click.Context, ids: tuple[str, ...], quick: bool, repair: bool, as_json: bool
 ) -> None:
@@ -93,49 +84,6 @@ def _check_and_repair(
 
 def _repair_summary(done: list[str]) -> str:
     return f"{number_of(len(done), 'fault')} repaired; {RESUMABLE}"
-
-
-@click.command("rebuild-index")
-@json_option
-@store_option
-@click.pass_context
-def rebuild_index_command(ctx: click.Context, as_json: bool) -> None:
-    """Rebuild a lost or broken index.
-
-    Restores all pins, and every artifact whose link, manifest and layer exist. The old index is
-    moved to quarantine/ in the store. Run it only while no other command uses the store.
-
-    \b
-    cas rebuild-index
-    """
-    path = resolve_store_path(ctx)
-    before = _index_of(path)
-
-    def state() -> str:
-        return "the index was not changed" if _index_of(path) == before else "the index was rebuilt"
-
-    with summary_on_interrupt(state), progress("Reading", "artifacts") as show:
-        rebuilt = rebuild_index(path, show)
-    count = number_of(len(rebuilt.artifacts), "artifact")
-    acknowledge(
-        as_json,
-        {
-            "artifacts": [str(artifact.signature) for artifact in rebuilt.artifacts],
-            "lost": list(rebuilt.lost),
-            "lost_ids": [text.partition(": ")[0] for text in rebuilt.lost],
-        },
-        [
-            *(f"lost {text}" for text in rebuilt.lost),
-            f"{count} restored, {len(rebuilt.lost)} lost",
-        ],
-    )
-
-
-def _index_of(store: str) -> int | None:
-    """Return the inode number of a store's index, None if it does not exist."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return os.stat(os.path.join(store, "index/data.mdb")).st_ino
-    return None
 
 
 def _repair_index(store: str) -> Iterator[str]:

@@ -118,6 +118,11 @@ def json_option(function: _Function) -> _Function:
     )
 
 
+def standard_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --json and the options of `store_option`; the command gets the context first."""
+    return json_option(store_option(click.pass_context(function)))
+
+
 def remote_option(function: _Function) -> _Function:
     """Add --remote to a command that needs artifacts."""
     return click.option(

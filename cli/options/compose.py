@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict, TypeVar
@@ -10,7 +9,7 @@ from typing import Any, TypedDict, TypeVar
 import click
 
 from cas.compose.composition import Composition
-from cas.model.conflicts import Conflict, ConflictPolicy
+from cas.model.conflicts import ConflictPolicy
 from cas.store import Store
 from cli.options.common import complete_id, read_ids
 from cli.output.printing import is_quiet
@@ -111,16 +110,3 @@ def compose(store: Store, names: Sequence[str], purpose: str, overlaps: Overlaps
             file=sys.stderr,
         )
     return composition
-
-
-def conflict_documents(conflicts: Sequence[Conflict]) -> list[dict[str, object]]:
-    """Return conflicts as JSON values."""
-    return [
-        {
-            "path": os.fsdecode(conflict.path),
-            "winner": str(conflict.winner),
-            "hidden": [str(signature) for signature in conflict.hidden],
-            "hides_directory": conflict.directory,
-        }
-        for conflict in conflicts
-    ]

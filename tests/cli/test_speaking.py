@@ -33,7 +33,7 @@ def test_verbose_reports_what_was_used_and_the_time(cas: Cas, tree: Path) -> Non
     assert store == f"cas: the store is {cas.store} (--store)"
     assert contents == "cas: 2 of 3 files had new contents"
     assert took.startswith("cas: put took ")
-    assert "cas: of 3 files, 0 had" in again.stderr
+    assert "cas: 0 of 3 files had" in again.stderr
 
 
 @pytest.mark.parametrize(

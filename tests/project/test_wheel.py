@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import _COMMANDS
+from cli.main import COMMANDS
 
 PROJECT = Path(__file__).parents[2]
 
@@ -56,7 +56,7 @@ def test_wheel_has_a_manual_page_for_each_command_that_man_can_show(
         pages = [name for name in archive.namelist() if "/data/share/man/man1/" in name]
         archive.extractall(tmp_path, pages)
 
-    assert {f"cas-{name}.1" for name in _COMMANDS} < {Path(page).name for page in pages}
+    assert {f"cas-{name}.1" for name in COMMANDS} < {Path(page).name for page in pages}
     for page in pages:
         argv = ["mandoc", "-T", "lint", "-W", "warning", page]
         done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import shutil
 import tempfile
@@ -15,7 +14,7 @@ import pytest
 
 from cas.errors import CasError
 from cas.store import Store
-from cli.main import _COMMANDS, cas as cas_group
+from cli.main import COMMANDS, cas as cas_group
 from cli.output.errors import report
 from tests.helpers.support import ROOT, Cas, make, snapshot
 
@@ -45,8 +44,8 @@ def _as_other(place: Path, work: Callable[[], int]) -> tuple[int, str]:
 
     In a child, since the interpreter and the tests may be where OTHER may not execute them.
     """
-    for module in {*_COMMANDS.values()}:
-        importlib.import_module(f"cli.commands.{module}")
+    for name in COMMANDS:
+        cas_group.get_command(click.Context(cas_group), name)
     output = place / "output"
     pid = os.fork()
     if pid == 0:

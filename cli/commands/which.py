@@ -1,4 +1,4 @@
-"""`cas which` and `cas diff`."""
+"""`cas which`: the artifacts that provide a path."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import click
 
 from cas.compose.order import sort_by_priority, with_priority
 from cas.compose.origin import Origin, Provider, find_mounted_composition, find_origin
-from cas.content.differences import Difference, iter_differences, read_directory, read_node
+from cas.content.differences import read_node
 from cas.disk.leases import NoLease
 from cas.model.manifest import DIRECTORY, Digest, Manifest
-from cas.model.signature import NoSuchSignature
 from cas.store import Store
-from cli.options.common import complete_id, json_option, open_store, store_option
+from cli.options.common import open_store, standard_options
 from cli.options.compose import ids_options, names_of
 from cli.output.entries import entry_document, entry_line
 from cli.output.printing import emit, note, text_of
@@ -23,9 +22,7 @@ from cli.output.printing import emit, note, text_of
 @click.command("which")
 @click.argument("path", type=click.Path())
 @ids_options
-@json_option
-@store_option
-@click.pass_context
+@standard_options
 def which_command(
     ctx: click.Context, path: str, ids: tuple[str, ...], from_file: str | None, as_json: bool
 ) -> None:
@@ -68,38 +65,6 @@ def which_command(
     )
 
 
-@click.command("diff")
-@click.argument("a", metavar="A", shell_complete=complete_id)
-@click.argument("b", metavar="B", shell_complete=complete_id)
-@click.option("-u", "--unified", is_flag=True, help="Also show the lines of small text files.")
-@json_option
-@store_option
-@click.pass_context
-def diff_command(ctx: click.Context, a: str, b: str, unified: bool, as_json: bool) -> None:
-    """Show which paths differ between A and B, and how.
-
-    Each is an ID, or a directory such as a mounted sysroot. A name with a `/` is a directory; any
-    other name is one if no ID matches. Prints nothing if both are the same.
-
-    \b
-    cas diff zlib:9f2c zlib:77aa
-    cas diff -u zlib:9f2c zlib:77aa
-    cas diff zlib:9f2c build/zlib/sysroot
-    """
-    store = open_store(ctx) if _may_be_id(a) or _may_be_id(b) else None
-    (before, old), (after, new) = _tree(store, a), _tree(store, b)
-    found = list(iter_differences(before, after))
-    shown = (_shown(one, old, new) if unified else None for one in found)
-    documents = list(map(_difference_document, found, shown)) if as_json else None
-    emit(as_json, documents, map(_difference_text, found, shown))
-
-
-def _shown(difference: Difference, old: bytes, new: bytes) -> list[str] | None:
-    from cas.content.text_diff import unified
-
-    return unified(difference, old, new)
-
-
 def _role(origin: Origin, provider: Provider) -> str:
     both = origin.winner is not None and origin.winner.node == provider.node == DIRECTORY
     return "merged" if both else "hidden"
@@ -120,43 +85,5 @@ def _manifests(store: Store, artifacts: Iterable[tuple[str, Digest]]) -> list[tu
     return [(id_, store.tree(tree)) for id_, tree in artifacts]
 
 
-def _may_be_id(name: str) -> bool:
-    return "/" not in name and name not in (".", "..")
-
-
-def _tree(store: Store | None, name: str) -> tuple[Manifest, bytes]:
-    """Return a tree, and the path of its directory."""
-    if store is not None and _may_be_id(name):
-        try:
-            artifact = store.resolve(name)
-            return store.manifest(artifact), store.layer_path(artifact)
-        except NoSuchSignature:
-            if not os.path.isdir(name):
-                raise
-    directory = os.path.realpath(os.fsencode(name))
-    return read_directory(directory), directory
-
-
 def _document(provider: Provider) -> dict[str, object]:
     return {"id": provider.id} | entry_document(provider.entry)
-
-
-def _difference_document(difference: Difference, shown: list[str] | None) -> dict[str, object]:
-    before, after = difference.before, difference.after
-    return {
-        "path": os.fsdecode(difference.path),
-        "how": difference.how,
-        "a": before and entry_document(before),
-        "b": after and entry_document(after),
-        "unified": shown,
-    }
-
-
-def _difference_text(difference: Difference, shown: list[str] | None) -> str:
-    lines = [f"{text_of(difference.path)}: {difference.how}"]
-    if shown is not None:
-        return "\n".join([*lines, *shown])
-    for sign, entry in (("-", difference.before), ("+", difference.after)):
-        if entry is not None:
-            lines.append(f"  {sign} {entry_line(entry)}")
-    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`cas import` and `cas export`: exchange of trees with other tools."""
+"""`cas import sstate`: stores the sysroots of an sstate cache."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import os
 import click
 
 from cas.errors import ExitCode
-from cas.exchange.export import AlreadyExists, export
 from cas.exchange.import_sstate import Imported, import_sstate
 from cas.exchange.sstate import objects_in
-from cli.options.common import complete_id, json_option, open_store, store_option
+from cli.options.common import open_store, standard_options
 from cli.output.batch import collecting
 from cli.output.errors import report
-from cli.output.interruption import summary_on_interrupt
-from cli.output.printing import acknowledge, text_of
-from cli.output.progress import progress
+from cli.output.printing import acknowledge
 
 _PATH = click.Path(path_type=bytes)
 
@@ -31,9 +28,7 @@ def import_command() -> None:
 
 @import_command.command("sstate")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=_PATH)
-@json_option
-@store_option
-@click.pass_context
+@standard_options
 def import_sstate_command(ctx: click.Context, paths: tuple[bytes, ...], as_json: bool) -> None:
     """Store the sysroots in sstate objects of Yocto's BitBake.
 
@@ -63,38 +58,6 @@ def import_sstate_command(ctx: click.Context, paths: tuple[bytes, ...], as_json:
     for error in refused:
         report(error)
     ctx.exit(ExitCode.REFUSED if refused else ExitCode.DONE)
-
-
-@click.command("export")
-@click.argument("name", metavar="ID", shell_complete=complete_id)
-@click.argument("target", metavar="DIR|FILE", type=_PATH)
-@json_option
-@store_option
-@click.pass_context
-def export_command(ctx: click.Context, name: str, target: bytes, as_json: bool) -> None:
-    """Write the tree of an artifact to a new directory or archive.
-
-    The name of an archive ends in .tar, .tar.gz, .tgz or .tar.zst. With the name of an sstate
-    object of a sysroot, the archive becomes such an object. Files in a directory are copies that
-    may be changed. `cas put` of either stores the same tree again, and so does `cas import` of an
-    sstate object.
-
-    \b
-    cas export zlib:9f2c zlib-sysroot
-    cas export zlib:9f2c zlib.tar.zst
-    """
-    store = open_store(ctx)
-    if os.path.lexists(target):
-        raise AlreadyExists(target)
-
-    def state() -> str:
-        done = os.path.lexists(target)
-        return f"{text_of(target)} is complete" if done else "nothing was written"
-
-    with summary_on_interrupt(state), progress("Exporting", "entries") as show:
-        artifact = export(store, name, target, show)
-    document = {"id": str(artifact.signature), "tree": artifact.tree, "path": os.fsdecode(target)}
-    acknowledge(as_json, document, [f"{artifact.signature}: exported to {text_of(target)}"])
 
 
 def _document(imported: Imported) -> dict[str, object]:
