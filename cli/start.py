@@ -1,4 +1,4 @@
-"""Where a command's process begins, before what takes time to import."""
+"""The entry point of the command line."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Import the command line and run it; see `cli.main.main`.
 
-    Interrupted before there is anything to tidy up, it ends at once, as a program in C does.
+    An interrupt during the imports ends the process at once, since nothing has to be cleaned up.
     """
-    gc.disable()  # counts free all but cycles, and to look for those takes 3 ms of an import's 30
+    gc.disable()  # reference counts free all but cycles; looking for those takes 3 ms of 30
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

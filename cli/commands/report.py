@@ -86,7 +86,7 @@ def _report(ctx: click.Context, store: Store, by: str, days: int) -> Report:
 
     def age_and_fate(artifact: Artifact) -> str:
         signature = artifact.signature
-        fate = "pinned" if signature in pinned else "goes" if signature in doomed else "stays"
+        fate = "pinned" if signature in pinned else "removed" if signature in doomed else "kept"
         return f"{age_of(store.last_used_ns(artifact), now)} {fate}"
 
     with progress("Measuring", "artifacts") as show:

@@ -1,4 +1,4 @@
-"""Error message for crashes: LMDB trusts its file, so flipped bits may crash the process."""
+"""Error message for crashes. LMDB trusts its file, so flipped bits may crash the process."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
 
 @contextlib.contextmanager
 def crashes_reported(store: str, code: int = ExitCode.DAMAGED) -> Iterator[None]:
-    """Let the signals of a crash end the process with a sentence, and `code`, in a `with` block.
+    """Turn the signals of a crash in the block into an error message and the exit `code`.
 
-    The handler is one of C: those of Python's `signal` wait for the end of the very instruction
-    that cannot end. What the process had begun is as after SIGKILL.
+    The handler is a C function: handlers of Python's `signal` wait for the end of the current
+    instruction, which crashes again. As after SIGKILL, nothing is cleaned up.
     """
 
-    def tell(number: int) -> None:
+    def report_crash(number: int) -> None:
         name = signal.Signals(number).name
         damaged = StoreDamaged(
-            f"{name}, as flipped bits in the index of {quoted(store)} cause it",
-            hint="check it with `cas verify`, rebuild it with `cas rebuild-index`",
+            f"{name}: the index of {quoted(store)} is probably damaged",
+            hint="check it with `cas verify`, and rebuild it with `cas rebuild-index`",
         )
         report(damaged)
         os._exit(code)
 
-    handler, default = _Handler(tell), _Handler()  # that of null is SIG_DFL
+    handler, default = _Handler(report_crash), _Handler()  # null is SIG_DFL
     libc = ctypes.CDLL(None)
     for number in CRASH_SIGNALS:
         libc.signal(number, handler)

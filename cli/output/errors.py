@@ -12,7 +12,7 @@ import click
 from cas.errors import CasError, ExitCode, hint_for
 
 _ERROR, _NOTE = 31, 33
-"""The colours of a terminal that a line begins in: red, and yellow."""
+"""Terminal colours of prefixes: red and yellow."""
 RUN_FAILED = 125
 """`cas run` itself failed, as in env(1), podman-run(1) and others."""
 
@@ -30,8 +30,8 @@ def marked(line: str, *, error: bool = True) -> str:
     """Return a line for standard error; colour its prefix if the terminal shows colours."""
     if not is_coloured():
         return line
-    who, colon, what = line.partition(":")
-    return f"\033[1;{_ERROR if error else _NOTE}m{who}{colon}\033[0m{what}"
+    prefix, colon, rest = line.partition(":")
+    return f"\033[1;{_ERROR if error else _NOTE}m{prefix}{colon}\033[0m{rest}"
 
 
 def report(error: CasError | OSError | MemoryError | click.ClickException) -> int:
@@ -39,9 +39,9 @@ def report(error: CasError | OSError | MemoryError | click.ClickException) -> in
     if isinstance(error, MemoryError):
         error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     if isinstance(error, click.ClickException):
-        told = io.StringIO()
-        error.show(told)
-        for line in told.getvalue().splitlines():
+        output = io.StringIO()
+        error.show(output)
+        for line in output.getvalue().splitlines():
             print(marked(line) if line.startswith("Error:") else line, file=sys.stderr)
         context = getattr(error, "ctx", None)
         run = context is not None and context.info_name == "run"
@@ -51,8 +51,8 @@ def report(error: CasError | OSError | MemoryError | click.ClickException) -> in
         if error.hint:
             print(marked(f"hint: {error.hint}", error=False), file=sys.stderr)
         return error.exit_code
-    named = isinstance(error.filename, (str, bytes)) and error.filename  # or it is a descriptor
-    where = f": {os.fsdecode(named)}" if named else ""
+    path = isinstance(error.filename, (str, bytes)) and error.filename  # or it is a descriptor
+    where = f": {os.fsdecode(path)}" if path else ""
     print(marked(f"cas: {error.strerror or error}{where}"), file=sys.stderr)
     if hint := hint_for(error):
         print(marked(f"hint: {hint}", error=False), file=sys.stderr)

@@ -20,15 +20,15 @@ _QUIET, _VERBOSE = "cas.quiet", "cas.verbose"
 
 def is_quiet() -> bool:
     """Return whether to print only data and errors."""
-    return _is_said(_QUIET)
+    return _is_given(_QUIET)
 
 
 def is_verbose() -> bool:
     """Return whether to print details; see `detail`."""
-    return _is_said(_VERBOSE)
+    return _is_given(_VERBOSE)
 
 
-def _is_said(key: str) -> bool:
+def _is_given(key: str) -> bool:
     ctx = click.get_current_context(silent=True)
     return ctx is not None and bool(ctx.find_root().meta.get(key))
 

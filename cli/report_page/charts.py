@@ -1,7 +1,7 @@
-"""Charts for a page, as HTML and SVG: treemaps, bars, and columns and areas over days.
+"""Charts as HTML and SVG: treemaps, bars, and columns and areas over days.
 
-What is drawn stretches with the page, and what is written does not, so that both are right on a
-phone. Colours are classes of `page.css`.
+Shapes stretch with the page and text does not, so that both fit a phone. Colours are classes of
+`page.css`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import NamedTuple
 from cli.report_page.treemap import Box, squarified
 
 WIDE, TALL = Box(0, 0, 2.2, 1), Box(0, 0, 0.85, 1)
-"""The forms of a map, which page.css gives it."""
+"""The aspect ratios of a treemap on wide and on narrow pages, as in page.css."""
 _LABELS = (3, 5, 8, 9)
-"""Numbers of letters; page.css says how wide a cell has to be to show so many, or to cut more."""
+"""Classes of text lengths; page.css shows text if its cell is wide enough for its class."""
 
-_POINTED_AT = 100
-"""Of how many days each is wide enough for a pointer; what is said of more would go unseen."""
+_MAX_DAYS_WITH_TITLES = 100
+"""With more days, a column is too narrow to point at, so it gets no title."""
 
 
 class Cell(NamedTuple):
-    """A part of a treemap: what is written in it, its size, all that is said of it, its class."""
+    """A cell of a treemap: its text, size, tooltip, and colour class."""
 
     name: str
     value: str
@@ -33,14 +33,14 @@ class Cell(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of a bar, with the class that colours it."""
+    """A part of a bar, and its colour class."""
 
     size: int
     colour: str
 
 
 class Bar(NamedTuple):
-    """A bar of parts, with what is written before and behind it."""
+    """A bar of parts, with the text before it (`name`) and after it (`value`)."""
 
     name: str
     parts: tuple[Part, ...]
@@ -48,16 +48,16 @@ class Bar(NamedTuple):
 
 
 class Series(NamedTuple):
-    """A value for each day, with the class that colours them."""
+    """A value for each day, and their colour class."""
 
     values: tuple[int, ...]
     colour: str
 
 
 class Axis(NamedTuple):
-    """Days, as what is written below them, with what is said of each, and how values are written.
+    """The days of a chart: labels, tooltips, and a function that formats values.
 
-    A day of which nothing is said has no values.
+    A day without values has an empty tooltip.
     """
 
     days: tuple[str, ...]
@@ -66,7 +66,7 @@ class Axis(NamedTuple):
 
 
 def treemap(cells: Sequence[Cell], label: str) -> str:
-    """Draw cells in two forms, of which the style of the page chooses; `label` says it in words."""
+    """Draw cells in two aspect ratios, one of which page.css shows; `label` describes the chart."""
     sizes = [cell.size for cell in cells]
     wide, tall = (list(squarified(sizes, box)) for box in (WIDE, TALL))
     inside = "".join(
@@ -89,7 +89,7 @@ def _letters(text: str) -> int:
 
 
 def bars(rows: Sequence[Bar]) -> str:
-    """Draw bars below each other, the longest over the whole width."""
+    """Draw bars below each other; the longest takes the whole width."""
     most = max(sum(part.size for part in row.parts) for row in rows) or 1
     return f'<ul class="bars">\n{"".join(_bar(row, most) for row in rows)}</ul>\n'
 
@@ -107,13 +107,13 @@ def _bar(row: Bar, most: int) -> str:
 
 
 def key(names: Sequence[tuple[str, str]]) -> str:
-    """Say what colours mean, given as classes with what they stand for."""
+    """Draw a legend of colour classes and their names."""
     items = "".join(f'<li><i class="{colour}"></i>{escape(name)}</li>' for colour, name in names)
     return f'<ul class="key">{items}</ul>\n'
 
 
 def columns(axis: Axis, up: Sequence[Series], down: Series | None, label: str) -> str:
-    """Draw a column for each day: series on each other, and one that goes down from zero."""
+    """Draw a column for each day: stacked series, and one that extends down from zero."""
     highest = max(map(sum, zip(*(series.values for series in up), strict=True)))
     top = nice(max(highest, *down.values) if down else highest, axis.text(1) == "1")
     drawn = []
@@ -127,7 +127,7 @@ def columns(axis: Axis, up: Sequence[Series], down: Series | None, label: str) -
 
 
 def area(axis: Axis, values: Sequence[int], label: str) -> str:
-    """Draw what was at the beginning of the first day, and at the end of each, as an area."""
+    """Draw the values at the beginning of the first day, and at the end of each day, as an area."""
     top = nice(max(values), axis.text(1) == "1")
     points = "L".join(f"{day} {_number(-value / top)}" for day, value in enumerate(values))
     return _frame(
@@ -144,7 +144,7 @@ def _halved(top: int) -> list[int]:
 
 
 def nice(most: int, decimal: bool) -> int:
-    """Return a round number that is not less: round for people, or if not `decimal` for bytes."""
+    """Round up to a round number, in units of 1000 if `decimal`, else of 1024."""
     unit, step = 1, 1000 if decimal else 1024
     while most > unit * step:
         unit *= step
@@ -168,7 +168,7 @@ def _number(value: float) -> str:
 
 
 def _frame(axis: Axis, drawn: str, ticks: Sequence[int], label: str) -> str:
-    """Put a drawing, with the unit of days and of the first tick, upon its axes."""
+    """Add axes to a drawing, in which a day is one wide, and the first tick is one high."""
     top, bottom, count = ticks[0], ticks[-1], len(axis.days)
     lowest = 1 if bottom < 0 else 0
     grid = "".join(f'<path class="grid" d="M0 {-tick / top}h{count}"/>' for tick in ticks)
@@ -186,7 +186,7 @@ def _frame(axis: Axis, drawn: str, ticks: Sequence[int], label: str) -> str:
 
 
 def _titles(axis: Axis, lowest: int) -> Iterator[str]:
-    if len(axis.titles) > _POINTED_AT:
+    if len(axis.titles) > _MAX_DAYS_WITH_TITLES:
         return
     for day, title in enumerate(axis.titles):
         if title:

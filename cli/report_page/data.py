@@ -1,4 +1,4 @@
-"""What the page of `cas report` tells, before it is one."""
+"""The data of the page of `cas report`."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ AGES = (
     ("within 3 months", 90 * DAY_NS),
     ("longer ago", None),
 )
-"""For how long something may not have been used to be called so; the last is all else."""
-FATES = ("stays", "pinned", "goes")
+"""Classes of last use: names, and maximum ages in nanoseconds; the last has no maximum."""
+FATES = ("kept", "pinned", "removed")
 EVENTS = 50
-"""How many events a page tells."""
+"""The maximum number of events on a page."""
 
 
 class Report(NamedTuple):
-    """What a page tells of the store at the path `store`, as it was at `time_ns` (since 1970).
+    """The data of a store at the path `store`, at the time `time_ns` (since 1970).
 
-    `groups` are the artifacts by `by`, the largest first; `ages` by when they were last used, and
-    what becomes of them: a number of AGES, and a word of FATES. `cas gc` would let `doomed` ones
-    go, and free `frees` bytes; nothing ever if it is not `limited`. `events` come newest first.
+    `groups` are its artifacts grouped by `by`, the largest first. `ages` are the same artifacts,
+    grouped by an index of AGES and a word of FATES. `cas gc` would remove `doomed` artifacts and
+    free `frees` bytes; if the policy is not `limited`, it never removes any. The newest event is
+    the first.
     """
 
     store: bytes
     time_ns: int
     by: str
-    found: Statistics
+    statistics: Statistics
     groups: Sequence[Group]
     ages: Sequence[Group]
     doomed: int
@@ -43,6 +44,6 @@ class Report(NamedTuple):
 
 
 def age_of(last_used_ns: int, now_ns: int) -> int:
-    """Return which of AGES something has."""
+    """Return the index of the class in AGES."""
     age = now_ns - last_used_ns
     return next(n for n, (_, most) in enumerate(AGES) if most is None or age <= most)

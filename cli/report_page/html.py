@@ -1,4 +1,4 @@
-"""HTML: text that somebody chose, tables, and what is folded."""
+"""HTML of text, numbers, tables and collapsible parts."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from html import escape
 
 from cas.system.text import quoted
 
-_LONGEST = 200  # letters of a text that somebody chose
+_MAX_LETTERS = 200
 
 
 def text(value: bytes | str) -> str:
-    """Return what somebody chose, such as a path, as HTML of one line, cut where it is too long."""
+    """Escape text from outside, such as a path, as one line of HTML; shorten long text."""
     shown = quoted(value)
-    return escape(shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…")
+    return escape(shown if len(shown) <= _MAX_LETTERS else shown[: _MAX_LETTERS - 1] + "…")
 
 
 def amount(number: int) -> str:
-    """Return a number for a person, in words where its digits would only be counted."""
+    """Return a number for people, with `million` or `billion` for large ones."""
     for word, unit in (("billion", 10**9), ("million", 10**6)):
         if number >= 10 * unit:
             return f"{number / unit:,.0f} {word}"
@@ -25,25 +25,25 @@ def amount(number: int) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """Return a part of a whole for a person; it is all of it only if nothing is missing."""
+    """Return a percentage, rounded down, so that only a whole is 100 %."""
     return f"{100 * part // whole} %"
 
 
-def folded(title: str, body: str) -> str:
-    """Return HTML that is seen when somebody opens it."""
+def collapsible(title: str, body: str) -> str:
+    """Return HTML that is shown when the reader opens it."""
     return f"<details><summary>{title}</summary>\n{body}</details>\n"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out rows of HTML, the first cell of each being what it is about.
+    """Return a table of rows of HTML cells.
 
-    In the head `-` marks what a phone has no place for.
+    In the header, `-` marks columns that a phone does not show.
     """
-    marked = [' class="less"' if name.startswith("-") else "" for name in head]
+    classes = [' class="less"' if name.startswith("-") else "" for name in head]
 
     def row(cells: Sequence[str], tag: str) -> str:
         inside = "".join(
-            f"<{tag}{mark}>{cell}</{tag}>" for cell, mark in zip(cells, marked, strict=True)
+            f"<{tag}{mark}>{cell}</{tag}>" for cell, mark in zip(cells, classes, strict=True)
         )
         return f"<tr>{inside}</tr>\n"
 

@@ -1,4 +1,4 @@
-"""The page of `cas report`: one HTML document that needs nothing besides itself."""
+"""The page of `cas report`: one self-contained HTML document."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cli.report_page.html import amount, percent, text
 from cli.report_page.sections import sections
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-"""A browser that knows that loads nothing, and runs nothing."""
+"""The browser loads nothing and runs nothing."""
 
 
 def page(report: Report) -> str:
-    """Return what a store holds, and how it is used, as an HTML document. Raises OSError."""
+    """Return an overview of a store as an HTML document. Raises OSError."""
     style = Path(__file__).with_name("page.css").read_text()
     store, time = text(report.store), time_of(report.time_ns)
     shown = time[:16].replace("T", " ")
@@ -34,39 +34,39 @@ def page(report: Report) -> str:
 <body>
 <header>
 <h1>{store}</h1>
-<p>What is in this store of build artifacts, and how it is used, as of
+<p>Contents and use of this store of build artifacts, as of
 <time datetime="{time}">{shown} UTC</time>.</p>
 </header>
 <main>
 <dl class="figures">
 {"".join(_figures(report))}</dl>
 {"".join(sections(report))}</main>
-<footer>Made by <code>cas report</code>. Days are those of UTC.</footer>
+<footer>Written by <code>cas report</code>. Days are in UTC.</footer>
 </body>
 </html>
 """
 
 
 def _figures(report: Report) -> Iterator[str]:
-    found = report.found
-    space, ever = found.space, found.ever
+    statistics = report.statistics
+    space, ever = statistics.space, statistics.ever
     hits = ever.has_hits + ever.mount_hits
     asked = hits + ever.has_misses + ever.mount_misses
-    saved = f"{percent(found.saved, found.logical)} of that" if found.logical else "as yet"
-    goes = number_of(report.doomed, "artifact")
+    saved = percent(statistics.saved, statistics.logical) if statistics.logical else "-"
+    doomed = number_of(report.doomed, "artifact")
     for name, figure, more in (
-        ("Artifacts", f"{found.artifacts:,}", f"of {number_of(found.trees, 'different tree')}"),
-        ("Size of their files", size_text(found.logical), f"in {number_of(found.files, 'file')}"),
-        ("Saved by sharing", size_text(found.saved), saved),
+        ("Artifacts", f"{statistics.artifacts:,}", number_of(statistics.trees, "different tree")),
+        ("Size", size_text(statistics.logical), f"in {number_of(statistics.files, 'file')}"),
+        ("Saved by sharing", size_text(statistics.saved), f"{saved} of the size"),
         ("On the disk", size_text(space.disk), f"with {number_of(space.contents, 'content')}"),
-        ("Next <code>cas gc</code> frees", size_text(report.frees), f"with {goes}"),
+        ("Next <code>cas gc</code> frees", size_text(report.frees), f"from {doomed}"),
         (
             "Hit rate",
             percent(hits, asked) if asked else "-",
-            f"of {asked:,} that were asked for" if asked else "nobody has asked yet",
+            f"of {asked:,} lookups" if asked else "no lookups yet",
         ),
         ("Sysroots mounted", f"{ever.overlays:,}", "by overlay"),
-        ("Saved by overlays", amount(ever.entries), "files, directories, links to make"),
+        ("Saved by overlays", amount(ever.entries), "files, directories and links"),
     ):
         yield f'<div><dt>{name}</dt><dd class="figure">{figure}</dd>'
         yield f'<dd class="more">{more}</dd></div>\n'

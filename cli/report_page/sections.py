@@ -13,25 +13,25 @@ from cli.output.quantities import date_text, number_of, size_text
 from cli.report_page import charts
 from cli.report_page.charts import Bar, Cell, Part
 from cli.report_page.data import AGES, FATES, Report, age_of
-from cli.report_page.html import folded, table, text
-from cli.report_page.timeline import growth, span, use
+from cli.report_page.html import collapsible, table, text
+from cli.report_page.timeline import growth, lookups, span
 
-_CELLS, _ROWS, _BARS, _EVENTS = 60, 25, 15, 12  # how many are shown
-_LETTERS = 22  # of a name in a chart
-_LEAST = 200  # of so many parts of the most that is shared, what has to be shared to be told
+_MAX_CELLS, _MAX_ROWS, _MAX_BARS, _MAX_OPEN_EVENTS = 60, 25, 15, 12
+_MAX_LETTERS = 22  # of a name in a chart
+_MIN_SHARED_FRACTION = 1 / 200  # of the group that shares the most, to be shown
 _ALARMING = (EventKind.DAMAGED.value, EventKind.LOST.value)
-_SMALLEST = 500  # of so many parts, what a cell has to be of the map
+_MIN_CELL_FRACTION = 1 / 500  # of the map
 
 
 def sections(report: Report) -> Iterator[str]:
     """Yield the sections of a page."""
     for title, section in (
-        ("What takes the space", _space),
-        ("What is shared", _shared),
-        ("When it was last used", _ages),
-        ("What was asked for", use),
-        ("How it grew", growth),
-        ("What has happened", _events),
+        ("Disk space", _space),
+        ("Sharing", _shared),
+        ("Last use", _ages),
+        ("Lookups", lookups),
+        ("Growth", growth),
+        ("Events", _events),
     ):
         name = title.lower().replace(" ", "-")
         body = "".join(section(report))
@@ -40,32 +40,33 @@ def sections(report: Report) -> Iterator[str]:
 
 
 def _space(report: Report) -> Iterator[str]:
-    groups, (one, _) = report.groups, _WORDS[report.by]
+    groups, (singular, _) = report.groups, _WORDS[report.by]
     total = sum(group.share for group in groups)
     if not total:
-        yield "<p>The store is empty: <code>cas put</code> stores what tasks have made.</p>\n"
+        yield "<p>The store is empty: <code>cas put</code> stores the output of tasks.</p>\n"
         return
     if len(groups) == 1:
-        yield f"<p>All artifacts are of one {one}, {text(groups[0].name)}.</p>\n"
+        yield f"<p>All artifacts belong to one {singular}, {text(groups[0].name)}.</p>\n"
     else:
-        yield from _map(report, one, total)
-    rows = [*groups[:_ROWS], *([_others(groups[_ROWS:])] if groups[_ROWS:] else [])]
-    head = (one.capitalize(), "Disk", "-Part", "-Artifacts", "-Size of files", "Last use")
-    yield folded("As a table", table(head, [_row(group, total) for group in rows]))
+        yield from _map(report, singular, total)
+    rest = groups[_MAX_ROWS:]
+    rows = [*groups[:_MAX_ROWS], *([_others(rest)] if rest else [])]
+    head = (singular.capitalize(), "Disk", "-Part", "-Artifacts", "-Size of files", "Last use")
+    yield collapsible("As a table", table(head, [_row(group, total) for group in rows]))
 
 
-def _map(report: Report, one: str, total: int) -> Iterator[str]:
+def _map(report: Report, singular: str, total: int) -> Iterator[str]:
     groups = report.groups
     yield (
-        f"<p>Disk by {one}. Of what several have, each has an equal part. The fainter the colour, "
-        "the longer ago was the last use.</p>\n"
+        f"<p>Disk space by {singular}. Shared space is divided equally. Fainter colours mean an "
+        "earlier last use.</p>\n"
     )
-    large = [group for group in groups[:_CELLS] if group.share * _SMALLEST >= total]
+    large = [group for group in groups[:_MAX_CELLS] if group.share >= total * _MIN_CELL_FRACTION]
     cells = [_cell(group, f"age{age_of(group.last_used_ns, report.time_ns)}") for group in large]
     if rest := groups[len(large) :]:
         cells.append(_cell(_others(rest), "others"))
     largest = ", ".join(f"{cell.name} {cell.value}" for cell in cells[:5])
-    yield charts.treemap(cells, f"Disk by {one}; the largest are {largest}")
+    yield charts.treemap(cells, f"Disk space by {singular}; the largest are {largest}")
     yield charts.key([(f"age{number}", name) for number, (name, _) in enumerate(AGES)])
 
 
@@ -77,24 +78,29 @@ _WORDS = {
 
 
 def _others(groups: Sequence[Group]) -> Group:
-    """Return small groups as one; what they have on the disk but for their shares is not known."""
-    artifacts, files, logical, _, _, share = (
-        sum(column) for column in zip(*(group[1:7] for group in groups), strict=True)
+    """Return small groups as one. Of its disk space, only its share is known."""
+    share = sum(group.share for group in groups)
+    return Group(
+        name=number_of(len(groups), "other"),
+        artifacts=sum(group.artifacts for group in groups),
+        files=sum(group.files for group in groups),
+        logical=sum(group.logical for group in groups),
+        disk=share,
+        own=share,
+        share=share,
+        last_used_ns=max(group.last_used_ns for group in groups),
     )
-    last_used_ns = max(group.last_used_ns for group in groups)
-    name = number_of(len(groups), "other")
-    return Group(name, artifacts, files, logical, share, share, share, last_used_ns)
 
 
 def _cell(group: Group, colour: str) -> Cell:
     size, count = size_text(group.share), number_of(group.artifacts, "artifact")
     last = date_text(group.last_used_ns // DAY_NS)
-    said = f"{group.name}: {size}, {count}, last used on {last}"
-    return Cell(_cut(group.name), size, max(1, group.share), said, colour)
+    title = f"{group.name}: {size}, {count}, last used on {last}"
+    return Cell(_shortened(group.name), size, max(1, group.share), title, colour)
 
 
-def _cut(name: str) -> str:
-    return name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "…"
+def _shortened(name: str) -> str:
+    return name if len(name) <= _MAX_LETTERS else name[: _MAX_LETTERS - 1] + "…"
 
 
 def _row(group: Group, total: int) -> tuple[str, ...]:
@@ -109,52 +115,52 @@ def _row(group: Group, total: int) -> tuple[str, ...]:
 
 
 def _shared(report: Report) -> Iterator[str]:
-    one, several = _WORDS[report.by]
-    size = size_text(report.found.saved)
+    singular, plural = _WORDS[report.by]
+    size = size_text(report.statistics.saved)
     sharing = sorted(report.groups, key=lambda group: group.own - group.disk)
     sharing = [group for group in sharing if group.disk > group.own]
     if not sharing:
-        saved = f"Sharing saves {size}, all of it within {several}. " if report.found.saved else ""
-        yield f"<p>{saved}No {one} has anything in common with another one.</p>\n"
+        saved = f"Sharing saves {size} within {plural}. " if report.statistics.saved else ""
+        yield f"<p>{saved}No {singular} shares contents with another.</p>\n"
         return
-    least = (sharing[0].disk - sharing[0].own) / _LEAST
-    shown = [group for group in sharing[:_BARS] if group.disk - group.own >= least]
+    least = (sharing[0].disk - sharing[0].own) * _MIN_SHARED_FRACTION
+    shown = [group for group in sharing[:_MAX_BARS] if group.disk - group.own >= least]
     rest = f" {len(sharing) - len(shown):,} more share less." if len(sharing) > len(shown) else ""
     yield (
-        f"<p>Sharing saves {size}, within and between {several}. Below is what the {several} that "
-        f"share the most with others have on the disk.{rest}</p>\n"
+        f"<p>Sharing saves {size}, within and between {plural}. The bars show those that "
+        f"share the most.{rest}</p>\n"
     )
     yield charts.bars(
         [
             Bar(
-                _cut(group.name),
+                _shortened(group.name),
                 (Part(group.own, "first"), Part(group.disk - group.own, "second")),
                 f"{size_text(group.disk - group.own)} of {size_text(group.disk)}",
             )
             for group in shown
         ]
     )
-    yield charts.key([("first", f"of this {one} only"), ("second", "of others, too")])
+    yield charts.key([("first", f"of this {singular} only"), ("second", "shared")])
 
 
 def _ages(report: Report) -> Iterator[str]:
     if not report.ages:
-        yield "<p>There is nothing yet that could have been used.</p>\n"
+        yield "<p>The store has no artifacts yet.</p>\n"
         return
-    found = {group.name: group for group in report.ages}
+    groups = {group.name: group for group in report.ages}
     rows = []
     for age, (name, _) in enumerate(AGES):
-        fates = [found.get(f"{age} {fate}") for fate in FATES]
-        sizes = [group.share if group else 0 for group in fates]
-        count = sum(group.artifacts for group in fates if group)
+        by_fate = [groups.get(f"{age} {fate}") for fate in FATES]
+        sizes = [group.share if group else 0 for group in by_fate]
+        count = sum(group.artifacts for group in by_fate if group)
         parts = tuple(map(Part, sizes, ("first", "deep", "second")))
-        rows.append(Bar(name, parts, _in(count, sum(sizes))))
+        rows.append(Bar(name, parts, _size_and_count(sum(sizes), count)))
     yield f"<p>{_collection(report)}</p>\n"
     yield charts.bars(rows)
-    yield charts.key([("first", "stays"), ("deep", "pinned"), ("second", "goes next")])
+    yield charts.key([("first", "kept"), ("deep", "pinned"), ("second", "removed by the next gc")])
 
 
-def _in(count: int, size: int) -> str:
+def _size_and_count(size: int, count: int) -> str:
     return f"{size_text(size)} in {number_of(count, 'artifact')}" if count else "none"
 
 
@@ -162,37 +168,39 @@ def _collection(report: Report) -> str:
     pinned = sum(group.artifacts for group in report.ages if group.name.endswith("pinned"))
     kept = f"{number_of(pinned, 'artifact')} {'is' if pinned == 1 else 'are'} pinned. "
     if not pinned:
-        kept = "Nothing is pinned. "
+        kept = "No artifact is pinned. "
     if not report.limited:
         return kept + (
-            "As the store is configured <code>cas gc</code> lets none go; "
-            "<code>cas gc --max-age 30d --dry-run</code> tells what a limit would do."
+            "The store has no limits, so <code>cas gc</code> removes no artifacts; "
+            "<code>cas gc --max-age 30d --dry-run</code> shows the effect of a limit."
         )
     if not report.doomed:
-        return kept + "<code>cas gc</code> would let none go now."
+        return kept + "<code>cas gc</code> would remove no artifacts now."
     return kept + (
-        f"<code>cas gc</code> would let {number_of(report.doomed, 'artifact')} go now, and free "
+        f"<code>cas gc</code> would remove {number_of(report.doomed, 'artifact')} now, and free "
         f"{size_text(report.frees)}."
     )
 
 
 def _events(report: Report) -> Iterator[str]:
-    days = report.found.days
+    days = report.statistics.days
     damaged = sum(day.damaged for day in days)
     if damaged:
         yield (
             f'<p><span class="alarm">Damage was found {number_of(damaged, "time")}</span> in the '
-            f"last {span(days)}; <code>cas verify</code> tells what is wrong now.</p>\n"
+            f"last {span(days)}; <code>cas verify</code> lists the damage that remains.</p>\n"
         )
     else:
         yield f"<p>No damage was found in the last {span(days)}.</p>\n"
     if not report.events:
-        yield "<p>But for puts, nothing is in the log.</p>\n"
+        yield "<p>The log has no events other than puts.</p>\n"
         return
     items = [f"<li>{_event(event)}</li>\n" for event in report.events]
-    yield f'<ol class="events">\n{"".join(items[:_EVENTS])}</ol>\n'
-    if rest := items[_EVENTS:]:
-        yield folded(f"{len(rest)} older ones", f'<ol class="events">\n{"".join(rest)}</ol>\n')
+    yield f'<ol class="events">\n{"".join(items[:_MAX_OPEN_EVENTS])}</ol>\n'
+    if rest := items[_MAX_OPEN_EVENTS:]:
+        yield collapsible(
+            f"{len(rest)} older events", f'<ol class="events">\n{"".join(rest)}</ol>\n'
+        )
 
 
 def _event(event: Event) -> str:
@@ -205,5 +213,5 @@ def _event(event: Event) -> str:
         f'<time datetime="{time}">{time[:16].replace("T", " ")}</time>'
         f'<span class="{kind}">{text(event.kind)}{size}</span>'
         f'<span class="by">{text(name_of_user(event.uid))}</span>'
-        f'<span class="told">{about}{what}</span>'
+        f'<span class="about">{about}{what}</span>'
     )

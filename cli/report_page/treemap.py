@@ -1,7 +1,7 @@
-"""Treemaps: rectangles that fill another one, each as large as something is.
+"""The squarified treemap of Bruls, Huizing and van Wijk (2000).
 
-The squarified layout of Bruls, Huizing and van Wijk (2000): rows along the shorter side, each as
-long as that makes its rectangles more like squares.
+It fills a box with rows along the shorter side. A row grows as long as its rectangles become more
+like squares.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ class Box(NamedTuple):
 
 
 def squarified(sizes: Sequence[float], box: Box) -> Iterator[Box]:
-    """Yield a part of `box` for each size, with an area in proportion, in the same order.
+    """Yield a rectangle in `box` for each size, with a proportional area, in the same order.
 
-    Sizes are more than zero. The largest first gives the best shapes.
+    Sizes are positive. Descending sizes give the best shapes.
     """
     left = list(sizes)
     while left:
-        scale = box.width * box.height / sum(left)  # anew, so that rounding does not add up
+        scale = (
+            box.width * box.height / sum(left)
+        )  # for each row, so that rounding errors do not add up
         side = min(box.width, box.height)
         areas = [size * scale for size in left]
         count = 1
@@ -40,13 +42,13 @@ def squarified(sizes: Sequence[float], box: Box) -> Iterator[Box]:
 
 
 def _worst(areas: Sequence[float], side: float) -> float:
-    """Return how far from a square the worst is, of a row along a side of that length."""
+    """Return the largest aspect ratio in a row along a side of that length."""
     thick = sum(areas) / side
     return max(max(area / thick**2, thick**2 / area) for area in areas)
 
 
 def _row(areas: Sequence[float], box: Box) -> Iterator[Box]:
-    """Yield the rectangles of a row at the left of the box, or at its top if it is upright."""
+    """Yield the rectangles of a row at the left of the box, or at the top of an upright box."""
     upright = box.width < box.height
     thick = sum(areas) / min(box.width, box.height)
     place = 0.0
@@ -60,7 +62,7 @@ def _row(areas: Sequence[float], box: Box) -> Iterator[Box]:
 
 
 def _rest(row: float, box: Box) -> Box:
-    """Return what a row leaves of the box."""
+    """Return the rest of the box beside a row of that area."""
     if box.width >= box.height:
         thick = min(row / box.height, box.width)
         return Box(box.x + thick, box.y, box.width - thick, box.height)

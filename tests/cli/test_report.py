@@ -29,12 +29,12 @@ from tests.helpers.support import ROOT, Cas, make
 
 HOSTILE = """<script>alert("1")</script>&amp;'<img src=http:x>"""
 HEADINGS = (
-    "What takes the space",
-    "What is shared",
-    "When it was last used",
-    "What was asked for",
-    "How it grew",
-    "What has happened",
+    "Disk space",
+    "Sharing",
+    "Last use",
+    "Lookups",
+    "Growth",
+    "Events",
 )
 _OS = Path("/etc/os-release")
 PHONE, DESKTOP = (360, 740), (1280, 900)
@@ -241,18 +241,18 @@ def test_empty_section_has_a_sentence(pages: dict[str, Path]) -> None:
 
     for sentence in (
         "The store is empty:",
-        "No recipe has anything in common",
-        "There is nothing yet",
-        "Nobody has asked for anything in the last day.",
-        "Nothing was put or removed in the last day.",
+        "No recipe shares contents",
+        "The store has no artifacts yet.",
+        "There were no lookups in the last day.",
+        "Nothing was stored or removed in the last day.",
         "No damage was found in the last day.",
-        "But for puts, nothing is in the log.",
+        "The log has no events other than puts.",
     ):
         assert sentence in empty
     assert "<svg" not in empty
-    assert "No task has anything in common" in small
-    assert "All artifacts are of one task, do_x." in small
-    assert "Nothing is pinned." in small
+    assert "No task shares contents" in small
+    assert "All artifacts belong to one task, do_x." in small
+    assert "No artifact is pinned." in small
     assert "in the last day." in small
     assert small.count("<svg") == 2  # of growth
 
