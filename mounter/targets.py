@@ -17,10 +17,10 @@ from cas.system.text import quoted
 from mounter.plan import Plan
 
 _MAX_ATTEMPTS = 100
-"""How often a directory is made again that another process keeps removing."""
+"""Attempts to create a directory that another process keeps removing."""
 _MOUNT_POINT_MODE = stat.S_ISUID | stat.S_ISVTX | 0o755
 """Marks a directory that a run made to mount at. The set-user-ID bit has no effect on directories,
-so nobody else uses this mode."""
+so no other code uses this mode."""
 StrPath = str | bytes | os.PathLike[str]
 
 

@@ -141,7 +141,7 @@ class Removal:
         return self.discard((), unneeded) if unneeded else 0
 
     def find_unused_merged(self, before_ns: int) -> list[MergedLayer]:
-        """Return the merged layers that nobody needs; see `MergedLayers.find_unused`.
+        """Return the merged layers to remove; see `MergedLayers.find_unused`.
 
         Raises OSError, StoreDamaged.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-# O_NONBLOCK: a FIFO that somebody put in a file's place must not block the open.
+# O_NONBLOCK: a FIFO in a file's place must not block the open.
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _RANGE_UNSUPPORTED = (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)

@@ -2,8 +2,8 @@
 
 The kernel reports an open under the directory through which the file was reached, so a file with
 several names, as in a store, is reported by the right one. Executing a program or mapping a library
-opens it too. Watching needs no privileges and delays nobody: events are queued, and if the queue
-overflows the kernel reports that.
+opens it too. Watching needs no privileges and delays no process: the kernel queues events, and
+reports an overflow of the queue.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _READ_BYTES = 1 << 16
 _MAX_PATH_BYTES = 4000
 """Longest path that is watched in one call: PATH_MAX (4096) less /proc/self/fd/N before it."""
 _PAUSE_MS = 10
-"""How long events gather between two reads, since waking up costs more than reading an event. Two
+"""Pause between two reads, since waking up costs more than reading an event. Two
 processors that only open files do not fill a queue of 16,384 (fs.inotify.max_queued_events) in
 that time."""
 

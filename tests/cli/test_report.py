@@ -213,9 +213,9 @@ def test_report_agrees_with_stats_and_log(lived_in: Cas, pages: dict[str, Path])
     assert re.search(f"days from .* to {size_text(stats['disk_bytes'])}: ", said)
     assert "1 artifact is pinned." in said
     doomed = lived_in.json("gc", "--dry-run")["would_remove"]
-    assert f"would let {len(doomed)} artifacts go now" in said
-    assert "50 % of 2 were there" in said
-    assert "100 % of 2 were there" in said
+    assert f"would remove {len(doomed)} artifacts now" in said
+    assert "50 % of 2 were hits" in said
+    assert "100 % of 2 were hits" in said
     assert "Damage was found 1 time</span>" in said
     for event in lived_in.json("log"):
         assert event["event"] == "put" or f">{event['event']}" in said
