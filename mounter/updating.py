@@ -104,7 +104,7 @@ def update(
                 refuse_unreachable_mount(record)
             result = _swap_overlay(plan, record)
         else:
-            result = _swap_tree(plan, record, progress)
+            result = swap_tree(plan, record, progress)
         debug("updated %s, unmounted for %d ns", quoted(plan.target), result.gap_ns)
         count_sysroots([plan], overlaid=plan.strategy is Strategy.OVERLAY)
         return result
@@ -162,7 +162,7 @@ def _replace_mount(plan: Plan, source: str, overlay: int | None) -> int:
     return time.monotonic_ns() - began
 
 
-def _swap_tree(
+def swap_tree(
     plan: Plan, record: mount_records.MountRecord, progress: Progress = NO_PROGRESS
 ) -> UpdateResult:
     """Make the new tree at a staging path, and swap the names of both (renameat2(2))."""
@@ -183,7 +183,7 @@ def _swap_tree(
         except StrategyRefused as refusal:
             mount_records.write_record(plan.store, record)
             raise NoStrategy(plan.target, [f"{plan.strategy.value}: {refusal}"]) from refusal
-        gap_ns, why = _swap_names(name, staging_name, parent)
+        gap_ns, why = swap_or_rename(name, staging_name, parent)
         after = _updated_record(plan, record, staging=staging)
         mount_records.write_record(plan.store, after)
         done = after._replace(staging=None)
@@ -210,8 +210,12 @@ def _remove_old_tree(old: Plan, staging_name: bytes, parent: int, progress: Prog
     os.rmdir(staging_name, dir_fd=parent)
 
 
-def _swap_names(name: bytes, staging_name: bytes, parent: int) -> tuple[int, str | None]:
-    """Swap two names; return the gap in nanoseconds, and the reason if there was one."""
+def swap_or_rename(name: bytes, staging_name: bytes, parent: int) -> tuple[int, str | None]:
+    """Swap two names, or rename both where the file system cannot swap.
+
+    Returns the time without a tree in nanoseconds, and the reason for it; 0 and None if they were
+    swapped. Raises OSError.
+    """
     try:
         syscalls.swap_names(name, staging_name, parent)
     except OSError as error:

@@ -44,7 +44,7 @@ def attach_overlay(plan: Plan, source: str, target_fd: int, upper: Upper | None 
     except MountApiMissing as old:
         debug("mounting by mount(2): %s", old)
         try:
-            return _mount_by_options(plan, source, target_fd, upper)
+            return mount_by_options(plan, source, target_fd, upper)
         except StrategyRefused as refusal:
             raise StrategyRefused(f"{old}; by mount(2): {refusal}") from refusal
     try:
@@ -166,7 +166,7 @@ def _missing_layer(layer: bytes) -> StoreDamaged:
     return StoreDamaged(f"the layer {quoted(layer)} is missing")
 
 
-def _mount_by_options(plan: Plan, source: str, target_fd: int, upper: Upper | None) -> None:
+def mount_by_options(plan: Plan, source: str, target_fd: int, upper: Upper | None) -> None:
     """Mount by the option string of mount(2), for kernels before Linux 6.5.
 
     Each directory is opened, and named by the number of its descriptor relative to /proc/self/fd.

@@ -30,7 +30,7 @@ _FIRST = {
     "unpin": "cas pin zlib",
     "which": _MOUNTED,
 }
-"""What has to be done before the examples of some commands."""
+"""Commands to run before the examples of some commands."""
 _OF_USERS = {"init", "put", "run", "mount", "umount", "update", "mounts", "which", "doctor"}
 """The commands whose examples make mounts, namespaces or modes."""
 

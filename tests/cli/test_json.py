@@ -38,7 +38,7 @@ from tests.helpers.support import CAS, Cas, is_estimate, make
 PROJECT = Path(__file__).parents[2]
 PAGE = (PROJECT / "docs/json.md").read_text()
 RUN = {"run": "cas run --report", "run trace": "cas run --trace"}
-"""What `cas run` writes to files."""
+"""The files that `cas run` writes."""
 ZLIB = "zlib:core2-64:do_populate_sysroot:9f2c41d0"
 FORK = "zlib-ng:do_populate_sysroot:5a5a5a5a"
 ABSENT = "absent:do_populate_sysroot:12345678"

@@ -118,7 +118,7 @@ PREPARED: dict[str, Callable[[Path], None]] = {
     "docs/sharing.md": _sharing,
     "docs/yocto.md": _yocto,
 }
-"""What is there before the first block of a document runs."""
+"""Files and artifacts that exist before the first block of a document runs."""
 COMMANDS = schemas.commands()
 BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
 

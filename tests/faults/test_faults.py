@@ -14,6 +14,7 @@ import pytest
 from cas.model.artifact import Artifact
 from cas.model.signature import NoSuchSignature
 from cas.store import Store
+from tests.helpers.index import change_record
 from tests.helpers.sampling import fault_numbers
 from tests.helpers.support import Cas, killed, make, objects_of, snapshot, tidy
 
@@ -160,8 +161,7 @@ def test_concurrent_put_remove_and_use_lose_nothing(work: Path) -> None:
 
 def _as_of_an_earlier_boot(store: Store, artifact: Artifact) -> None:
     """Make a record look as a machine that lost its power would leave it."""
-    with store._storage.index.write() as writer:
-        writer.put(artifact._replace(boot_id="an-earlier-boot"))
+    change_record(store, artifact, boot_id="an-earlier-boot")
 
 
 def test_artifact_of_an_earlier_boot_is_used_only_if_intact(store: Store, work: Path) -> None:

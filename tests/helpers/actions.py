@@ -81,7 +81,7 @@ CARE = {
     "verify --repair": Action(("verify", "--repair"), (_PUT,), (_RM,)),
     "rebuild-index": Action(("rebuild-index",), (_PUT,), (_RM,)),
 }
-"""What looks after a store. Nothing of it makes or removes an artifact."""
+"""Maintenance commands, which neither store nor remove an artifact."""
 
 OF_USERS = ("put --move", "gc", "run", "run by hardlink", "umount by hardlink", "update by copy")
 """The actions that change read-only directories or make namespaces, which root does otherwise."""

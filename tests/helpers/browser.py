@@ -20,7 +20,7 @@ from typing import Any
 
 _PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 _SECONDS = 60
-"""How long the browser may take for an answer, on a machine that is busy."""
+"""Timeout of an answer of the browser on a busy machine (seconds)."""
 
 
 class Browser:

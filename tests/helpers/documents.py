@@ -27,7 +27,7 @@ DOCUMENTS = {
     )
 }
 HOME = "/home/you"
-"""What documents show for the home directory, below which the tests have another one."""
+"""The home directory in documents, which the tests replace."""
 _FENCE = re.compile(r"^( *)```(\S*)(.*)\n((?:.*\n)*?)\1```$", re.MULTILINE)
 _COMMAND = re.compile(r"(?:^|(?<=[\s|;&(`/]))(cas|sh tools/\w+)(?= |$)", re.MULTILINE)
 _EXECUTED = re.compile(r"^(?:\$ )?(?:\w+=\S* )*cas |[|;&(*/] *cas |\bsh tools/\w+", re.MULTILINE)
@@ -54,7 +54,7 @@ class Block(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where it is, for people."""
+        """Its place for messages."""
         return f"{self.document}:{self.line}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 FUZZ = int(os.environ.get("CAS_TEST_FUZZ", "60"))
-"""How many examples each fuzzer tries."""
+"""The number of examples of each fuzzer."""
 
 TEXTS = {
     "empty": b"",

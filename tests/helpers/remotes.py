@@ -195,7 +195,7 @@ class Proxy(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address it listens on."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def pieces(self, size: int) -> Iterator[int]:

@@ -122,7 +122,7 @@ def test_mount_options_beyond_a_page_are_never_tried(work: Path) -> None:
             open_directory(plan.target) as target,
             pytest.raises(StrategyRefused, match="does not fit"),
         ):
-            overlay._mount_by_options(plan, "cas", target, None)
+            overlay.mount_by_options(plan, "cas", target, None)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert os.listdir(work / "target") == []

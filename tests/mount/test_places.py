@@ -1,4 +1,4 @@
-"""Where stores and targets may lie: each place works, or is refused with the path and a reason.
+"""Places of stores and targets: each works, or is refused with its path and a reason.
 
 Mounts that a test needs are made in a user and mount namespace of their own, which any user has.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cas.store import Store
+from tests.helpers.index import change_record
 from tests.helpers.support import CAS, ROOT, Cas, make, snapshot
 
 pytestmark = pytest.mark.per_user
@@ -108,8 +109,7 @@ def test_read_only_store_refuses_changes(work: Path, tree: Path) -> None:
 def test_read_only_store_of_an_earlier_boot_is_rechecked(work: Path, tree: Path) -> None:
     with Store(work / "store") as store:
         artifact = store.resolve("a")
-        with store._storage.index.write() as writer:
-            writer.put(artifact._replace(boot_id="another"))
+        change_record(store, artifact, boot_id="another")
     script = """
         mount --bind store store; mount -o remount,bind,ro store
         $CAS --store store run --sysroot s=a -- cat s/usr/x

@@ -82,20 +82,20 @@ def test_file_added_during_an_update_is_kept(
     cas: Cas, work: Path, trees: None, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cas("mount", "target", "old", "--strategy", strategy)
-    swap = updating._swap_names
+    swap = updating.swap_or_rename
 
     def swap_late(*arguments: Any) -> tuple[int, str | None]:
         os.chmod(work / "target/usr", 0o755)
         (work / "target/usr/precious").write_text("precious")
         return swap(*arguments)
 
-    monkeypatch.setattr(updating, "_swap_names", swap_late)
+    monkeypatch.setattr(updating, "swap_or_rename", swap_late)
     with Store(cas.store) as store, store.compose(["new"]) as composition:
         plan = Plan.of(composition, os.fsencode(work / "target"))
         record = mount_records.read_record(store.path, plan.target)
         assert record is not None
         with pytest.raises(InUse, match=r"the sysroot is updated, but .* usr/precious"):
-            updating._swap_tree(plan.by(Strategy(strategy)), record)
+            updating.swap_tree(plan.by(Strategy(strategy)), record)
     assert snapshot(work / "target") == snapshot(work / "new")
     (old,) = work.glob(".target.cas-*")
     assert (old / "usr/precious").read_text() == "precious"

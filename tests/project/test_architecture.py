@@ -32,6 +32,7 @@ ONLY_IN = {
     "cryptography": {"cas.remote.signing"},
     "ctypes": {"mounter.syscalls", "cli.output.crashes"},
 }
+NAMED_TUPLE_METHODS = {"_replace", "_asdict", "_fields", "_make"}
 LONGEST_FILE = 350
 LONGEST_FUNCTION = 60
 
@@ -235,3 +236,31 @@ def test_files_and_names_in_a_document_exist(document: str) -> None:
         name = thing.rpartition(".")[2]
         code = (PROJECT / place).read_text()
         assert re.search(rf"^ *((def|class) {name}\b|{name}\b.* = )", code, re.MULTILINE), thing
+
+
+def test_tests_reach_private_names_through_helpers_only() -> None:
+    """`tests/helpers` may, and says why."""
+    tests = [
+        path for path in sorted((PROJECT / "tests").rglob("*.py")) if path.parts[-2] != "helpers"
+    ]
+    assert not [
+        f"{path.relative_to(PROJECT)}:{line}: {name}"
+        for path in tests
+        for line, name in _private_names(ast.parse(path.read_text()))
+    ]
+
+
+def _private_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield the private names that a test imports, uses or replaces, with their lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+            yield from ((node.lineno, a.name) for a in node.names if a.name.startswith("_"))
+        elif isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr):
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls", "os")
+            if not own and node.attr not in NAMED_TUPLE_METHODS:
+                yield node.lineno, node.attr
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            (".setattr", ".object")
+        ):
+            names = (a.value for a in node.args if isinstance(a, ast.Constant))
+            yield from ((node.lineno, n) for n in names if isinstance(n, str) and n.startswith("_"))

@@ -195,7 +195,7 @@ def test_trace_with_a_new_path_in_a_sysroot_is_incomplete(
 
 
 def test_trace_ignores_changes_of_an_earlier_task(cas: Cas, work: Path) -> None:
-    """Where a directory was, there is a link to one of another artifact."""
+    """A directory is replaced by a link to a directory of another artifact."""
     cas("put", A, make(work / "a", {"usr/lib/deep/x": "a"}))
     cas("put", B, make(work / "b", {"usr/z/deep/x": "b", "usr/zz/x": "b"}))
     options = ["--upper", "changes", "--sysroot", "s=a,b", "--", "sh", "-c"]

@@ -21,7 +21,7 @@ DAY = 86400
 YEAR = 365 * DAY
 SHIFTS = [-DAY, YEAR]
 PAIRS = [(0, -DAY), (0, YEAR), (YEAR, 0), (YEAR, -DAY), (-DAY, YEAR)]
-"""How far the clock is off first, and then."""
+"""Errors of the clock: the first, and a later one."""
 
 # The command, in a process whose clock is wrong. The kernel's, which files have, is right: so
 # both orders occur, a record that is older than its files and one that is newer.

@@ -19,6 +19,7 @@ from cas.errors import CasError
 from cas.gc.policy import Policy
 from cas.index.database import NotOwner
 from cas.store import Store
+from tests.helpers.index import index_of
 from tests.helpers.support import Cas, make, snapshot, sound
 
 _POLICY = Policy(max_age_ns=0, grace_ns=0)
@@ -127,7 +128,7 @@ def test_forked_child_leaving_a_block_releases_nothing(
 def test_lock_ends_with_its_block_despite_a_child(store: Store, work: Path) -> None:
     for exclusive in (False, True):
         child = 0
-        with store._storage.index.locked(exclusive=exclusive):
+        with index_of(store).locked(exclusive=exclusive):
             child = os.fork()
             if child == 0:
                 signal.pause()
@@ -141,13 +142,13 @@ def test_lock_ends_with_its_block_despite_a_child(store: Store, work: Path) -> N
 
 def test_lock_outlasts_a_child_that_leaves_its_block(store: Store, work: Path, tree: Path) -> None:
     def read() -> None:
-        with store._storage.index.read() as reader:
+        with index_of(store).read() as reader:
             _fork()
             assert _taken(work / "store/lock")
             assert len(reader.records()) == 1
 
     def write() -> None:
-        with store._storage.index.write() as writer:
+        with index_of(store).write() as writer:
             (artifact,) = writer.of_tree(store_tree)
             writer.delete(artifact.signature)
             _fork()
@@ -163,7 +164,7 @@ def test_lock_outlasts_a_child_that_leaves_its_block(store: Store, work: Path, t
 
 def test_forked_child_does_not_commit_a_transaction(store: Store, tree: Path) -> None:
     (artifact,) = store.artifacts()
-    writing = store._storage.index.write()
+    writing = index_of(store).write()
     writer = writing.__enter__()
     writer.delete(artifact.signature)
     pid = os.fork()

@@ -18,6 +18,7 @@ from cas.disk.leases import Lease
 from cas.disk.scratch import scratch
 from cas.model.manifest import Digest, Manifest
 from cas.store import Store
+from tests.helpers.index import change_record
 from tests.helpers.running import strace, waiting_run
 from tests.helpers.support import (
     CAS,
@@ -56,8 +57,7 @@ def _age(cas: Cas, days: dict[str, float]) -> None:
             moment = time.time_ns() - int(age * DAY_NS)
             path = os.path.join(store.path, artifact_path(artifact.signature))
             os.utime(path, ns=(moment, moment), follow_symlinks=False)
-            with store._storage.index.write() as writer:
-                writer.put(artifact._replace(created_ns=moment))
+            change_record(store, artifact, created_ns=moment)
 
 
 def _left(cas: Cas) -> set[str]:

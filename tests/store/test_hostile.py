@@ -25,7 +25,7 @@ import click
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
-from cas.compose.cache import CompositionCache
+from cas.compose.cache import CompositionCache, MergedLayer
 from cas.compose.dependencies import parse_dependencies
 from cas.content.digest import hash_bytes
 from cas.disk import mount_records
@@ -47,6 +47,7 @@ from cli.output.errors import report
 from mounter import Plan
 from mounter.listing import all_mounts
 from tests.helpers.hostile import FUZZ, TEXTS, like
+from tests.helpers.index import change_record
 from tests.helpers.support import Cas, make, snapshot
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -161,7 +162,9 @@ def _read_overlaps(data: bytes, work: Path) -> None:
 
 def _read_merged(data: bytes, work: Path) -> None:
     known = CompositionCache(os.fsencode(work))
-    (work / "known" / os.fsdecode(known._name("merged", [T, U]))).write_bytes(seal(data))
+    known.store_merged(MergedLayer(T, (T, U), "boot"))
+    (path,) = (work / "known").glob("merged-*")
+    path.write_bytes(seal(data))
     for merged in (known.merged([T, U]), *known.iter_merged()):
         if merged is not None:
             assert is_digest(merged.tree)
@@ -469,8 +472,7 @@ def test_escaping_manifest_with_a_right_digest_is_refused(
     (cas.store / "layers" / tree).mkdir()
     (cas.store / "artifacts/a/t:87654321").symlink_to(f"../../layers/{tree}")
     artifact = store.resolve("a:t:12345678")
-    with store._storage.index.write() as writer:
-        writer.put(artifact._replace(signature=Signature.parse("a:t:87654321"), tree=tree))
+    change_record(store, artifact, signature=Signature.parse("a:t:87654321"), tree=tree)
 
     for command in (
         ["mount", "target", "a:t:87654321", "--strategy", "copy"],

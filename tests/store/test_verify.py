@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from cas.gc.policy import Policy
-from cas.model.signature import Signature
 from cas.store import Store
 from cas.system.files import unseal
 from cas.verify.rebuild_index import rebuild_index
+from tests.helpers.index import change_record, damage_record, delete_hash, rename_record
 from tests.helpers.running import waiting_run
 from tests.helpers.sampling import fault_numbers
 from tests.helpers.support import (
@@ -357,17 +357,13 @@ def _stray_link(cas: Cas) -> None:
 
 
 def _record(cas: Cas) -> None:
-    with Store(cas.store) as store, store._storage.index.write() as writer:
-        key = b"b:t:12345678"
-        data = writer._txn.get(key, db=writer._artifacts) or b""
-        writer._txn.put(key, _flip(bytes(data)), db=writer._artifacts)
+    with Store(cas.store) as store:
+        damage_record(store, b"b:t:12345678", _flip)
 
 
 def _counts(cas: Cas) -> None:
-    with Store(cas.store) as store, store._storage.index.write() as writer:
-        artifact = writer.get(Signature.parse("b:t:12345678"))
-        assert artifact is not None
-        writer.put(artifact._replace(size=1))
+    with Store(cas.store) as store:
+        change_record(store, store.resolve("b:t:12345678"), size=1)
 
 
 def _object_of(cas: Cas, content: bytes) -> Path:
@@ -419,14 +415,13 @@ def _moved_and_flipped(cas: Cas) -> None:
 
 
 def _key(cas: Cas) -> None:
-    with Store(cas.store) as store, store._storage.index.write() as writer:
-        data = bytes(writer._txn.pop(b"b:t:12345678", db=writer._artifacts) or b"")
-        writer._txn.put(b"c:t:12345678", data, db=writer._artifacts)
+    with Store(cas.store) as store:
+        rename_record(store, b"b:t:12345678", b"c:t:12345678")
 
 
 def _not_found_by_hash(cas: Cas) -> None:
-    with Store(cas.store) as store, store._storage.index.write() as writer:
-        writer._txn.delete(b"12345678\0b:t:12345678", db=writer._hashes)
+    with Store(cas.store) as store:
+        delete_hash(store, b"12345678\0b:t:12345678")
 
 
 @pytest.mark.per_user
