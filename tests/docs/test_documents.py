@@ -65,7 +65,7 @@ COVERED = {
     ("docs/howto.md", "30 3 * * *  cas gc --quiet --store /srv/sysroots"): _COLLECTS,
     ("docs/howto.md", "# /etc/systemd/system/cas-gc.service"): _COLLECTS,
     ("docs/performance.md", "sh tools/bench"): _IS_THIS,
-    ("docs/sharing.md", _WEED): "test_remote.py: test_pushed_artifact_is_pulled_unchanged",
+    ("docs/sharing.md", _WEED): "test_push_and_pull.py: test_pushed_artifact_is_pulled_unchanged",
     ("docs/integrations.md", _BUILDROOT): (
         "test_integrations.py: test_buildroot_package_sees_dependencies_read_only"
     ),

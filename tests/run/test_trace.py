@@ -22,7 +22,7 @@ from tests.helpers.running import next_line, start
 from tests.helpers.schemas import check
 from tests.helpers.support import ROOT, Cas, make
 from tests.helpers.users import as_user
-from tests.mount.test_fallback import NO_NAMESPACES
+from tests.mount.test_hardlink_fallback import NO_NAMESPACES
 
 pytestmark = pytest.mark.per_user
 

@@ -32,7 +32,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 from cas.store import Store
-from tests.faults.test_power import tree_of
+from tests.faults.test_power_failures import tree_of
 with Store(sys.argv[1], create=True) as store:
     for number in range(int(sys.argv[3]), 1000):
         store.put(f"r{number}:t:12345678", tree_of(Path(sys.argv[2]), number))
@@ -49,7 +49,7 @@ from pathlib import Path
 from cas.model.signature import NoSuchSignature
 from cas.store import Store
 from tests.helpers.support import snapshot
-from tests.faults.test_power import tree_of
+from tests.faults.test_power_failures import tree_of
 with Store(sys.argv[1], create=True) as store:
     for artifact in store.artifacts():
         name = str(artifact.signature)
