@@ -3,7 +3,7 @@
 
 say() { printf '%s\n' "$*" >&2; }
 
-# Debian's packages; only root can install what is missing.
+# Installs missing Debian packages, as root; lists them for other users.
 need_packages() {
     missing=
     for package in "$@"; do
@@ -12,7 +12,7 @@ need_packages() {
     done
     [ -n "$missing" ] || return 0
     if [ "$(id -u)" != 0 ]; then
-        say "These Debian packages are needed; have them installed: apt-get install$missing"
+        say "Debian packages are missing; install them as root: apt-get install$missing"
         return 1
     fi
     say "Installing$missing"
@@ -39,7 +39,7 @@ find_python() {
         command -v "$candidate"
         return 0
     done
-    say "Python 3.11 or newer is needed, and none is in PATH."
+    say "Python 3.11 or newer is needed, but PATH has none."
     return 1
 }
 

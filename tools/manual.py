@@ -1,4 +1,4 @@
-"""The manual pages, which hatchling puts into the wheel: what `--help` says, for man(1)."""
+"""The manual pages of the wheel, generated from the help texts by a build hook of hatchling."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import click
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _PLAIN = "\b\n"
-"""Begins a paragraph whose lines click does not fill."""
+"""Marks a paragraph that click does not refill."""
 
 
 class Manual(BuildHookInterface[Any]):
     """Makes the pages of a wheel when it is built."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Write the pages, and tell hatchling where they go."""
+        """Write the pages, and add them to the wheel."""
         sys.path.insert(0, self.root)
         from cli.main import cas
 
@@ -32,14 +32,14 @@ class Manual(BuildHookInterface[Any]):
             build_data["shared_data"][str(path)] = f"share/man/man1/{path.name}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Delete the pages: the wheel has them."""
+        """Delete the pages, which are in the wheel."""
         self._pages.cleanup()
 
 
 def pages(
     command: click.Command, name: str, version: str, parent: click.Context | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Yield the name and the text (roff, see man(7)) of the page of a command, and of all below."""
+    """Yield the names and texts (roff, man(7)) of the pages of a command and its subcommands."""
     context = click.Context(command, parent, info_name=name, **command.context_settings)
     title = context.command_path.replace(" ", "-")
     yield title, "\n".join(_page(command, context, title, version)) + "\n"
@@ -92,6 +92,6 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _text(text: str) -> str:
-    """Escape what roff takes for something else."""
+    """Escape text for roff."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("…", "...")
     return re.sub(r"^(?=[.'])", "\\\\&", text, flags=re.MULTILINE)

@@ -1,1 +1,1 @@
-"""The benchmark: jobs of a build's sysroots, done by this and by what people would use instead."""
+"""The benchmark: jobs around the sysroots of a build, done by this project and by alternatives."""

@@ -88,7 +88,7 @@ def main() -> int:
     if os.geteuid() != 0:
         say("tools/bench mounts file systems and overlays, which needs root")
         return 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so nothing is left behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left behind
     print(", ".join(f"{key}: {value}" for key, value in machine().items()), flush=True)
     tables: list[Table] = []
     try:

@@ -1,4 +1,4 @@
-"""Making one sysroot of all trees, and taking it away again."""
+"""Composes one sysroot of all trees, and removes it."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def bare_mount(trees: Sequence[Path], target: Path) -> None:
 
 
 def copies(bench: Bench, target: Path) -> Iterator[Contender]:
-    """Yield the peers that link or copy the trees; if it is to be quick, not those that copy."""
+    """Yield the peers that link or copy the trees; with `quick`, only those that link."""
     everything = [f"{tree}/." for tree in bench.trees]
     ways = {
         "cp -al": partial(command, "cp", "-al", *everything, target),
@@ -126,13 +126,13 @@ def _each(everything: list[str], target: Path) -> None:
 
 
 def remove_content(target: Path) -> None:
-    """Delete the directory, and make it anew."""
+    """Delete the directory, and create it again."""
     remove(target)
     target.mkdir()
 
 
 def clear(target: Path) -> None:
-    """Make the directory empty, whatever a contender that failed has left there."""
+    """Empty the directory after a contender that failed."""
     if target.is_mount():
         command("umount", target)
     if any(target.iterdir()):

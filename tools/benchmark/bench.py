@@ -1,4 +1,4 @@
-"""Where a job is done, and with what."""
+"""The directory, the trees and the store of a benchmark."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Bench:
         return [signature for signature, _ in self.named_trees()]
 
     def forget_compositions(self) -> None:
-        """Make the store know nothing of what it has composed before."""
+        """Remove everything that the store has cached about compositions."""
         for name in os.listdir(os.path.join(self.store.path, b"known")):
             os.unlink(os.path.join(self.store.path, b"known", name))
 
     def compose(self) -> None:
-        """Let the store know the composition of all artifacts."""
+        """Let the store cache the composition of all artifacts."""
         self.store.compose(self.names).close()
 
     def cas(self, *argv: str | Path, store: Path | None = None) -> None:
@@ -77,7 +77,7 @@ class Bench:
             self.umount(target)
 
     def umount(self, target: Path) -> None:
-        """Take `target` away, by the Python interface."""
+        """Unmount `target`, by the Python interface."""
         mounter.umount(self.store.path, target)
 
 
@@ -90,7 +90,7 @@ def signature_of(tree: Path, number: int) -> str:
 def bench_in(
     directory: Path, trees: Sequence[Path], rounds: int, *, quick: bool
 ) -> Iterator[Bench]:
-    """Copy the trees to a new directory in `directory`, which is deleted in the end."""
+    """Copy the trees to a new directory in `directory`, which is deleted at the end."""
     place = directory / f"cas-bench-{os.getpid()}"
     try:
         (place / "trees").mkdir(parents=True)

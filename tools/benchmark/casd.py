@@ -25,7 +25,7 @@ _THREADS = 16
 
 
 class _Local:
-    """What a daemon offers to processes of its machine."""
+    """The interface of a daemon for local processes."""
 
     def __init__(self, socket: Path) -> None:
         self.grpc = importlib.import_module("grpc")
@@ -36,7 +36,7 @@ class _Local:
 
 
 class Staging:
-    """Makes the union of some trees, which the daemon has stored, appear at a directory."""
+    """Stages the union of some stored trees at a directory."""
 
     def __init__(self, socket: Path) -> None:
         self._local = _Local(socket)
@@ -52,7 +52,7 @@ class Staging:
         self._digest = captured.root_directory_digest
 
     def stage(self, target: Path) -> None:
-        """Make the union appear at a directory, by FUSE. Raises Failed."""
+        """Stage the union at a directory, by FUSE. Raises Failed."""
         request = self._local.protocol.StageTreeRequest(path=os.fspath(target), staging_mode=_FUSE)
         request.root_digest.CopyFrom(self._digest)
         self._requests.put(request)
@@ -63,7 +63,7 @@ class Staging:
             raise Failed(f"buildbox-casd: {error.details()}") from error
 
     def unstage(self) -> None:
-        """Take it away again, by ending the requests."""
+        """Remove it, by ending the requests."""
         self._requests.put(None)
         for _ in self._answers:
             pass
@@ -72,7 +72,7 @@ class Staging:
 class Remote:
     """Shares trees through a daemon of its own, by the Remote Execution API.
 
-    A daemon pushes what it has, and one that has nothing pulls; all at `place`.
+    A daemon pushes its trees, and an empty one pulls them; both are at `place`.
     """
 
     def __init__(self, place: Path, trees: Sequence[Path]) -> None:
@@ -91,15 +91,15 @@ class Remote:
         (self._roots,) = self._ask("has", self._capture, [self._trees])
 
     def push(self) -> None:
-        """Let the first daemon send all."""
+        """Let the first daemon send everything."""
         self._ask("has", self._upload, self._roots)
 
     def pull(self) -> None:
-        """Let the other one get all."""
+        """Let the other daemon fetch everything."""
         self._ask("wants", self._fetch, self._roots)
 
     def end(self) -> None:
-        """Kill the daemons, and delete what they have."""
+        """Kill the daemons, and delete their data."""
         self._stack.close()
         remove(self._place)
 
@@ -172,6 +172,6 @@ def _daemon(place: Path, *options: str) -> Iterator[None]:
             time.sleep(0.01)
         yield
     finally:
-        daemon.kill()  # by SIGTERM, it waits for clients for ever, now and then
+        daemon.kill()  # after SIGTERM, it sometimes waits for clients for ever
         daemon.wait()
         remove(place)

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmark.measuring import Measured, Table
 from benchmark.reporting import shown
 
-_WIDTH, _NAMES, _VALUES = 760, 210, 80  # of all, of the names at the left, the values at the right
+_WIDTH, _NAMES, _VALUES = 760, 210, 80  # pixels: everything, the names, the values
 _ROW, _BAR, _TOP = 26, 16, 40
 _COLOURS = ("#3b82c4", "#e0883a", "#5aa469", "#b45a6e", "#8a74b8", "#8c8c8c", "#c9a227", "#4aa8a8")
 _STYLE = """
@@ -36,7 +36,7 @@ def draw(tables: Sequence[Table], directory: Path) -> Iterator[Path]:
 
 
 def _logarithmic(table: Table, step: str) -> str:
-    """Draw one bar for each contender, ten times the time being one step to the right."""
+    """Draw one bar for each contender, on a logarithmic scale."""
     rows = [(row, value) for row in table.rows if (value := row.median(step))]
     least = math.floor(math.log10(min(value for _, value in rows)))
     most = math.log10(max(value for _, value in rows))
@@ -49,7 +49,7 @@ def _logarithmic(table: Table, step: str) -> str:
 
 
 def _stacked(table: Table, steps: Sequence[str]) -> str:
-    """Draw one bar for each contender, made of what its steps took, and a key below."""
+    """Draw one bar for each contender, divided into its steps, and a legend."""
     rows = [row for row in table.rows if not row.failure]
     totals = [sum(row.median(step) or 0 for step in steps) for row in rows]
     scale = (_WIDTH - _NAMES - _VALUES) / max(totals)

@@ -1,4 +1,4 @@
-"""Many processes at once: what they get done together, and how long the unluckiest waits."""
+"""Many processes at once: their total throughput, and the longest wait."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cas.system.workers import Worker
 
 PROCESSES = (1, 2, 8, 32)
 _EACH = 20
-"""How often each process does it."""
+"""Repetitions in each process."""
 _Work = Callable[[Path, int], None]
 
 
@@ -42,14 +42,14 @@ def run(bench: Bench) -> Iterator[Table]:
 
 
 class _Crowd:
-    """Some processes that do the same, each in turn, and what took longest, in seconds."""
+    """Processes that repeat the same work, and the longest time of one repetition (seconds)."""
 
     def __init__(self, bench: Bench, work: _Work, place: Path, count: int) -> None:
         self._bench, self._work, self._place, self._count = bench, work, place, count
         self._longest = 0.0
 
     def work(self) -> float:
-        """Let them work; return how often it was done in a second."""
+        """Let them work; return the repetitions per second."""
         began = time.perf_counter()
         workers = [Worker[float](partial(self._repeat, number)) for number in range(self._count)]
         times = [took for worker in workers for took in worker.all_results()]
@@ -57,7 +57,7 @@ class _Crowd:
         return len(times) / (time.perf_counter() - began)
 
     def longest(self) -> float:
-        """Return what the slowest took in the last `work`."""
+        """Return the longest time (seconds) in the last `work`."""
         return self._longest
 
     def _repeat(self, number: int, give: Callable[[float], None]) -> None:

@@ -1,4 +1,4 @@
-"""How the same work takes longer in larger stores, with more layers, and with larger trees."""
+"""The same work in larger stores, with more layers, and with larger trees."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FILES, _QUICK_FILES = (10_000, 100_000, 1_000_000), (10_000,)
 _LAYERS = (2, 10, 50, 135, 500)
 _MOUNTED = 135
 _OFTEN = 10
-"""How often in each round: what takes a few milliseconds is over too soon to be told from noise."""
+"""Repetitions in each round, since a few milliseconds are lost in noise."""
 _LOOKUPS = 1000
 
 
@@ -84,8 +84,8 @@ class _Growing:
         return tree
 
     def steps(self) -> dict[str, Callable[[], float | None]]:
-        """Return what is measured at each size."""
-        self._mount(_MOUNTED)  # known from now on
+        """Return the contender that is measured at each size."""
+        self._mount(_MOUNTED)  # its composition is cached from now on
         self._umount()
         return {
             "mount": partial(self._mount, _MOUNTED),
@@ -102,7 +102,7 @@ class _Growing:
         mounter.umount(self._store.path, self._target)
 
     def memory(self) -> float:
-        """Return the memory that `cas mount` takes at most, in MiB."""
+        """Return the peak memory of `cas mount` (MiB)."""
         names = map(_name, range(_MOUNTED))
         taken = peak_memory(CAS, "--store", self._place / "store", "mount", self._target, *names)
         self._umount()
@@ -116,7 +116,7 @@ class _Growing:
         return time.perf_counter() - began
 
     def layers(self, count: int) -> Iterator[Contender]:
-        """Yield the ways to mount so many artifacts."""
+        """Yield the ways to mount that many artifacts."""
         found = (self._store.resolve(_name(number)) for number in range(count))
         layers = [Path(os.fsdecode(self._store.layer_path(artifact))) for artifact in found]
         yield Contender(
@@ -137,7 +137,7 @@ def _name(number: int) -> str:
 
 
 def _lookup(store: Store, count: int) -> float:
-    """Return what it takes to find one artifact of many, in seconds."""
+    """Return the time to find one artifact of many (seconds)."""
     step = max(count // _LOOKUPS, 1)
     names = [_name(number) for number in range(0, count, step)]
     began = time.perf_counter()
@@ -147,7 +147,7 @@ def _lookup(store: Store, count: int) -> float:
 
 
 def _index(bench: Bench, place: Path) -> list[Measured]:
-    """Measure lookups in an index of very many artifacts, whose trees are not there."""
+    """Measure lookups in an index of very many artifacts that have no trees."""
     count = _QUICK_INDEX if bench.quick else _INDEX
     say(f"  (filling an index with {count:,} artifacts)")
     with Store(place / "index", create=True) as store:

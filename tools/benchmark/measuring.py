@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_SAID = 150  # characters of what a command said when it failed
+_SAID = 150  # characters of the output of a command that failed
 
 _PEAK = """
 import resource, subprocess, sys
@@ -21,15 +21,15 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 class Failed(Exception):
-    """A command of a contender failed; the text says how, in one line."""
+    """A command of a contender failed; the text is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way of doing a job: steps, by the names of the columns they give, done in order.
+    """A way to do a job: steps in their order, by the names of their columns.
 
-    What a step takes is its time in seconds; or what it returns, if that is a number. What `before`
-    and `after` do is not measured; `after` is done even if a step fails.
+    The value of a step is its time in seconds, or the number that it returns. `before` and `after`
+    are not measured; `after` runs even if a step fails.
     """
 
     name: str
@@ -40,21 +40,21 @@ class Contender:
 
 @dataclass(slots=True)
 class Measured:
-    """What a contender's steps took in each round; `failure` is why there is no more."""
+    """The values of a contender's steps in each round; `failure` is the reason if it failed."""
 
     contender: str
     values: dict[str, list[float]] = field(default_factory=dict)
     failure: str = ""
 
     def median(self, step: str) -> float | None:
-        """Return what a step took, None if it was not done."""
+        """Return the value of a step; None if it did not run."""
         values = self.values.get(step)
         return statistics.median(values) if values else None
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A job's results. The first contender is what the others are compared with."""
+    """The results of a job. The other contenders are compared with the first one."""
 
     job: str
     title: str
@@ -62,16 +62,16 @@ class Table:
     rows: Sequence[Measured]
 
     def columns(self) -> list[str]:
-        """Return the names of the steps, as they came."""
+        """Return the names of the steps in their order."""
         return list(dict.fromkeys(step for row in self.rows for step in row.values))
 
 
 def measure(
     contenders: Sequence[Contender], rounds: int, clear: Callable[[], None] = lambda: None
 ) -> list[Measured]:
-    """Let all contenders do their steps in turn, and that `rounds` times.
+    """Run the steps of all contenders alternately, `rounds` times.
 
-    `clear` takes away what a contender that failed has left.
+    `clear` removes the leftovers of a contender that failed.
     """
     results = [Measured(contender.name) for contender in contenders]
     for number in range(rounds):
@@ -86,7 +86,7 @@ def measure(
 def _do(contender: Contender, result: Measured) -> None:
     try:
         contender.before()
-        os.sync()  # what others wrote is not to be paid for by this one
+        os.sync()  # so that a contender does not pay for the writes of others
         for name, step in contender.steps.items():
             began = time.perf_counter()
             returned = step()
@@ -117,9 +117,10 @@ def command(*argv: str | Path, cwd: Path | None = None, **environment: str) -> N
 
 
 def peak_memory(*argv: str | Path) -> float:
-    """Run a command to its end; return the most that one of its processes had, in MiB.
+    """Run a command; return the peak memory of its largest process (MiB).
 
-    It is the child of a small process: a process counts what its parent had when it was forked.
+    It is the child of a small process, since the peak of a process includes that of its parent at
+    the fork.
     Raises Failed.
     """
     done = subprocess.run([sys.executable, "-c", _PEAK, *argv], capture_output=True, text=True)
@@ -129,10 +130,10 @@ def peak_memory(*argv: str | Path) -> float:
 
 
 def remove(directory: Path) -> None:
-    """Delete a directory with all that is in it, if it is there."""
+    """Delete a directory tree, if it exists."""
     command("rm", "-rf", directory)
 
 
 def say(text: str) -> None:
-    """Tell the user how far this is."""
+    """Print progress to standard error."""
     print(text, file=sys.stderr, flush=True)

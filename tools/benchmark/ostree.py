@@ -16,7 +16,7 @@ class Repository:
         self._branches = [(f"tree-{number}", tree) for number, tree in enumerate(trees)]
 
     def init(self) -> None:
-        """Make the repository, empty."""
+        """Create an empty repository."""
         command("ostree", self._repository, "init", "--mode=bare-user-only")
 
     def commit(self) -> None:
@@ -25,7 +25,7 @@ class Repository:
             self._run("commit", "--fsync=false", f"--branch={branch}", f"--tree=dir={tree}")
 
     def fill(self) -> None:
-        """Make the repository with all trees, if it is not there."""
+        """Create the repository with all trees, if it does not exist."""
         if not self._path.exists():
             self.init()
             self.commit()
@@ -40,7 +40,7 @@ class Repository:
         self._run("fsck", "--quiet")
 
     def prune(self) -> None:
-        """Forget and delete everything."""
+        """Delete all branches, and prune the repository."""
         for branch, _ in self._branches:
             self._run("refs", "--delete", branch)
         self._run("prune", "--refs-only")

@@ -1,4 +1,4 @@
-"""Results as a table for people, and as JSON."""
+"""Results as Markdown tables and as JSON."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 from benchmark.measuring import Measured, Table
 
 _NO_TIMES = ("MiB", "/s")
-"""How the name of a step ends whose values are no times."""
+"""Suffixes of steps whose values are not times, by unit."""
 _UNITS = ((1, "s"), (1e3, "ms"), (1e6, "µs"))
 
 
 def lines(table: Table) -> Iterator[str]:
-    """Yield a table as Markdown: medians, and in brackets how often the first row's they are."""
+    """Yield a table as Markdown: medians, and in brackets the ratio to the first row."""
     columns = table.columns()
     yield f"### {table.title} ({table.file_system})"
     yield ""
@@ -55,7 +55,7 @@ def _ratio(ratio: float) -> str:
 
 
 def shown(value: float, step: str) -> str:
-    """Return a value of a step as people write it."""
+    """Return a value of a step for people."""
     for unit in _NO_TIMES:
         if step.endswith(unit):
             return f"{value:.0f} {unit}" if unit == "MiB" else f"{value:.1f}"
@@ -64,9 +64,9 @@ def shown(value: float, step: str) -> str:
 
 
 def document(tables: Iterable[Table], **settings: Any) -> dict[str, Any]:
-    """Return everything as JSON: where it was measured, and each value of each round, in seconds.
+    """Return everything as JSON: the machine, and each value of each round, in seconds.
 
-    Names of steps that end in a unit have their values in that.
+    The values of a step whose name ends in a unit are in that unit.
     """
     return {
         "machine": machine(),
@@ -87,7 +87,7 @@ def document(tables: Iterable[Table], **settings: Any) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
+    """Return properties of the machine that the figures depend on."""
     processor = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()

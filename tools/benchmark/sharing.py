@@ -27,7 +27,7 @@ from cas.system.workers import run_parallel
 from tests.helpers.remotes import BUCKET, ENVIRONMENT, Seaweed
 
 _THREADS = 32  # of each of two processes
-_FEW = 5  # `aws s3 sync` has ten requests at once, unless it is told else
+_FEW = 5  # `aws s3 sync` has ten requests at once by default
 _LARGEST = 1 << 30
 _DELAY_S = 0.02
 _ONE_IN = 20
@@ -35,7 +35,7 @@ PUSH, AGAIN, PULL, LITTLE = "push", "again", "pull", "pull, 5 % missing"
 
 
 def run(bench: Bench) -> Iterator[Table]:
-    """Yield the tables of a near store, and of one at some distance."""
+    """Yield the tables of a near object store and of a distant one."""
     place = bench.place / "sharing"
     (place / "server").mkdir(parents=True)
     server = Seaweed(place / "server")
@@ -44,7 +44,7 @@ def run(bench: Bench) -> Iterator[Table]:
         partly = _Partly(bench, place / "partly")
         for title, delay_s in (("", 0.0), (f", {_DELAY_S * 1000:.0f} ms away", _DELAY_S)):
             contenders = [*_contenders(bench, place, partly)]
-            if not delay_s:  # the delay is one of the requests that are made here
+            if not delay_s:  # the delay applies to requests of this process only
                 peer = casd.Remote(place / "casd", bench.trees)
                 steps = {PUSH: peer.push, PULL: peer.pull}
                 contenders.append(Contender("buildbox-casd", steps, peer.begin, peer.end))
@@ -60,7 +60,7 @@ def run(bench: Bench) -> Iterator[Table]:
 
 @contextlib.contextmanager
 def _away(delay_s: float) -> Iterator[None]:
-    """Let each request wait, as if the store were some distance away."""
+    """Delay each request, as if the object store were distant."""
     ask = ObjectStore._errors_as_sentences
 
     def later(*arguments: Any, **known: Any) -> Any:
@@ -94,7 +94,7 @@ def _contenders(bench: Bench, place: Path, partly: _Partly) -> Iterator[Contende
 
 
 class _Partly:
-    """A store that has nineteen of twenty files of each tree."""
+    """A store with 19 of 20 files of each tree."""
 
     def __init__(self, bench: Bench, place: Path) -> None:
         say("  (filling a store with most of each tree)")
@@ -124,7 +124,7 @@ class _Ours:
         _ = self._bench.store
 
     def steps(self) -> dict[str, Callable[[], float | None]]:
-        """Return what is measured."""
+        """Return the contender."""
         return {PUSH: self._push, AGAIN: self._push, PULL: self._pull, LITTLE: self._pull_little}
 
     def _push(self) -> None:
@@ -156,7 +156,7 @@ class _Ours:
 class _Peer:
     """Shares files as objects, by two processes with many threads each.
 
-    `read` gives what is sent of an item, `write` takes what comes of it in a directory.
+    `read` returns the data to send for an item; `write` stores received data in a directory.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class _Peer:
         self._remote = self._new()
 
     def steps(self) -> dict[str, Callable[[], float | None]]:
-        """Return what is measured."""
+        """Return the contender."""
         return {PUSH: partial(self._each, self._push), PULL: self._pull}
 
     def _pull(self) -> None:

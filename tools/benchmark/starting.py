@@ -1,4 +1,4 @@
-"""What a command costs before it does anything: beside an interpreter that imports click."""
+"""The start-up of a command, beside an interpreter that imports click."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from benchmark.bench import Bench
 from benchmark.measuring import Contender, Table, command, measure
 
 _TIMES = 10
-"""How often in each round: one start is over too soon to be told from noise."""
+"""Repetitions in each round, since one start is lost in noise."""
 
 _IMPORTS = "import gc; gc.disable(); import cli.main, cli.commands.mount"
-"""What `cas mount` imports; the rest of its time is its work, and the interpreter's end."""
+"""The imports of `cas mount`; the rest of its time is its work and the end of the interpreter."""
 
 
 def run(bench: Bench) -> Iterator[Table]:
-    """Yield the table of commands that have next to nothing to do."""
+    """Yield the table of commands that do almost nothing."""
     bench.store.sync()
     target, one = bench.place / "target", bench.names[0]
     mount, umount = partial(bench.cas, "mount", target, one), partial(bench.cas, "umount", target)

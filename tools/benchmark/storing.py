@@ -13,7 +13,7 @@ from benchmark.measuring import Contender, Table, command, measure, remove
 from cas.store import Store
 
 _PLAIN: Any = {"BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes"}
-"""Borg asks before it opens what is not encrypted."""
+"""Borg asks before it opens an unencrypted repository."""
 FIRST, AGAIN, CHANGED = "first", "again", "one file changed in each"
 
 
@@ -39,7 +39,7 @@ def _copy(trees: Sequence[Path], place: Path, *, how: str = "-a") -> None:
 
 
 def _change(tree: Path) -> None:
-    """Give one file of a tree another content; the trees that it was linked from keep theirs."""
+    """Change one file of a tree; trees that it was linked from keep their contents."""
     path = min(path for path in tree.rglob("*") if path.is_file() and not path.is_symlink())
     data = path.read_bytes()
     path.unlink()

@@ -1,4 +1,4 @@
-"""What it costs to be told which files a task opens: beside the same task, and strace(1)."""
+"""The cost of `cas run --trace`, beside the same task without it, and under strace(1)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(bench: Bench) -> Iterator[Table]:
         for name, way in ways.items()
     ]
     rows = measure(contenders, bench.rounds)
-    yield Table("trace", "A task of which is told what it opens", bench.file_system, rows)
+    yield Table("trace", "A task whose opened files are recorded", bench.file_system, rows)
 
 
 def _jobs(bench: Bench, run: list[str | Path]) -> dict[str, list[str | Path]]:

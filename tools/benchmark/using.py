@@ -1,4 +1,4 @@
-"""Working in a sysroot: what it costs to make it, to use it, and to take it away again."""
+"""The life of a sysroot: its composition, its use, and its removal."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ PROGRAMS = {
 COMPILED = ("gtk.cc", "eigen.cc")
 ABSENT_NAMES = 2000
 UNION = "union:do_merge:00000000"
-"""The signature of a tree that is what all others are together."""
+"""The signature of the union of all trees."""
 
 
 def run(bench: Bench) -> Iterator[Table]:
-    """Yield the table of a task's whole life; the last column is the sum of the others."""
+    """Yield the table of a whole task; the last column is the sum of the others."""
     target, sources = bench.place / "target", bench.place / "sources"
     target.mkdir()
     command("cp", "-al", *_everything(bench), target)
@@ -100,13 +100,13 @@ def _everything(bench: Bench) -> list[str]:
 
 
 def _mount_union(bench: Bench, target: Path) -> None:
-    """Mount what merging all layers would give, which shows the most that it could gain."""
+    """Mount the union of all layers, which shows the most that merging could gain."""
     with bench.store.compose([UNION]) as composition:
         mounter.mount(composition, target)
 
 
 def _uses(sources: Path, target: Path) -> dict[str, Callable[[], None]]:
-    """Return what a task does in its sysroot; the kernel remembers what it has looked up."""
+    """Return the work of a task in its sysroot; the kernel caches its lookups."""
     return {
         "scan of includes": partial(_scan, sources, target),
         "again": partial(_scan, sources, target),
@@ -129,12 +129,12 @@ def _compile(sources: Path, sysroot: Path) -> None:
 
 
 def options(sysroot: Path) -> list[str]:
-    """Return how a compiler is told of a sysroot."""
+    """Return the options that point a compiler to a sysroot."""
     return [f"--sysroot={sysroot}", "-fPIC", *(f"-I{sysroot / path}" for path in INCLUDES)]
 
 
 def _look_for_absent(sysroot: Path) -> None:
-    """Ask for names that are nowhere, as a compiler does in each directory of its search path."""
+    """Look up missing names, as a compiler does in each directory of its search path."""
     directory = os.fspath(sysroot / "usr/include")
     for number in range(ABSENT_NAMES):
         os.access(f"{directory}/absent-{number}.h", os.F_OK)
