@@ -33,10 +33,10 @@ def diff_command(ctx: click.Context, a: str, b: str, unified: bool, as_json: boo
     """
     store = open_store(ctx) if _may_be_id(a) or _may_be_id(b) else None
     (before, old), (after, new) = _tree(store, a), _tree(store, b)
-    found = list(iter_differences(before, after))
-    shown = (_shown(one, old, new) if unified else None for one in found)
-    documents = list(map(_difference_document, found, shown)) if as_json else None
-    emit(as_json, documents, map(_difference_text, found, shown))
+    differences = list(iter_differences(before, after))
+    shown = (_shown(difference, old, new) if unified else None for difference in differences)
+    documents = list(map(_difference_document, differences, shown)) if as_json else None
+    emit(as_json, documents, map(_difference_text, differences, shown))
 
 
 def _shown(difference: Difference, old: bytes, new: bytes) -> list[str] | None:

@@ -64,7 +64,9 @@ def _writable(store: bytes) -> bytes:
 def _store_health(path: str) -> tuple[ProbeResult, int]:
     try:
         with Store(path) as store:
-            problems = [str(found) for found in store.verify(quick=True) if found.kind.is_damage]
+            problems = [
+                str(finding) for finding in store.verify(quick=True) if finding.kind.is_damage
+            ]
             count = len(store.artifacts())
     except NoStore as error:
         return ProbeResult("store", True, f"{error.message}; {error.hint}"), ExitCode.DONE

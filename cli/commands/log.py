@@ -65,9 +65,11 @@ def log_command(
         for event in read_log(store, since_ns)
         if (not kinds or event.kind in kinds) and (pattern is None or _is_of(event, pattern))
     )
-    found = list(itertools.islice(wanted, last))[::-1]
-    emit(as_json, list(map(_document, found)) if as_json else None, () if as_json else _rows(found))
-    if not found:
+    events = list(itertools.islice(wanted, last))[::-1]
+    emit(
+        as_json, list(map(_document, events)) if as_json else None, () if as_json else _rows(events)
+    )
+    if not events:
         note("the log has no such events")
 
 

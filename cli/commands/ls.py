@@ -29,7 +29,7 @@ def ls_command(ctx: click.Context, pattern: str, as_json: bool) -> None:
     except NoStore as error:
         note(error.message)
         everything = []
-    found = [
+    artifacts = [
         artifact
         for artifact in everything
         if fnmatch.fnmatchcase(artifact.signature.recipe, pattern)
@@ -43,10 +43,10 @@ def ls_command(ctx: click.Context, pattern: str, as_json: bool) -> None:
             size_text(artifact.size),
             ago_text(artifact.created_ns),
         )
-        for artifact in found
+        for artifact in artifacts
     ]
     emit(
         as_json,
-        [artifact_document(artifact) for artifact in found],
+        [artifact_document(artifact) for artifact in artifacts],
         table(("ID", "TREE", "FILES", "SIZE", "STORED"), rows),
     )

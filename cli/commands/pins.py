@@ -18,12 +18,12 @@ def pins_command(ctx: click.Context, as_json: bool) -> None:
     \b
     cas pins
     """
-    found = open_store(ctx).pins()
+    pins = open_store(ctx).pins()
     emit(
         as_json,
-        [pin_document(pin) for pin in found],
+        [pin_document(pin) for pin in pins],
         table(
             ("ID", "SINCE", "REASON"),
-            [(str(pin.signature), ago_text(pin.since_ns), text_of(pin.reason)) for pin in found],
+            [(str(pin.signature), ago_text(pin.since_ns), text_of(pin.reason)) for pin in pins],
         ),
     )

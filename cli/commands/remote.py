@@ -42,13 +42,13 @@ def remote_ls_command(
     \b
     cas remote ls s3://artifacts/yocto 'lib*'
     """
-    found = sorted(
+    signatures = sorted(
         str(signature)
         for signature in recorded_in(remote_of(config_of(ctx), remote, transfer))
         if fnmatch.fnmatchcase(signature.recipe, pattern)
         or fnmatch.fnmatchcase(str(signature), pattern)
     )
-    emit(as_json, found, found)
+    emit(as_json, signatures, signatures)
 
 
 @remote_command.command("has")

@@ -163,11 +163,11 @@ def _wanted(ctx: click.Context, store: Store, options: dict[str, Any]) -> dict[s
 
         names = parse_dependencies(read_text(options["dependencies"]))
         pulled(ctx, store, options["remote"], names)
-        found = split_native(names, lambda name: store.resolve(name).signature)
+        split = split_native(names, lambda name: store.resolve(name).signature)
         base = options["chdir"] or ""
         for path, ids in (
-            (options["target_sysroot"], found.target),
-            (options["native_sysroot"], found.native),
+            (options["target_sysroot"], split.target),
+            (options["native_sysroot"], split.native),
         ):
             path = os.path.join(base, path)
             _add(ctx, wanted, path, path, list(ids))

@@ -63,14 +63,15 @@ def _groups(store: Store, name_of: Callable[[Artifact], str]) -> list[Group]:
         return store.groups(name_of, show)
 
 
-def _summary(found: Statistics, frees: int) -> Iterator[str]:
-    space, ever = found.space, found.ever
-    yield f"artifacts        {found.artifacts}, of {found.trees} different trees"
-    yield f"size             {size_text(found.logical)} in {number_of(found.files, 'file')}"
+def _summary(statistics: Statistics, frees: int) -> Iterator[str]:
+    space, ever = statistics.space, statistics.ever
+    files = number_of(statistics.files, "file")
+    yield f"artifacts        {statistics.artifacts}, of {statistics.trees} different trees"
+    yield f"size             {size_text(statistics.logical)} in {files}"
     yield f"on the disk      {size_text(space.disk)}, with {space.contents} contents of " + (
         size_text(space.content_bytes)
     )
-    yield f"saved by sharing {size_text(found.saved)}"
+    yield f"saved by sharing {size_text(statistics.saved)}"
     yield f"saved by mounts  {ever.entries} files, directories and links not created, of " + (
         number_of(ever.overlays, "sysroot")
     )
@@ -119,19 +120,19 @@ def _group_lines(by: str, groups: list[Group]) -> list[str]:
     return table((by.upper(), "ARTIFACTS", "FILES", "SIZE", "DISK", "OWN", "SHARE"), rows)
 
 
-def _document(found: Statistics, frees: int, groups: list[Group] | None) -> dict[str, object]:
-    space = found.space
+def _document(statistics: Statistics, frees: int, groups: list[Group] | None) -> dict[str, object]:
+    space = statistics.space
     return {
-        "artifacts": found.artifacts,
-        "trees": found.trees,
-        "files": found.files,
-        "bytes": found.logical,
+        "artifacts": statistics.artifacts,
+        "trees": statistics.trees,
+        "files": statistics.files,
+        "bytes": statistics.logical,
         "disk_bytes": space.disk,
         "contents": space.contents,
         "content_bytes": space.content_bytes,
-        "saved_bytes": found.saved,
+        "saved_bytes": statistics.saved,
         "gc_frees_bytes": frees,
-        "counts": _counts(found.ever),
+        "counts": _counts(statistics.ever),
         "days": [
             {
                 "date": date_text(day.day),
@@ -142,7 +143,7 @@ def _document(found: Statistics, frees: int, groups: list[Group] | None) -> dict
                 "damaged": day.damaged,
                 "counts": _counts(day.counts),
             }
-            for day in found.days
+            for day in statistics.days
         ],
         "groups": None if groups is None else list(map(_group, groups)),
     }

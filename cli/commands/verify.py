@@ -50,7 +50,7 @@ def verify_command(
     with summary_on_interrupt(lambda: _repair_summary(done) if repair else "nothing was changed"):
         findings = _check_and_repair(ctx, ids, done, quick=quick, repair=repair, as_json=as_json)
     _show(findings, done, as_json)
-    damaged = any(found.kind.is_damage for found in findings)
+    damaged = any(finding.kind.is_damage for finding in findings)
     ctx.exit(ExitCode.DAMAGED if damaged else ExitCode.DONE)
 
 
@@ -103,16 +103,16 @@ def _verify(store: Store, ids: tuple[str, ...], *, quick: bool) -> list[Finding]
 
 
 def _show(findings: list[Finding], done: list[str], as_json: bool) -> None:
-    damage = sum(found.kind.is_damage for found in findings)
+    damage = sum(finding.kind.is_damage for finding in findings)
     documents = [
         {
-            "kind": found.kind.value,
-            "damage": found.kind.is_damage,
-            "path": os.fsdecode(found.path),
-            "what": found.what,
-            "ids": list(found.signatures),
+            "kind": finding.kind.value,
+            "damage": finding.kind.is_damage,
+            "path": os.fsdecode(finding.path),
+            "what": finding.what,
+            "ids": list(finding.signatures),
         }
-        for found in findings
+        for finding in findings
     ]
     summary = "no faults found"
     if findings:

@@ -41,24 +41,24 @@ def which_command(
         inside = os.path.normpath(os.fsencode(path)).lstrip(b"/")
         if inside in (b"", b"."):
             raise click.UsageError("the path must be below the root of the sysroot", ctx)
-        found = find_origin(inside, _composed(store, names_of(ctx, ids, from_file)))
+        origin = find_origin(inside, _composed(store, names_of(ctx, ids, from_file)))
         changed = False
     else:
         full = os.path.abspath(os.fsencode(path))
         full = os.path.join(os.path.realpath(os.path.dirname(full)), os.path.basename(full))
         composed = find_mounted_composition(store.path, full)
-        found = find_origin(composed.path, _manifests(store, composed.artifacts))
-        changed = read_node(full) != (found.winner and found.winner.node)
+        origin = find_origin(composed.path, _manifests(store, composed.artifacts))
+        changed = read_node(full) != (origin.winner and origin.winner.node)
         if changed:
             note(f"{text_of(full)} was changed in this sysroot; it comes from none of these")
-    rows = [("wins  ", found.winner)] if found.winner else []
-    rows += [(_role(found, provider), provider) for provider in found.hidden]
+    rows = [("wins  ", origin.winner)] if origin.winner else []
+    rows += [(_role(origin, provider), provider) for provider in origin.hidden]
     emit(
         as_json,
         {
-            "path": os.fsdecode(found.path),
-            "winner": found.winner and _document(found.winner),
-            "hidden": list(map(_document, found.hidden)),
+            "path": os.fsdecode(origin.path),
+            "winner": origin.winner and _document(origin.winner),
+            "hidden": list(map(_document, origin.hidden)),
             "changed": changed,
         },
         [f"{role} {provider.id}  {entry_line(provider.entry)}" for role, provider in rows],
@@ -76,8 +76,8 @@ def _composed(store: Store, names: Sequence[str]) -> list[tuple[str, Manifest]]:
         with store.compose(names, conflicts=None, counted=False) as composition:
             return _manifests(store, zip(composition.ids, composition.trees, strict=True))
     except NoLease:  # the store is read-only for this user
-        found = [(w, store.resolve(w.name)) for w in sort_by_priority(names)]
-        named = ((with_priority(str(a.signature), w.priority), a.tree) for w, a in found)
+        resolved = [(w, store.resolve(w.name)) for w in sort_by_priority(names)]
+        named = ((with_priority(str(a.signature), w.priority), a.tree) for w, a in resolved)
         return _manifests(store, named)
 
 
