@@ -278,7 +278,7 @@ def test_remote_error_names_the_cause(
         return cas("pull", "--timeout", "20", remote, ABSENT, code=code).stderr
 
     assert "there is no such bucket" in said("s3://nobody/x", code=1)
-    assert "not the name of a remote" in said("farm", code=8)
+    assert "nor the name of a remote" in said("farm", code=8)
     for url in (
         "gopher://host/x",
         "memory:///",
