@@ -14,7 +14,7 @@ from cli.options.compose import ids_options, names_of
 from cli.options.remotes import Transfer, remote_of, transfer_options
 from cli.options.settings import config_of
 from cli.output.batch import collecting
-from cli.output.remote_results import exit_code_of, print_results
+from cli.output.remote_results import results_exit_code, print_results
 
 
 @click.command("pull")
@@ -51,4 +51,4 @@ def pull_command(
     finally:
         counts = [{"fetched_bytes": r.fetched, "new_bytes": r.new_bytes} for r in done]
         print_results(as_json, done, counts)
-    ctx.exit(exit_code_of(done))
+    ctx.exit(results_exit_code(done))

@@ -15,7 +15,7 @@ from cli.options.remotes import Transfer, remote_of, transfer_options
 from cli.options.settings import config_of
 from cli.output.batch import collecting
 from cli.output.printing import note
-from cli.output.remote_results import exit_code_of, print_results
+from cli.output.remote_results import results_exit_code, print_results
 
 
 @click.command("push")
@@ -71,4 +71,4 @@ def push_command(
             push_to(store, chosen, options, artifacts, on_result, on_bytes)
     finally:
         print_results(as_json, done, [{"sent_bytes": result.sent} for result in done])
-    ctx.exit(exit_code_of(done))
+    ctx.exit(results_exit_code(done))

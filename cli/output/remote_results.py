@@ -49,7 +49,7 @@ def print_reasons(results: Sequence[Pulled | Pushed]) -> None:
             note(f"{result.signature}: {result.why}")
 
 
-def exit_code_of(results: Sequence[Pulled | Pushed]) -> ExitCode:
+def results_exit_code(results: Sequence[Pulled | Pushed]) -> ExitCode:
     """Return the exit code of a command with these results."""
     outcomes = {result.outcome for result in results}
     codes = (code for outcome, code in _REFUSALS.items() if outcome in outcomes)
