@@ -26,7 +26,7 @@ EXIT_CODE_MEANINGS = {
     ExitCode.FAILURE: "other failure",
     ExitCode.USAGE: "usage",
     ExitCode.NO_SIGNATURE: "no such ID, or an ambiguous abbreviation",
-    ExitCode.CONFLICT: "conflict between artifacts, or with what is stored",
+    ExitCode.CONFLICT: "conflict between artifacts, or with a stored one",
     ExitCode.NO_STRATEGY: "no strategy worked",
     ExitCode.DAMAGED: "store damaged or of a newer format",
     ExitCode.IN_USE: "in use or locked",

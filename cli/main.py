@@ -110,8 +110,8 @@ def _exit_codes() -> str:
 def cas() -> None:
     """Store the output of build tasks once, and compose it into sysroots by one mount.
 
-    An ID is RECIPE:TASK:HASH or RECIPE:ARCH:TASK:HASH. Where something stored is named, any
-    unambiguous abbreviation does: zlib, zlib:do_populate_sysroot, zlib:9f2c, 9f2c.
+    An ID is RECIPE:TASK:HASH or RECIPE:ARCH:TASK:HASH. The ID of a stored artifact can be
+    abbreviated while it is unambiguous: zlib, zlib:do_populate_sysroot, zlib:9f2c, 9f2c.
 
     The store is the directory of --store, else of $CAS_STORE, else $XDG_CACHE_HOME/sysroot-cas,
     else ~/.cache/sysroot-cas.
