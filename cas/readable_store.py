@@ -27,6 +27,7 @@ from cas.system.oserrors import adding_paths
 from cas.system.progress import NO_PROGRESS, Progress
 from cas.system.text import quoted
 
+# Methods import these where they use them, so that a command loads only the rooms that it needs.
 if TYPE_CHECKING:
     from cas.disk.leases import Use
     from cas.disk.pins import Pin, Pins

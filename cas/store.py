@@ -26,6 +26,7 @@ from cas.system.debug_log import debug
 from cas.system.oserrors import adding_path, adding_paths
 from cas.system.progress import NO_PROGRESS, Progress
 
+# Methods import these where they use them, so that a command loads only the rooms that it needs.
 if TYPE_CHECKING:
     from cas.content.findings import Finding
     from cas.disk.pins import Pin

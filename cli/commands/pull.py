@@ -14,7 +14,7 @@ from cli.options.compose import ids_options, names_of
 from cli.options.remotes import Transfer, remote_of, transfer_options
 from cli.options.settings import config_of
 from cli.output.batch import collecting
-from cli.output.remote_results import results_exit_code, print_results
+from cli.output.remote_results import print_results, results_exit_code
 
 
 @click.command("pull")

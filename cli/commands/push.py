@@ -9,13 +9,14 @@ import click
 from cas.remote.processes import push_to
 from cas.remote.push import PushOptions
 from cas.remote.results import Pushed
+from cas.remote.signing import read_key
 from cli.options.common import open_store, standard_options
 from cli.options.compose import ids_options, names_of
 from cli.options.remotes import Transfer, remote_of, transfer_options
 from cli.options.settings import config_of
 from cli.output.batch import collecting
 from cli.output.printing import note
-from cli.output.remote_results import results_exit_code, print_results
+from cli.output.remote_results import print_results, results_exit_code
 
 
 @click.command("push")
@@ -53,8 +54,6 @@ def push_command(
     store = open_store(ctx)
     key = None
     if sign_key is not None:
-        from cas.remote.signing import read_key
-
         key = read_key(sign_key)
     config = config_of(ctx)
     options = PushOptions(key, replace, config.trusted_keys)

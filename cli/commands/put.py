@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cas.model.signature import Signature
 from cli.options.common import open_store, standard_options
 from cli.output.interruption import summary_on_interrupt
 from cli.output.printing import acknowledge, detail
@@ -15,7 +16,6 @@ from cli.output.progress import progress
 from cli.output.quantities import number_of, size_text
 
 if TYPE_CHECKING:
-    from cas.model.signature import Signature
     from cas.put.put import PutResult
     from cas.put.scan_result import Place
     from cas.store import Store
@@ -49,8 +49,6 @@ def put_command(
     \b
     cas put zlib:core2-64:do_populate_sysroot:9f2c41d0 build/zlib/sysroot
     """
-    from cas.model.signature import Signature
-
     signature = Signature.parse(id_)
     store = open_store(ctx, create=True)
     if component and move:
